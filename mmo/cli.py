@@ -1,0 +1,164 @@
+"""The command line: `mmo doctor`, `mmo weekend`, `mmo test`, …
+
+Each command imports its module when it runs, so that `mmo --help` is quick and one broken part does not break the rest.
+A command stands here only when the module behind it does.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Build a small omni model and hear it speak.")
+
+
+def known_profile(name: str | None) -> str | None:
+    """Refuse an unknown profile, given or in MMO_PROFILE, with the list of names."""
+    from mmo.profiles import profile
+
+    try:
+        profile(name)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    return name
+
+
+ProfileOption = Annotated[
+    str | None,
+    typer.Option(
+        "--profile", help="tiny, mini, …; without it MMO_PROFILE, else tiny.", show_default=False, callback=known_profile
+    ),
+]
+Budget = Literal["full", "smoke"]
+BudgetOption = Annotated[Budget, typer.Option("--budget", help="smoke: the same path, in a few minutes.")]
+
+
+@app.command()
+def doctor(profile: ProfileOption = None) -> None:
+    """Say what can run on this machine, what is missing, and what to do about it."""
+    from mmo.doctor import main
+
+    raise typer.Exit(main(profile))
+
+
+@app.command()
+def weekend(profile: ProfileOption = None, budget: BudgetOption = "full") -> None:
+    """Train T2A, A2A and I2T, evaluate, and write a page to listen to."""
+    from mmo.weekend import main
+
+    raise typer.Exit(main(profile, budget))
+
+
+@app.command()
+def say(
+    question: Annotated[str, typer.Argument(help="What to ask, in quotes.")] = "",
+    audio: Annotated[Path | None, typer.Option("--audio", help="A question as sound: WAV, FLAC, Ogg, MP3.")] = None,
+    image: Annotated[Path | None, typer.Option("--image", help="A picture: PNG, JPEG, WebP.")] = None,
+    voice: Annotated[str | None, typer.Option("--voice", help="Who answers: joe, slt (tiny).")] = None,
+    profile: ProfileOption = None,
+    weights: Annotated[Path | None, typer.Option("--weights", help="A model file instead of the latest.")] = None,
+    out: Annotated[Path, typer.Option("--out", help="Where the speech goes.")] = Path("say.wav"),
+    seed: Annotated[int, typer.Option("--seed", help="Another seed, another reading.")] = 0,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Always the most likely token and code.")] = False,
+) -> None:
+    """Ask by text, sound or picture; print the answer and write its speech to a WAV file."""
+    from mmo.say import Question, say
+
+    try:
+        say(
+            Question(question, audio, image), profile_name=profile, weights=weights, voice=voice, out=out, seed=seed,
+            greedy=greedy,
+        )
+    except (ValueError, FileNotFoundError) as error:
+        typer.echo(f"mmo say: {error}", err=True)
+        raise typer.Exit(1) from error
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def test(
+    more: typer.Context,
+    fast: Annotated[bool, typer.Option("--fast", help="Unit tests only, no notebooks.")] = False,
+) -> None:
+    """Run the tests, units first and then the notebooks; what follows `--` goes to pytest."""
+    repository = Path(__file__).resolve().parents[1]
+    command = [sys.executable, "-m", "pytest", *(["-m", "not notebook"] if fast else []), *more.args]
+    # Tests need neither a screen nor the network; where one asks for either, it must fail rather than wait.
+    environment = os.environ | {"MPLBACKEND": "Agg", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    raise typer.Exit(subprocess.run(command, cwd=repository, env=environment).returncode)
+
+
+@app.command()
+def train(
+    stage: Annotated[Literal["t2a", "a2a", "i2t", "all"], typer.Option("--stage", help="all: the three one after the other.")],
+    profile: ProfileOption = None,
+    budget: BudgetOption = "full",
+    minutes: Annotated[float | None, typer.Option("--minutes", help="Pause after so long; the same command goes on.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Another number of steps in all: the recipe, scaled.")] = None,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    run: Annotated[Path | None, typer.Option("--run", help="Folder of the run; default runs/<profile>.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget an interrupted run of this stage.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row instead of leaving it out.")] = False,
+) -> None:
+    """Train a stage, or go on with one that was interrupted: T2A, then A2A, then I2T, into one set of weights."""
+    from mmo.profiles import STAGES
+    from mmo.profiles import profile as find_profile
+    from mmo.training import train as train_stage
+
+    options = dict(minutes=minutes, steps=steps, seed=seed, fresh=fresh, strict=strict)
+    try:
+        for each in STAGES if stage == "all" else (stage,):
+            if not train_stage(find_profile(profile), each, budget, run, **options).finished:
+                break
+    except (ValueError, FileNotFoundError) as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(1) from None
+
+
+world = typer.Typer(no_args_is_help=True, help="Make the tiny world: its speech, pictures and frozen parts.")
+app.add_typer(world, name="world")
+
+
+@world.command("build")
+def world_build(
+    share: Annotated[float, typer.Option("--share", help="How much of the training speech the data files hold.")] = 1.0,
+    workers: Annotated[int, typer.Option("--workers", help="Processes that speak.")] = 2,
+) -> None:
+    """Make data/tiny, step by step; what is there already is kept (hours of CPU; needs the extra `world`)."""
+    from mmo.world.build import build
+
+    try:
+        build(workers=workers, share=share)
+    except (FileNotFoundError, ModuleNotFoundError, RuntimeError) as error:
+        typer.echo(f"mmo world build: {error}", err=True)
+        raise typer.Exit(1) from error
+
+
+@world.command("card")
+def world_card() -> None:
+    """Print the data card data/tiny/README.md from the files and their figures."""
+    from mmo.world.card import main
+
+    main()
+
+
+@app.command()
+def evaluate(
+    profile: ProfileOption = None,
+    budget: BudgetOption = "full",
+    run: Annotated[Path | None, typer.Option("--run", help="Folder of the run; default runs/<profile>.")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", help="Processes of the judge; default one a core.")] = None,
+) -> None:
+    """Measure the run's last checkpoint (else the shipped one): right answers, errors heard, controls, speed."""
+    from mmo.evaluation import evaluate_run
+    from mmo.profiles import profile as find_profile
+    from mmo.profiles import run_dir
+
+    chosen = find_profile(profile)
+    try:
+        evaluate_run(chosen, run or run_dir(chosen, budget), budget, workers=workers)
+    except (ValueError, FileNotFoundError) as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(1) from None

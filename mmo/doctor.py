@@ -1,0 +1,287 @@
+"""What can run on this machine, what is missing, and what to do about it.
+
+Every check gives a `Finding`; the tables only print them. The exit status is non-zero when the chosen profile cannot
+run here, so that a script may ask first: `mmo doctor && mmo weekend`.
+"""
+
+import importlib
+import importlib.metadata
+import io
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+import mmo
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RENEW = "`make venv`, or: python -m pip install -c constraints.txt -e '.[test]'"
+# distribution -> the module to import; a distribution that is there but cannot be imported is the commoner fault
+MAIN_PACKAGES = {
+    "torch": "torch", "torchaudio": "torchaudio", "transformers": "transformers", "moshi": "moshi.models",
+    "funasr": "funasr", "pocketsphinx": "pocketsphinx", "safetensors": "safetensors", "pyarrow": "pyarrow.parquet",
+    "soundfile": "soundfile", "soxr": "soxr", "jiwer": "jiwer", "matplotlib": "matplotlib", "papermill": "papermill",
+    "nbconvert": "nbconvert", "jupyterlab": "jupyterlab", "ipywidgets": "ipywidgets",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at. `advice` says what to do and is empty when all is well."""
+
+    what: str
+    found: str
+    fine: bool = True
+    advice: str = ""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a profile needs of the machine, in GB of 10^9 bytes; each of `gpus` cards has `gpu_memory` or more."""
+
+    memory: float
+    disk: float
+    gpus: int = 0
+    gpu_memory: float = 0.0
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A CUDA device; memory in GB of 10^9 bytes."""
+
+    name: str
+    memory: float
+    bf16: bool
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What there is; memory and free disk in GB of 10^9 bytes."""
+
+    cores: int
+    memory: float
+    disk: float
+    gpus: tuple[Gpu, ...]
+
+
+# tiny: the bounds of the course. mini: a 3090 reports 25.3 GB; memory and disk are estimates, not measured yet.
+NEEDS = {
+    "tiny": Needs(memory=6, disk=2),
+    "tiny-moe": Needs(memory=6, disk=2),
+    "mini": Needs(memory=16, disk=40, gpus=1, gpu_memory=24),
+    "mini-moe": Needs(memory=16, disk=40, gpus=1, gpu_memory=24),
+    "full": Needs(memory=64, disk=200, gpus=8, gpu_memory=24),
+}
+PARTS = ("data_dir", "tokenizer_dir", "codec_file", "speech_encoder_dir", "vision_encoder_dir", "thinker_file")
+
+
+def pinned_versions(constraints: Path = REPOSITORY / "constraints.txt") -> dict[str, str]:
+    """Canonical package name -> version that constraints.txt pins for this Python and system."""
+    pins = {}
+    for line in constraints.read_text(encoding="utf-8").splitlines():
+        line = line.split("#")[0].strip()
+        if not line:
+            continue
+        requirement = Requirement(line)
+        if requirement.marker is None or requirement.marker.evaluate():
+            (specifier,) = requirement.specifier
+            pins[canonicalize_name(requirement.name)] = specifier.version
+    return pins
+
+
+def installed_version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def check_package(name: str, module: str, pins: dict[str, str]) -> Finding:
+    """Is a main package there, at its pinned version (a build such as +cpu is the same version), and importable?"""
+    version = installed_version(name)
+    if version is None:
+        return Finding(name, "not installed", False, RENEW)
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # whatever a broken installation raises: OSError, ImportError, AttributeError, …
+        return Finding(name, f"{version} cannot be imported: {error}", False, RENEW)
+    pin = pins[canonicalize_name(name)]
+    if version.split("+")[0] != pin:
+        return Finding(name, f"{version}, not the pinned {pin}", True, RENEW)
+    return Finding(name, version)
+
+
+def check_packages() -> Iterator[Finding]:
+    """Python, the main packages one by one, and the rest against constraints.txt in one line."""
+    pins = pinned_versions()
+    version = platform.python_version_tuple()
+    supported = (3, 10) <= (int(version[0]), int(version[1])) <= (3, 12)
+    yield Finding("Python", f"{platform.python_version()} on {platform.platform(terse=True)}", supported,
+                  "" if supported else "use Python 3.10, 3.11 or 3.12: make venv PYTHON=python3.11 VENV=.venv311")
+    yield Finding("mmo", mmo.__version__)
+    for name, module in MAIN_PACKAGES.items():
+        yield check_package(name, module, pins)
+    others = {name: installed_version(name) for name in pins if name not in MAIN_PACKAGES}
+    differing = [name for name, found in others.items() if found and found.split("+")[0] != pins[name]]
+    count = sum(found is not None for found in others.values())
+    if differing:
+        yield Finding("others", f"{len(differing)} of {count} not as pinned: {', '.join(differing)}", True, RENEW)
+    else:
+        yield Finding("others", f"{count} packages, all as pinned")
+
+
+def memory_limit() -> int:
+    """Bytes of memory this process may use: the machine's, or the container's (cgroup v2) where that is less."""
+    total = psutil.virtual_memory().total
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.is_file() and (text := limit.read_text().strip()) != "max":
+        return min(total, int(text))
+    return total
+
+
+def look_at_machine() -> Machine:
+    """Measure cores, memory, free disk where the repository lies, and GPUs. Needs torch."""
+    import torch
+
+    def gpu(number: int) -> Gpu:
+        found = torch.cuda.get_device_properties(number)
+        return Gpu(f"{found.name}, sm_{found.major}{found.minor}", found.total_memory / 1e9, found.major >= 8)
+
+    return Machine(
+        cores=os.cpu_count() or 1,
+        memory=memory_limit() / 1e9,
+        disk=shutil.disk_usage(REPOSITORY).free / 1e9,
+        gpus=tuple(gpu(number) for number in range(torch.cuda.device_count())),
+    )
+
+
+def check_machine(machine: Machine) -> Iterator[Finding]:
+    import torch
+
+    yield Finding("processor", f"{machine.cores} cores, torch uses {torch.get_num_threads()} threads")
+    if not machine.gpus:
+        apple = torch.backends.mps.is_available()
+        yield Finding("GPU", "Apple's, not used: all computes on the processor" if apple else "none: tiny runs on the processor, mini needs a GPU")
+    for gpu in machine.gpus:
+        yield Finding("GPU", f"{gpu.name}, {gpu.memory:.0f} GB, CUDA {torch.version.cuda}, bf16 "
+                      f"{'yes' if gpu.bf16 else 'no'}")
+    free = psutil.virtual_memory().available / 1e9
+    yield Finding("memory", f"{machine.memory:.1f} GB, {free:.1f} GB free now")
+    yield Finding("disk", f"{machine.disk:.0f} GB free in {REPOSITORY}")
+
+
+def check_sound() -> Finding:
+    """libsndfile reads back what it wrote, as WAV and as Ogg Opus (the compressed questions of the tiny world)."""
+    import numpy
+    import soundfile
+
+    wave = 0.5 * numpy.sin(2 * numpy.pi * 440 * numpy.arange(24000) / 24000).astype("float32")
+    for container, coding in (("WAV", "PCM_16"), ("OGG", "OPUS")):
+        buffer = io.BytesIO()
+        try:
+            soundfile.write(buffer, wave, 24000, format=container, subtype=coding)
+            buffer.seek(0)
+            back, _ = soundfile.read(buffer)
+        except (RuntimeError, ValueError) as error:
+            return Finding("sound files", f"{container}/{coding}: {error}", False, RENEW)
+        if len(back) != len(wave):
+            return Finding("sound files", f"{container}/{coding}: {len(wave)} samples came back as {len(back)}",
+                           False, RENEW)
+    return Finding("sound files", f"soundfile with libsndfile {soundfile.__libsndfile_version__}: WAV, Ogg Opus")
+
+
+def check_judge() -> Finding:
+    """The independent judge's acoustic model comes in pocketsphinx' wheel."""
+    import pocketsphinx
+
+    model = Path(pocketsphinx.get_model_path("en-us/en-us"))
+    there = model.is_dir()
+    return Finding("judge", f"pocketsphinx, acoustic model {'there' if there else f'missing at {model}'}", there,
+                   "" if there else RENEW)
+
+
+def check_kernel() -> Finding:
+    """Notebooks run in the kernel `python3`; it must be this environment's, not one of another installation."""
+    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+
+    try:
+        spec = KernelSpecManager().get_kernel_spec("python3")
+    except NoSuchKernel:
+        return Finding("notebook kernel", "python3 is missing", False, RENEW)
+    # jupyter_client puts the running interpreter in the place of a bare name.
+    bare = spec.argv[0] in ("python", "python3", f"python{sys.version_info.major}.{sys.version_info.minor}")
+    program = sys.executable if bare else spec.argv[0]
+    ours = Path(program).resolve() == Path(sys.executable).resolve()
+    return Finding("notebook kernel", f"{spec.display_name}: {program}, from {spec.resource_dir}", ours,
+                   "" if ours else f"{sys.executable} -m ipykernel install --sys-prefix")
+
+
+def missing_files(profile) -> list[str]:
+    """What of a profile's frozen parts, pretrained Thinker and training data is not there."""
+    missing = [str(path) for part in PARTS if not (path := getattr(profile, part)).exists()]
+    patterns = dict.fromkeys(pattern for stage in profile.stages.values() for step in stage for pattern in step.data)
+    return missing + [str(profile.data_dir / name) for name in patterns if not any(profile.data_dir.glob(name))]
+
+
+def check_profile(name: str, machine: Machine) -> Finding:
+    """Can a profile run here: is the machine large enough, and are its files there?"""
+    from mmo.profiles import profile
+
+    needs, chosen = NEEDS[name], profile(name)
+    lacking, advice = [], []
+    if machine.memory < needs.memory:
+        lacking.append(f"{needs.memory:.0f} GB of memory")
+        advice.append("a machine with more memory" if name == "tiny" else "use tiny")
+    if machine.disk < needs.disk:
+        lacking.append(f"{needs.disk:.0f} GB of free disk")
+        advice.append(f"make room in {REPOSITORY}, or set MMO_RUNS to another disk")
+    if sum(gpu.memory >= needs.gpu_memory for gpu in machine.gpus) < needs.gpus:
+        lacking.append(f"{needs.gpus} GPU with {needs.gpu_memory:.0f} GB")
+        advice.append("a driver and a CUDA build of torch if the card is there (docs/install.md), else use tiny")
+    if missing := missing_files(chosen):
+        lacking.append("files: " + ", ".join(missing))
+        advice.append("they come with the repository: clone it again" if name.startswith("tiny")
+                      else f"mmo fetch --profile {name}")
+    return Finding(name, "can run" if not lacking else "lacks " + "; ".join(lacking), not lacking, "; ".join(advice))
+
+
+def show(console: Console, title: str, findings: list[Finding]) -> None:
+    table = Table(title=title, title_justify="left", show_header=False, title_style="bold")
+    for finding in findings:
+        mark = "[red]✗" if not finding.fine else "[yellow]![/]" if finding.advice else "[green]✓"
+        advice = f"\n[bold]→ {escape(finding.advice)}[/]" if finding.advice else ""
+        table.add_row(mark, finding.what, escape(finding.found) + advice)
+    console.print(table)
+
+
+def main(profile_name: str | None = None, console: Console | None = None) -> int:
+    """Print the tables; 0 when the chosen profile (MMO_PROFILE or tiny by default) can run here, else 1."""
+    from mmo.profiles import profile
+
+    console = console or Console()
+    chosen = profile(profile_name).name
+    with console.status("importing everything once (half a minute the first time)"):
+        packages = list(check_packages())
+    show(console, "Packages", packages)
+    if not all(finding.fine for finding in packages):
+        console.print("The rest needs these packages first.")
+        return 1
+    machine = look_at_machine()
+    show(console, "Machine", list(check_machine(machine)))
+    tools = [check_sound(), check_judge(), check_kernel()]
+    show(console, "Sound and notebooks", tools)
+    profiles = [check_profile(name, machine) for name in NEEDS]
+    show(console, "Profiles", profiles)
+    ready = all(finding.fine for finding in tools) and all(found.fine for found in profiles if found.what == chosen)
+    console.print(f"{chosen}: {'ready, `mmo weekend` is next' if ready else 'cannot run yet, see above'}")
+    return 0 if ready else 1

@@ -1,0 +1,103 @@
+"""The command line: what it offers, that it is quick, and that the exit status is the truth."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from typer.testing import CliRunner
+
+from mmo import cli, doctor, weekend
+
+
+def test_help_lists_the_commands_and_imports_nothing_heavy():
+    """`mmo --help` must answer at once; torch alone takes seconds to import."""
+    code = (
+        "import sys\nfrom typer.testing import CliRunner\nfrom mmo.cli import app\n"
+        "result = CliRunner().invoke(app, ['--help'])\nassert result.exit_code == 0, result.output\n"
+        "print(result.output)\nheavy = {'torch', 'funasr', 'papermill', 'transformers'} & set(sys.modules)\n"
+        "assert not heavy, f'mmo --help imports {heavy}'"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=doctor.REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for command in ("doctor", "weekend", "test"):
+        assert command in done.stdout
+
+
+def test_every_command_has_its_module():
+    """A command without a module behind it would be a promise: each one's own help must at least open."""
+    import typer
+
+    group = typer.main.get_command(cli.app)
+    assert {"doctor", "weekend", "test"} <= set(group.commands)
+    for name in group.commands:
+        result = CliRunner().invoke(cli.app, [name, "--help"])
+        assert result.exit_code == 0, f"mmo {name} --help: {result.output}"
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_doctor_passes_its_verdict_on(monkeypatch, status):
+    asked = []
+    monkeypatch.setattr(doctor, "main", lambda profile: asked.append(profile) or status)
+    assert CliRunner().invoke(cli.app, ["doctor", "--profile", "mini"]).exit_code == status
+    assert asked == ["mini"]
+
+
+def test_weekend_gets_profile_and_budget(monkeypatch):
+    asked = []
+    monkeypatch.setattr(weekend, "main", lambda *arguments: asked.append(arguments) or 0)
+    assert CliRunner().invoke(cli.app, ["weekend"]).exit_code == 0
+    assert CliRunner().invoke(cli.app, ["weekend", "--profile", "tiny-moe", "--budget", "smoke"]).exit_code == 0
+    assert asked == [(None, "full"), ("tiny-moe", "smoke")]
+    wrong = CliRunner().invoke(cli.app, ["weekend", "--budget", "enormous"])
+    assert wrong.exit_code == 2 and len(asked) == 2
+
+
+def test_an_unknown_profile_is_refused_with_the_names(monkeypatch):
+    for arguments, variable in ((["--profile", "huge"], "tiny"), ([], "huge")):
+        monkeypatch.setenv("MMO_PROFILE", variable)
+        result = CliRunner().invoke(cli.app, ["weekend", *arguments])
+        assert result.exit_code == 2, result.output
+        assert "no profile 'huge'" in result.output and "tiny-moe" in result.output
+
+
+def test_a_failed_weekend_exits_1_and_says_why(monkeypatch, tmp_path, capsys):
+    def fails(*_, **__):
+        raise weekend.NotebookFailed("10_train_t2a.ipynb failed in cell 3")
+
+    chosen = SimpleNamespace(name="tiny")
+    monkeypatch.setitem(sys.modules, "mmo.evaluation", SimpleNamespace(evaluate_run=None))
+    monkeypatch.setitem(
+        sys.modules, "mmo.profiles", SimpleNamespace(profile=lambda name: chosen, run_dir=lambda *_: tmp_path)
+    )
+    monkeypatch.setattr(weekend, "run_weekend", fails)
+    assert weekend.main(None, "full") == 1
+    assert "cell 3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments, marks", [([], []), (["--fast"], ["-m", "not notebook"])])
+def test_test_runs_pytest_in_the_repository_without_network(monkeypatch, arguments, marks):
+    seen = {}
+
+    def run(command, cwd, env):
+        seen.update(command=command, cwd=cwd, env=env)
+        return SimpleNamespace(returncode=3)
+
+    monkeypatch.setattr(cli.subprocess, "run", run)
+    result = CliRunner().invoke(cli.app, ["test", *arguments, "--", "-k", "codec"])
+    assert result.exit_code == 3, "pytest's exit status is lost"
+    assert seen["command"] == [sys.executable, "-m", "pytest", *marks, "-k", "codec"]
+    assert seen["cwd"] == doctor.REPOSITORY and seen["env"]["HF_HUB_OFFLINE"] == "1"
+
+
+def test_notebook_tests_run_last(request):
+    """Units first: whoever waits for notebooks should know by then that the parts hold."""
+
+    def item(name: str, *marks: str) -> SimpleNamespace:
+        return SimpleNamespace(name=name, get_closest_marker=lambda mark: mark if mark in marks else None)
+
+    items = [item("a"), item("b", "notebook"), item("c"), item("d", "notebook")]
+    (ours,) = [plugin for plugin in request.config.pluginmanager.get_plugins()
+               if getattr(plugin, "__file__", None) == str(doctor.REPOSITORY / "tests" / "conftest.py")]
+    ours.pytest_collection_modifyitems(items)
+    assert [each.name for each in items] == ["a", "c", "b", "d"]
