@@ -1,0 +1,266 @@
+"""Trains the tiny codec: a small `moshi` MimiModel on the answer voices (Défossez et al., *Moshi*, 2024, section 3.3).
+
+Three losses, added:
+
+    mel         L1 between log-mel spectrograms at four scales (what an ear compares)
+    commitment  pulls the encoder towards its codebook entries
+    letters     CTC on codebook 0 alone: from each 80 ms frame a small head reads four 20 ms letters. It plays the part that
+                WavLM's distillation plays in Mimi: codebook 0 learns what is said, which makes codes easier to predict
+
+No adversary: it would need far more than an hour of two cores. Codebooks are EMA k-means, as in Mimi. Batches are whole
+utterances under a budget of seconds, at random offsets, so that no code depends on where a sound file starts.
+
+    python -m mmo.world.train_codec --steps 4000        # goes on from its checkpoint
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as functional
+import torchaudio
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from ..codec import build_mimi, codec_config, save_codec
+from . import plan, speech
+
+LETTERS = " abcdefghijklmnopqrstuvwxyz"  # CTC classes 1…27; 0 is the blank
+SAMPLE_RATE, FRAME = 24_000, 1920
+FLOOR = 5e-3  # of a mel magnitude, about 50 dB under speech: what is quieter need not match
+
+
+@dataclass(frozen=True)
+class CodecTraining:
+    """Sizes of the tiny codec and of its training."""
+
+    filters: int = 24
+    dimension: int = 160
+    layers: int = 2
+    bins: int = 512
+    steps: int = 4000
+    batch_seconds: float = 7.0
+    learning_rate: float = 1.5e-3
+    warmup: int = 100
+    commitment: float = 0.1
+    letters: float = 0.05
+    letters_from: int = 400  # the step at which codebook 0 is settled enough to be read
+    codebook_dropout: float = 0.25  # share of steps that use a random number of codebooks
+    quantise_from: int = 250  # before that the latent passes as it is; then k-means sets the codebooks
+    seed: int = 0
+
+
+class MelLoss(nn.Module):
+    """Mean absolute difference of log-mel spectrograms at several window lengths; waveforms (B, 1, samples) to a scalar."""
+
+    def __init__(self, windows: tuple[tuple[int, int], ...] = ((256, 20), (512, 40), (1024, 80), (2048, 100))):
+        super().__init__()
+        self.scales = nn.ModuleList(
+            torchaudio.transforms.MelSpectrogram(SAMPLE_RATE, n_fft=size, hop_length=size // 4, n_mels=mels, f_min=20, power=1.0)
+            for size, mels in windows
+        )
+
+    def forward(self, heard: Tensor, wanted: Tensor) -> Tensor:
+        loss = heard.new_zeros(())
+        for scale in self.scales:
+            a, b = scale(heard), scale(wanted)
+            loss = loss + (a.clamp(min=FLOOR).log() - b.clamp(min=FLOOR).log()).abs().mean() + 0.2 * (a - b).abs().mean()
+        return loss / len(self.scales)
+
+
+class LetterHead(nn.Module):
+    """Reads letters from codebook 0: (B, D, F) to CTC log-probabilities (4·F, B, 28)."""
+
+    def __init__(self, dimension: int, width: int = 192):
+        super().__init__()
+        self.mix = nn.Conv1d(dimension, width, 3, padding=1)
+        self.read = nn.Linear(width, 4 * (len(LETTERS) + 1))
+
+    def forward(self, quantised: Tensor) -> Tensor:
+        frames = functional.gelu(self.mix(quantised)).transpose(1, 2)
+        batch, count, _ = frames.shape
+        return self.read(frames).view(batch, 4 * count, -1).log_softmax(-1).transpose(0, 1)
+
+
+def spell(sentence: str) -> list[int]:
+    """CTC classes of a sentence: letters and single spaces."""
+    from .text import words
+
+    return [LETTERS.index(letter) + 1 for letter in " ".join(words(sentence))]
+
+
+class Utterances:
+    """Endless seeded batches of whole utterances of similar length: sound (B, 1, samples), letters, their counts, frames."""
+
+    def __init__(self, sounds: list[np.ndarray], sentences: list[str], settings: CodecTraining, start: int = 0):
+        self.sounds, self.targets, self.settings = sounds, [spell(s) for s in sentences], settings
+        self.step = start
+
+    def batch(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        rng = random.Random(f"{self.settings.seed}-{self.step}")
+        self.step += 1
+        budget = int(self.settings.batch_seconds * SAMPLE_RATE)
+        pool = sorted(rng.sample(range(len(self.sounds)), 48), key=lambda i: len(self.sounds[i]))
+        first, chosen, longest = rng.randrange(len(pool)), [], 0
+        for i in pool[first:] + pool[:first][::-1]:
+            padded = math.ceil((len(self.sounds[i]) + FRAME) / FRAME) * FRAME
+            if chosen and max(longest, padded) * (len(chosen) + 1) > budget:
+                break
+            chosen.append(i)
+            longest = max(longest, padded)
+        wave = torch.zeros(len(chosen), 1, longest)
+        for row, i in enumerate(chosen):
+            sound = torch.from_numpy(self.sounds[i].astype(np.float32) / 32768)
+            offset = rng.randrange(longest - len(sound) + 1) if row else rng.randrange(min(FRAME, longest - len(sound) + 1))
+            wave[row, 0, offset : offset + len(sound)] = sound * 10 ** (rng.uniform(-4, 3) / 20)
+        lengths = torch.tensor([len(self.targets[i]) for i in chosen])
+        targets = torch.tensor([letter for i in chosen for letter in self.targets[i]])
+        return wave.clamp(-1, 1), targets, lengths, torch.full((len(chosen),), 4 * longest // FRAME)
+
+
+def train(sounds: list[np.ndarray], sentences: list[str], settings: CodecTraining, folder: Path, save_every: int = 250) -> nn.Module:
+    """Trains to the end of `settings.steps`, resuming from `folder/codec.pt`; returns the model in eval mode."""
+    torch.manual_seed(settings.seed)
+    random.seed(settings.seed)
+    config = codec_config(n_filters=settings.filters, dimension=settings.dimension, layers=settings.layers, bins=settings.bins, codebooks=8)
+    model = build_mimi(config).train()
+    keep_variance(model)
+    head, mel = LetterHead(settings.dimension), MelLoss()
+    caught: list[Tensor] = []
+    model.quantizer.rvq_first.register_forward_hook(lambda module, inputs, result: caught.append(result.x))
+    parameters = [p for p in [*model.parameters(), *head.parameters()] if p.requires_grad]
+    optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, betas=(0.8, 0.99), weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda s: min((s + 1) / settings.warmup, max(0.0, 1 - s / settings.steps)))
+    state_file, curve, start = folder / "codec.pt", [], 0
+    if state_file.exists():
+        state = torch.load(state_file, weights_only=True)
+        model.load_state_dict(state["model"])
+        head.load_state_dict(state["head"])
+        optimiser.load_state_dict(state["optimiser"])
+        schedule.load_state_dict(state["schedule"])
+        start, curve = state["step"], state["curve"]
+    data = Utterances(sounds, sentences, settings, start)
+    sums = torch.zeros(4)
+    bar = tqdm(range(start, settings.steps), initial=start, total=settings.steps, desc="codec", mininterval=10)
+    for step in bar:
+        if step <= settings.quantise_from:
+            quantise(model, step == settings.quantise_from)
+            if step == settings.quantise_from:
+                set_codebooks(model, sounds, settings)
+        wave, targets, lengths, frames = data.batch()
+        rng = random.Random(step)
+        model.quantizer.rvq_rest.n_q = rng.randint(1, 7) if rng.random() < settings.codebook_dropout else 7
+        caught.clear()
+        result = model(wave)
+        letters = functional.ctc_loss(head(caught[0]), targets, frames, lengths, zero_infinity=True)
+        heard = mel(result.x, wave)
+        loss = heard + settings.commitment * result.penalty
+        if step >= settings.letters_from:
+            loss = loss + settings.letters * letters
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(parameters, 3.0)
+        if torch.isfinite(norm):
+            optimiser.step()
+        schedule.step()
+        sums += torch.stack([heard.detach(), letters.detach(), result.penalty.detach(), norm])
+        if (step + 1) % 50 == 0:
+            mean = (sums / 50).tolist()
+            sums.zero_()
+            curve.append([step + 1, *(round(m, 4) for m in mean)])
+            bar.set_postfix(mel=f"{mean[0]:.3f}", letters=f"{mean[1]:.2f}", commit=f"{mean[2]:.2f}", norm=f"{mean[3]:.1f}")
+        if (step + 1) % save_every == 0 or step + 1 == settings.steps:
+            model.quantizer.rvq_rest.n_q = 7
+            partial = state_file.with_suffix(".partial")
+            torch.save({"model": model.state_dict(), "head": head.state_dict(), "optimiser": optimiser.state_dict(),
+                        "schedule": schedule.state_dict(), "step": step + 1, "curve": curve}, partial)
+            partial.replace(state_file)
+            save_codec(model, config, folder / "codec.safetensors")
+            (folder / "codec-curve.json").write_text(json.dumps({"columns": ["step", "mel", "letters", "commitment", "norm"], "rows": curve}))
+    model.quantizer.rvq_rest.n_q = 7
+    return model.eval()
+
+
+def keep_variance(model: nn.Module) -> None:
+    """Fresh convolution weights under which a sound's variance survives the fourteen layers to the latent and back.
+
+    PyTorch's default shrinks it by about 0.6 a layer, so that the latent holds little but biases and training begins with
+    a long plateau; Mimi itself was trained with weight normalisation, which is folded away in the published layout.
+    """
+    for part in (model.encoder, model.decoder):
+        for module in part.modules():
+            if isinstance(module, nn.Conv1d):
+                nn.init.normal_(module.weight, std=(module.in_channels * module.kernel_size[0] / module.groups) ** -0.5)
+            elif isinstance(module, nn.ConvTranspose1d):
+                overlap = module.kernel_size[0] / module.stride[0]
+                nn.init.normal_(module.weight, std=(module.in_channels * overlap / module.groups) ** -0.5)
+            if isinstance(module, (nn.Conv1d, nn.ConvTranspose1d)) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+    convolutions = [[m for m in part.modules() if isinstance(m, nn.Conv1d)] for part in (model.encoder, model.decoder)]
+    with torch.no_grad():
+        convolutions[0][0].weight.mul_(1 / speech.LOUDNESS)
+        convolutions[1][-1].weight.mul_(speech.LOUDNESS)
+
+
+def quantise(model: nn.Module, on: bool) -> None:
+    """Lets codes through to the decoder, or (`on` False) the latent itself.
+
+    From the first step on, codes would collapse: the encoder still moves faster than running means can follow, everything
+    falls to a handful of entries, and the decoder learns to do without them.
+    """
+    for quantiser in (model.quantizer.rvq_first, model.quantizer.rvq_rest):
+        quantiser.no_quantization_rate = 0.0 if on else 1.0
+
+
+@torch.no_grad()
+def set_codebooks(model: nn.Module, sounds: list[np.ndarray], settings: CodecTraining) -> None:
+    """k-means for every codebook on two minutes of speech; their running counts are scaled to those of a training batch."""
+    wide = Utterances(sounds, [""] * len(sounds), CodecTraining(batch_seconds=40, seed=settings.seed + 1))
+    latents = torch.cat([model._to_framerate(model.encoder_transformer(model.encoder(wide.batch()[0]))[0]).transpose(1, 2).flatten(0, 1)
+                         for _ in range(3)])[None].transpose(1, 2)  # (1, D, about 1500 frames)
+    for quantiser in (model.quantizer.rvq_first, model.quantizer.rvq_rest):
+        residual = quantiser.input_proj(latents)[0].T
+        for layer in quantiser.vq.layers:
+            codebook = layer._codebook
+            codebook._initialized.zero_()
+            codebook._cached_initialized = False
+            codebook._init_embedding(residual)
+            codebook.register_buffer("_embedding", None, persistent=False)
+            residual = residual - codebook.decode(codebook.encode(residual))
+            share = settings.batch_seconds * SAMPLE_RATE / FRAME / len(residual)
+            codebook.cluster_usage.mul_(share)
+            codebook.embedding_sum.mul_(share)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--build", type=Path, default=Path("build/world"))
+    parser.add_argument("--steps", type=int, default=CodecTraining.steps)
+    parser.add_argument("--shards", type=int, help="train on this many shards only (a trial)")
+    options = parser.parse_args()
+    answers = plan.answer_plan()
+    sounds, sentences = [], []
+    paths = sorted((options.build / "speech").glob("answers-*[0-9].npz"))
+    for path in paths[: options.shards] if options.shards else paths:
+        with np.load(path) as shard:
+            for i, sound in zip(shard["ids"], np.split(shard["samples"], np.cumsum(shard["lengths"])[:-1])):
+                if answers[i].split == "train":
+                    sounds.append(sound)
+                    sentences.append(answers[i].spoken)
+    hours = sum(map(len, sounds)) / SAMPLE_RATE / 3600
+    print(f"{len(sounds)} utterances, {hours:.2f} hours", flush=True)
+    began = time.time()
+    train(sounds, sentences, CodecTraining(steps=options.steps), options.build)
+    print(f"{(time.time() - began) / 60:.1f} minutes")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,443 @@
+"""Trains the tiny world's speech encoder: a small SenseVoice that writes down words, with CTC. Build-time only.
+
+    python -m mmo.world.train_speech_encoder            # goes on where it stopped; writes data/tiny/speech_encoder and its figures
+
+Heard in training: the spoken questions (twelve voices) and a share of the spoken answers (two voices), split `train` only. Twelve
+voices are few, so every clip is changed anew each time: speed, formants, room, microphone, noise (`mmo/augmentation.py`).
+The CTC head writes whole words at the last block. A second, training-only CTC head writes phones half-way up: it makes rare words share
+what common words teach (Sanabria & Metze, "Hierarchical multitask learning with CTC", 2018).
+
+The folder is FunASR's own layout, and everything in it is read by FunASR: weights are stored in half precision.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import jiwer
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torchaudio.compliance.kaldi as kaldi
+import yaml
+from torch import nn
+from tqdm.auto import tqdm
+
+from ..augmentation import Augmentation, augment, change_speed, log_uniform, mask_spectrogram
+from ..speech_encoder import HOP, SAMPLE_RATE, STACK, STRIDE, WINDOW, SpeechEncoder, auto_model
+from . import plan, speech, text
+
+MELS = 80
+SPECIAL = ("<blank>", "<s>", "</s>")  # ids 0, 1, 2, as SenseVoice has them
+SPEECH, BUILD = Path("build/world/speech"), Path("build/world/speech_encoder")
+HEARING = Augmentation(filter_share=0.6, echo_share=0.25, noise_share=0.5)
+FOLDER, FIGURES = Path("data/tiny/speech_encoder"), Path("data/tiny/figures/speech_encoder.json")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Sizes and training. `blocks` blocks hear, `text_blocks` (SenseVoice's `tp_blocks`) after them write."""
+
+    width: int = 144
+    heads: int = 4
+    feed_forward: int = 448
+    blocks: int = 4
+    text_blocks: int = 2
+    kernel: int = 11
+    dropout: float = 0.1
+    steps: int = 2_400
+    batch: int = 20
+    learning_rate: float = 2e-3
+    warmup_steps: int = 150
+    decay_share: float = 0.4  # of the steps, at the end
+    weight_decay: float = 0.02
+    phone_weight: float = 0.3
+    answers: int = 6_000  # spoken answers used beside the questions
+    answer_share: float = 0.35  # of the clips drawn
+    formants: tuple[float, float] = (0.84, 1.19)  # warp of the frequency axis: other throats
+    tempo: tuple[float, float] = (0.8, 1.3)  # stretch of the mel frames: other pace, same pitch
+    clean_share: float = 0.1  # of the clips are heard unchanged; all of them at first, falling over `clean_steps`: CTC starts sooner
+    clean_steps: int = 400
+    hold_out: str = ""  # a training voice to leave out, to try recipes without touching the test voices
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One rendering: int16 `samples` at `rate` Hz, its words as `targets` and their `phones` (ids)."""
+
+    samples: np.ndarray
+    rate: int
+    voice: str
+    spoken: str
+    targets: tuple[int, ...]
+    phones: tuple[int, ...]
+
+    @property
+    def seconds(self) -> float:
+        return len(self.samples) / self.rate
+
+    def wave(self) -> np.ndarray:
+        return self.samples.astype(np.float32) / 32768
+
+
+# ---- the model folder
+
+
+def encoder_settings(recipe: Recipe) -> dict:
+    """`encoder_conf` of a small `SenseVoiceEncoderSmall`."""
+    return {"output_size": recipe.width, "attention_heads": recipe.heads, "linear_units": recipe.feed_forward, "num_blocks": recipe.blocks,
+            "tp_blocks": recipe.text_blocks, "dropout_rate": recipe.dropout, "positional_dropout_rate": recipe.dropout,
+            "attention_dropout_rate": recipe.dropout, "input_layer": "pe", "pos_enc_class": "SinusoidalPositionEncoder",
+            "normalize_before": True, "kernel_size": recipe.kernel, "sanm_shfit": 0, "selfattention_layer_type": "sanm"}
+
+
+def folder_settings(recipe: Recipe) -> dict:
+    """`config.yaml` as FunASR reads it."""
+    return {"model": "SenseVoiceSmall", "model_conf": {"length_normalized_loss": True, "sos": 1, "eos": 2, "ignore_id": -1},
+            "encoder": "SenseVoiceEncoderSmall", "encoder_conf": encoder_settings(recipe), "frontend": "WavFrontend",
+            "frontend_conf": {"fs": SAMPLE_RATE, "window": "hamming", "n_mels": MELS, "frame_length": WINDOW * 1000 // SAMPLE_RATE,
+                              "frame_shift": HOP * 1000 // SAMPLE_RATE, "lfr_m": STACK, "lfr_n": STRIDE, "dither": 0.0},
+            "tokenizer": "CharTokenizer", "tokenizer_conf": {"unk_symbol": "<unk>", "split_with_space": True}}
+
+
+def token_list() -> list[str]:
+    """The CTC head's vocabulary: blank and two marks, every word of the world, unknown."""
+    return [*SPECIAL, *text.world_words(), "<unk>"]
+
+
+def build_model(recipe: Recipe, tokens: int) -> nn.Module:
+    """An untrained small `funasr` SenseVoice, built from the same settings that its folder holds."""
+    auto_model()
+    from funasr.models.sense_voice.model import SenseVoiceSmall
+
+    return SenseVoiceSmall(encoder="SenseVoiceEncoderSmall", encoder_conf=encoder_settings(recipe), input_size=MELS * STACK,
+                           vocab_size=tokens, **folder_settings(recipe)["model_conf"])
+
+
+def write_folder(folder: Path, recipe: Recipe, model: nn.Module, tokens: list[str], mean: np.ndarray, deviation: np.ndarray) -> Path:
+    """Writes a folder that `funasr.AutoModel` loads. mean, deviation: (560,), of the stacked mel frames."""
+    folder.mkdir(parents=True, exist_ok=True)
+    metas = {"init_param": "model.pt", "config": "config.yaml", "tokenizer_conf": {"token_list": "tokens.json"},
+             "frontend_conf": {"cmvn_file": "am.mvn"}}
+    write_text(folder / "configuration.json", json.dumps({"framework": "pytorch", "task": "auto-speech-recognition",
+                                                          "model": {"type": "funasr"}, "file_path_metas": metas}, indent=1) + "\n")
+    write_text(folder / "config.yaml", yaml.safe_dump(folder_settings(recipe), sort_keys=False))
+    write_text(folder / "tokens.json", json.dumps(tokens, indent=0) + "\n")
+    write_text(folder / "am.mvn", kaldi_mvn(mean, deviation))
+    weights = {name: value.detach().cpu().half().clone() for name, value in model.state_dict().items()}
+    save(weights, folder / "model.pt")
+    return folder
+
+
+def kaldi_mvn(mean: np.ndarray, deviation: np.ndarray) -> str:
+    """Kaldi's text form of "add -mean, multiply by 1/deviation"; FunASR allows no empty line in it."""
+    size = len(mean)
+    add, scale = (" ".join(f"{value:.6g}" for value in row) for row in (-mean, 1 / deviation))
+    return (f"<Nnet>\n<Splice> {size} {size}\n[ 0 ]\n<AddShift> {size} {size}\n<LearnRateCoef> 0 [ {add} ]\n"
+            f"<Rescale> {size} {size}\n<LearnRateCoef> 0 [ {scale} ]\n</Nnet>\n")
+
+
+def write_text(path: Path, content: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(content, encoding="utf-8", newline="\n")
+    partial.replace(path)
+
+
+def save(state: dict, path: Path) -> None:
+    """torch.save that is there as a whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    torch.save(state, partial)
+    os.replace(partial, path)
+
+
+# ---- the data
+
+
+@functools.cache
+def pronunciations() -> dict[str, list[str]]:
+    """Word to phones (ARPAbet), from the CMU dictionary in pocketsphinx's wheel."""
+    import pocketsphinx
+
+    found: dict[str, list[str]] = {}
+    for line in Path(pocketsphinx.get_model_path("en-us/cmudict-en-us.dict")).read_text(encoding="utf-8").splitlines():
+        word, *phones = line.split()
+        found.setdefault(word, phones)
+    return found
+
+
+def phone_list() -> list[str]:
+    """Blank, then every phone of the world's words."""
+    return ["<blank>", *sorted({phone for word in text.world_words() for phone in pronunciations()[word]})]
+
+
+def load_clips(folder: Path, kind: str, choose, limit: int | None = None) -> list[Clip]:
+    """The renderings of `kind` ("questions", "answers") that `choose(rendering)` accepts, at most `limit`, evenly spread over the plan."""
+    renderings = plan.question_plan() if kind == "questions" else plan.answer_plan()
+    sounds = speech.load(folder, kind, len(renderings))
+    chosen = [rendering for rendering in renderings if choose(rendering)]
+    if limit is not None and limit < len(chosen):
+        chosen = [chosen[i * len(chosen) // limit] for i in range(limit)]
+    word_ids = {word: i for i, word in enumerate(token_list())}
+    phone_ids = {phone: i for i, phone in enumerate(phone_list())}
+    rate = SAMPLE_RATE if kind == "questions" else 24_000
+    clips = []
+    for rendering in chosen:
+        words = text.words(rendering.spoken)
+        phones = tuple(phone_ids[phone] for word in words for phone in pronunciations()[word])
+        clips.append(Clip(sounds[rendering.id].copy(), rate, rendering.voice, rendering.spoken, tuple(word_ids[w] for w in words), phones))
+    return clips
+
+
+@functools.lru_cache(maxsize=64)
+def mel_bank(warp: float) -> torch.Tensor:
+    """Kaldi's mel filters (257, 80), the frequency axis warped by `warp` (vocal-tract-length normalisation, run backwards)."""
+    bank, _ = kaldi.get_mel_banks(MELS, 512, SAMPLE_RATE, 20.0, 0.0, 100.0, -500.0, warp)
+    return F.pad(bank, (0, 1)).T.contiguous()
+
+
+@functools.cache
+def window() -> torch.Tensor:
+    return torch.hamming_window(WINDOW, periodic=False, alpha=0.54, beta=0.46)
+
+
+def log_mel(wave: torch.Tensor, warp: float = 1.0) -> torch.Tensor:
+    """(N,) full scale 1 to (T, 80), equal to Kaldi's fbank as the frontend calls it; `warp` shifts the formants."""
+    frames = (wave * 32768).unfold(0, WINDOW, HOP)
+    frames = frames - frames.mean(1, keepdim=True)
+    frames = frames - 0.97 * F.pad(frames[None], (1, 0), mode="replicate")[0, :, :-1]
+    power = torch.fft.rfft(frames * window(), n=512).abs().square()
+    return (power @ mel_bank(warp)).clamp_min(torch.finfo(torch.float32).eps).log()
+
+
+def stack(frames: np.ndarray) -> np.ndarray:
+    """(T, 80) to (ceil(T / 6), 560): seven frames around every sixth, edges repeated, as the frontend does it."""
+    count = -(-len(frames) // STRIDE)
+    places = np.arange(count)[:, None] * STRIDE + np.arange(STACK) - STACK // 2
+    return frames[places.clip(0, len(frames) - 1)].reshape(count, -1)
+
+
+def heard(clip: Clip, rng: np.random.Generator, recipe: Recipe, settings: Augmentation, clean_share: float = 0.0) -> np.ndarray:
+    """One clip as it is heard this time: (N, 560), unchanged with probability `clean_share`, else changed at random."""
+    if rng.random() < clean_share:
+        return stack(log_mel(torch.from_numpy(change_speed(clip.wave(), 1.0, clip.rate, SAMPLE_RATE))).numpy())
+    wave = augment(clip.wave(), rng, settings, SAMPLE_RATE, clip.rate)
+    warp = round(log_uniform(rng, *recipe.formants), 2) if rng.random() < 0.7 else 1.0
+    frames = log_mel(torch.from_numpy(wave), warp)
+    if rng.random() < 0.4:
+        length = max(STRIDE, round(len(frames) / log_uniform(rng, *recipe.tempo)))
+        frames = F.interpolate(frames.T[None], length, mode="linear")[0].T
+    return stack(mask_spectrogram(frames.numpy(), rng))
+
+
+class Batches(torch.utils.data.Dataset):
+    """Batch `step` of the training, a function of the seed and the step alone: a resumed training hears the same."""
+
+    def __init__(self, clips: list[Clip], recipe: Recipe, settings: Augmentation):
+        self.clips, self.recipe, self.settings = clips, recipe, settings
+        counts = Counter(word for clip in clips for word in clip.targets)
+        rarity = np.array([max(1 / counts[word] for word in clip.targets) ** 0.25 for clip in clips])
+        answer = np.array([clip.rate != SAMPLE_RATE for clip in clips])
+        share = {True: recipe.answer_share if not answer.all() else 1.0, False: 1 - recipe.answer_share if answer.any() else 1.0}
+        self.odds = np.zeros(len(clips))
+        for kind, odds in share.items():
+            if (answer == kind).any():
+                self.odds[answer == kind] = odds * rarity[answer == kind] / rarity[answer == kind].sum()
+        self.odds /= self.odds.sum()
+
+    def __len__(self) -> int:
+        return self.recipe.steps
+
+    def __getitem__(self, step: int) -> tuple[torch.Tensor, ...]:
+        """frames (B, N, 560), their lengths (B,), words and phones as flat targets with their lengths (B,)."""
+        rng = np.random.default_rng((self.recipe.seed, step))
+        size = self.recipe.batch
+        pool = sorted(rng.choice(len(self.clips), 4 * size, p=self.odds), key=lambda i: self.clips[i].seconds)
+        start = int(rng.integers(4)) * size  # clips of like length, so that little is padding
+        clips = [self.clips[i] for i in pool[start : start + size]]
+        clean_share = max(self.recipe.clean_share, 1 - step / max(1, self.recipe.clean_steps))
+        frames = [torch.from_numpy(heard(clip, rng, self.recipe, self.settings, clean_share)) for clip in clips]
+        lengths = torch.tensor([len(frame) for frame in frames])
+        words = [torch.tensor(clip.targets) for clip in clips]
+        phones = [torch.tensor(clip.phones) for clip in clips]
+        return (nn.utils.rnn.pad_sequence(frames, batch_first=True), lengths, torch.cat(words), torch.tensor([len(w) for w in words]),
+                torch.cat(phones), torch.tensor([len(p) for p in phones]))
+
+
+def mean_and_deviation(batches: Batches, count: int = 8) -> tuple[np.ndarray, np.ndarray]:
+    """Per dimension (560,), over `count` batches that training does not use."""
+    frames = torch.cat([x[torch.arange(x.shape[1]) < n[:, None]] for x, n, *_ in (batches[10**6 + i] for i in range(count))]).double()
+    return frames.mean(0).numpy(), frames.std(0).numpy()
+
+
+# ---- the training
+
+
+def ctc(logits: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor, target_lengths: torch.Tensor) -> torch.Tensor:
+    """CTC loss per target token; sentences too fast for their targets count as zero. logits (B, N, V)."""
+    scores = logits.log_softmax(-1).transpose(0, 1)
+    total = F.ctc_loss(scores, targets, lengths, target_lengths, reduction="sum", zero_infinity=True)
+    return total / target_lengths.sum()
+
+
+class Trainer:
+    """The model, its training-only phone head, the optimiser; `save` and `restore` hold all that a resumed training needs."""
+
+    def __init__(self, recipe: Recipe, clips: list[Clip]):
+        torch.manual_seed(recipe.seed)
+        self.recipe, self.tokens = recipe, token_list()
+        self.batches = Batches(clips, recipe, HEARING)
+        self.model = build_model(recipe, len(self.tokens))
+        self.phone_head = nn.Linear(recipe.width, len(phone_list()))
+        self.model.encoder.after_norm.register_forward_hook(lambda _, __, output: setattr(self, "middle", output))
+        parameters = [*self.model.encoder.parameters(), *self.model.ctc.parameters(), *self.phone_head.parameters()]
+        matrices = [p for p in parameters if p.ndim > 1]
+        self.optimizer = torch.optim.AdamW([{"params": matrices}, {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}],
+                                           lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay)
+        self.step, self.seconds, self.skipped, self.curve = 0, 0.0, 0, []
+        self.mean, self.deviation = mean_and_deviation(self.batches)
+
+    def learning_rate(self) -> float:
+        """Linear warm-up, constant, linear to zero: a training may be cut short or made longer (`steps`) while it runs."""
+        r = self.recipe
+        warm = (self.step + 1) / r.warmup_steps
+        left = (r.steps - self.step) / (r.decay_share * r.steps)
+        return r.learning_rate * min(1.0, warm, left)
+
+    def update(self, batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        """One optimiser step; returns the word loss. A batch with a non-finite loss is skipped and counted."""
+        frames, lengths, words, word_lengths, phones, phone_lengths = batch
+        self.model.train()
+        frames = (frames - torch.from_numpy(self.mean).float()) / torch.from_numpy(self.deviation).float()
+        features, _ = self.model.encoder(frames, lengths)
+        word_loss = ctc(self.model.ctc.ctc_lo(features), lengths, words, word_lengths)
+        phone_loss = ctc(self.phone_head(self.middle), lengths, phones, phone_lengths)
+        loss = word_loss + self.recipe.phone_weight * phone_loss
+        if torch.isfinite(loss):
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.learning_rate()
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_([p for group in self.optimizer.param_groups for p in group["params"]], 5.0)
+            self.optimizer.step()
+        else:
+            self.skipped += 1
+        self.step += 1
+        return word_loss.detach()
+
+    def state(self) -> dict:
+        return {"recipe": asdict(self.recipe), "model": self.model.state_dict(), "phone_head": self.phone_head.state_dict(),
+                "optimizer": self.optimizer.state_dict(), "random": torch.get_rng_state(), "step": self.step, "seconds": self.seconds,
+                "skipped": self.skipped, "curve": self.curve}
+
+    def restore(self, state: dict) -> None:
+        """Goes on from `state`; ValueError if it belongs to another recipe (only `steps` may differ)."""
+        here = asdict(self.recipe)
+        changed = [name for name in here if here[name] != state["recipe"].get(name) and name != "steps"]
+        if changed:
+            raise ValueError(f"the checkpoint was trained by another recipe ({', '.join(changed)} differ); remove it or use its settings")
+        self.model.load_state_dict(state["model"])
+        self.phone_head.load_state_dict(state["phone_head"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["random"])
+        self.step, self.seconds, self.skipped, self.curve = state["step"], state["seconds"], state["skipped"], state["curve"]
+
+    def write(self, folder: Path) -> Path:
+        return write_folder(folder, self.recipe, self.model, self.tokens, self.mean, self.deviation)
+
+
+def word_errors(encoder: SpeechEncoder, clips: list[Clip], batch: int = 16) -> dict:
+    """WER of the encoder's own greedy CTC on `clips`, unchanged, 16 kHz, with the counts it is made of."""
+    heard_words, spoken_words = [], []
+    for start in range(0, len(clips), batch):
+        part = clips[start : start + batch]
+        heard_words += encoder.transcribe([clip.wave() for clip in part])
+        spoken_words += [" ".join(text.words(clip.spoken)) for clip in part]
+    measured = jiwer.process_words(spoken_words, heard_words)
+    return {"wer": round(measured.wer, 4), "sentences_right": round(float(np.mean([a == b for a, b in zip(heard_words, spoken_words)])), 4),
+            "substitutions": measured.substitutions, "deletions": measured.deletions, "insertions": measured.insertions,
+            "words": measured.hits + measured.substitutions + measured.deletions, "sentences": len(clips)}
+
+
+def train(recipe: Recipe, folder: Path, build: Path, speech_folder: Path = SPEECH, every: int = 250, workers: int = 0) -> Trainer:
+    """Trains, or goes on training, `recipe`; writes `folder` at every look at the validation set."""
+    build.mkdir(parents=True, exist_ok=True)
+
+    def allowed(r: plan.Rendering) -> bool:
+        return r.split == "train" and r.voice != recipe.hold_out and not text.WITHHELD_PAIRS & set(text.pairs(r.spoken))
+
+    clips = load_clips(speech_folder, "questions", allowed)
+    if recipe.answers:
+        clips += load_clips(speech_folder, "answers", allowed, recipe.answers)
+    validation = load_clips(speech_folder, "questions", lambda r: r.split == "validation")
+    left_out = load_clips(speech_folder, "questions", lambda r: r.voice == recipe.hold_out, 100)
+    trainer, checkpoint = Trainer(recipe, clips), build / "checkpoint.pt"
+    if checkpoint.exists():
+        trainer.restore(torch.load(checkpoint))
+        print(f"goes on from step {trainer.step} of {recipe.steps}", flush=True)
+    size = sum(p.numel() for p in trainer.model.parameters())
+    print(f"{len(clips)} clips, {sum(c.seconds for c in clips) / 3600:.1f} h; {size / 1e6:.2f} M parameters", flush=True)
+    loader = torch.utils.data.DataLoader(trainer.batches, batch_size=None, sampler=range(trainer.step, recipe.steps), num_workers=workers)
+    started, before, losses = time.perf_counter(), trainer.seconds, []
+    for batch in tqdm(loader, initial=trainer.step, total=recipe.steps, desc="speech encoder", mininterval=20):
+        losses.append(trainer.update(batch))
+        trainer.seconds = before + time.perf_counter() - started
+        if trainer.step % every == 0 or trainer.step == recipe.steps:
+            encoder = SpeechEncoder.load(trainer.write(folder))
+            point = {"step": trainer.step, "seconds": round(trainer.seconds), "loss": round(torch.stack(losses).mean().item(), 4),
+                     "validation_wer": word_errors(encoder, validation)["wer"]}
+            if left_out:
+                point["held_out_voice_wer"] = word_errors(encoder, left_out)["wer"]
+            losses = []
+            trainer.curve.append(point)
+            print(json.dumps(point), flush=True)
+        if trainer.step % 50 == 0 or trainer.step == recipe.steps:
+            save(trainer.state(), checkpoint)
+    return trainer
+
+
+def measure(folder: Path, speech_folder: Path = SPEECH) -> dict:
+    """Test figures of a finished folder: voices and sentences never heard, by voice and by tier."""
+    encoder = SpeechEncoder.load(folder)
+    figures: dict = {}
+    for tier in ("sentence", "pair", "fact"):
+        by_voice = {voice: load_clips(speech_folder, "questions", lambda r: r.split == "test" and r.tier == tier and r.voice == voice)
+                    for voice in plan.TEST_VOICES}
+        figures[tier] = {"all": word_errors(encoder, [clip for clips in by_voice.values() for clip in clips])}
+        figures[tier] |= {voice: word_errors(encoder, clips) for voice, clips in by_voice.items()}
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name, value in asdict(Recipe()).items():
+        if not isinstance(value, tuple):
+            parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+    parser.add_argument("--folder", type=Path, default=FOLDER)
+    parser.add_argument("--figures", type=Path, default=FIGURES)
+    parser.add_argument("--build", type=Path, default=BUILD, help="where the checkpoint is kept")
+    parser.add_argument("--every", type=int, default=250, help="steps between looks at the validation set")
+    parser.add_argument("--workers", type=int, default=0, help="processes that prepare batches")
+    options = vars(parser.parse_args())
+    folder, figures, build, every, workers = (options.pop(name) for name in ("folder", "figures", "build", "every", "workers"))
+    recipe = Recipe(**options)
+    trainer = train(recipe, folder, build, every=every, workers=workers)
+    report = {"recipe": asdict(recipe), "parameters": sum(p.numel() for p in trainer.model.parameters()),
+              "bytes": sum(path.stat().st_size for path in folder.iterdir()), "seconds": round(trainer.seconds),
+              "batches_skipped": trainer.skipped, "curve": trainer.curve}
+    if not recipe.hold_out:
+        report["test"] = measure(folder)
+    figures.parent.mkdir(parents=True, exist_ok=True)
+    write_text(figures, json.dumps(report, indent=1) + "\n")
+    print(json.dumps(report.get("test", trainer.curve[-1]), indent=1))
+
+
+if __name__ == "__main__":
+    main()
