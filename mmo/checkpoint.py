@@ -1,0 +1,90 @@
+"""Checkpoints: the state of an interrupted training, and the finished weights of a stage.
+
+    runs/tiny/t2a.state.safetensors     while a stage runs: weights, average, optimiser (fp32), random state, position
+    runs/tiny/t2a.safetensors           when it is done: the weights alone, as `omni.save_model` writes them
+
+A state is one file, written beside its place and moved there in one go: whenever the process is killed, the file is the old state
+or the new one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mmo.profiles import STAGES, Profile
+
+
+def save_state(path: Path, tensors: dict[str, Tensor], about: dict) -> None:
+    """Write tensors and a JSON-able description to one file, atomically, and onto the disk before it counts."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".tmp")
+    held = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    save_file(held, unfinished, metadata={"about": json.dumps(about)})
+    with open(unfinished, "rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(unfinished, path)
+
+
+def load_state(path: Path) -> tuple[dict[str, Tensor], dict]:
+    """What `save_state` wrote.  Raises ValueError where the file is no such state."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            about = json.loads((file.metadata() or {})["about"])
+    except (SafetensorError, KeyError) as error:
+        raise ValueError(f"{path} is no saved training state ({error!r}); delete it to start the stage anew") from error
+    return tensors, about
+
+
+def with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Names with the prefix put before them."""
+    return {prefix + name: value for name, value in tensors.items()}
+
+
+def without_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Only the names that have the prefix, without it."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """State of torch's generators: the CPU's, and the device's own."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
+    """What `random_state` gave."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def stage_file(run_dir: Path, stage: str) -> Path:
+    """Where a stage's finished weights go."""
+    return run_dir / f"{stage}.safetensors"
+
+
+def latest_weights(profile: Profile, run_dir: Path, before: str | None = None) -> tuple[Path, str]:
+    """The weights to go on from, and a sentence that says which: the run's own, of the last stage done, else the shipped ones.
+
+    before: a stage; only those in front of it count.  Raises FileNotFoundError where there is neither.
+    """
+    stages = STAGES[: STAGES.index(before)] if before else STAGES
+    for stage in reversed(stages):
+        if stage_file(run_dir, stage).is_file():
+            return stage_file(run_dir, stage), f"weights: this run's own, after stage {stage} ({stage_file(run_dir, stage)})"
+    if profile.checkpoint_file.is_file():
+        return profile.checkpoint_file, f"weights: the finished ones that came with the course ({profile.checkpoint_file})"
+    raise FileNotFoundError(
+        f"no weights: neither {' nor '.join(str(stage_file(run_dir, stage)) for stage in stages)} "
+        f"nor the shipped {profile.checkpoint_file}; train first: mmo train --profile {profile.name} --stage {stages[0] if stages else 't2a'}"
+    )

@@ -1,0 +1,602 @@
+"""Training: T2A, then A2A (projector, then all), then I2T (projector, then all), into one set of weights.
+
+    result = train(profile("tiny"), "t2a")            # runs/tiny/t2a.safetensors, log/t2a.jsonl, tensorboard/t2a
+    losses = read_log(result.log_file)                # one dict a step, for curves
+
+A *stage* (t2a, a2a, i2t) is one or more *passes* (profiles.py), each with its own files, rate and share of the
+weights.  One step:
+
+    batch -> hidden states (the Thinker above the bridge only as far as there is text) -> heads where there are labels
+          -> text loss + audio loss (mean over codebooks) + auxiliary loss of the experts -> gradients -> update
+
+- The device is never asked for a value within a step; losses are fetched together, every FETCH_STEPS steps.
+- A step whose loss or gradients are not finite changes nothing, is counted and shown.
+- A run is a function of data, settings and seed: budgets are counted in steps, `minutes` only says when to pause.
+- State is saved atomically every few minutes; the same call goes on from there with the same losses as if it had never
+  been interrupted (on the CPU to the bit).  The log is cut back to the saved step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from mmo.chat import ChatTokenizer
+from mmo.checkpoint import (
+    latest_weights, load_state, random_state, save_state, set_random_state, stage_file, with_prefix, without_prefix,
+)  # fmt: skip
+from mmo.config import Draws, StageConfig
+from mmo.data import Batch, Batches, Corpus, Counts, DataFile, Layout, find_files
+from mmo.features import Frozen, cache_features, folder_fingerprint, frozen_speech, frozen_vision
+from mmo.omni import TIED, OmniModel, load_model, loss_sums, save_model
+from mmo.optimiser import Average, Optimisers, choose_trainable, rate_factor
+from mmo.profiles import STAGES, Profile
+from mmo.profiles import run_dir as default_run_dir
+from mmo.rows import BadRow, open_rows
+from mmo.thinker import load_thinker
+
+FETCH_STEPS = 10  # steps between two looks at the losses
+VALIDATION_ROWS = 96  # of each validation file
+VALIDATIONS = 3  # a pass, the last one at its end
+BAD_ROWS_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """Frozen encoders, as the feature cache takes them; None where a stage needs none."""
+
+    speech: Frozen | None = None
+    vision: Frozen | None = None
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a call of `train` did."""
+
+    stage: str
+    finished: bool  # False: time was up; the same call goes on
+    steps: int  # done, of `total_steps`
+    total_steps: int
+    skipped: int  # steps whose loss or gradients were not finite
+    seconds: float  # of this call
+    model_file: Path  # the finished weights (there once finished)
+    log_file: Path
+    bad_rows: tuple[BadRow, ...]
+    rows: int  # seen
+    answers_cut: int  # rows left out because their answer lies behind max_length
+    stops_cut: int  # answers whose stop sign was cut off
+    useful: float  # share of the computed positions that are no padding
+
+    def __str__(self) -> str:
+        done = "done" if self.finished else f"paused at step {self.steps} of {self.total_steps}: the same command goes on"
+        return (
+            f"{self.stage} {done} after {self.seconds:.0f} s; {self.rows} rows, {self.useful:.1%} of the positions useful, "
+            f"{self.skipped} steps skipped, {len(self.bad_rows)} bad rows, {self.answers_cut} answers and "
+            f"{self.stops_cut} stop signs cut off"
+        )
+
+
+# --- Data of a pass ----------------------------------------------------------------------------------------------
+
+
+def default_encoders(profile: Profile, device: torch.device) -> Encoders:
+    """The profile's own encoders, loaded only if something is not in the feature cache."""
+    # Imported here: funasr and transformers take seconds, and T2A needs neither.
+    from mmo.augmentation import Augmentation, augment
+
+    def speech():
+        from mmo.speech_encoder import SpeechEncoder
+
+        return SpeechEncoder.load(profile.speech_encoder_dir, device)
+
+    def vision():
+        from mmo.vision_encoder import VisionEncoder
+
+        return VisionEncoder.load(profile.vision_encoder_dir, device)
+
+    found = {}
+    if profile.speech_encoder_dir.is_dir():
+        settings = Augmentation()
+        mark = f"{folder_fingerprint(profile.speech_encoder_dir)}-{settings}"
+        change = partial(augment, settings=settings)
+        found["speech"] = frozen_speech(speech, profile.model.audio_hidden_size, mark, change)
+    if profile.vision_encoder_dir.is_dir():
+        mark = folder_fingerprint(profile.vision_encoder_dir)
+        found["vision"] = frozen_vision(vision, profile.model.image_hidden_size, mark, read_picture, perturb_picture)
+    return Encoders(**found)
+
+
+def read_picture(data: bytes):
+    """Encoded picture -> PIL picture.  Raises ValueError where it cannot be read."""
+    from mmo.vision_encoder import open_picture
+
+    return open_picture(data)
+
+
+def perturb_picture(picture, rng: np.random.Generator):
+    """The picture moved, relit and noisy, as `vision_encoder.perturb` does it."""
+    from PIL import Image
+
+    from mmo.vision_encoder import perturb
+
+    return Image.fromarray(perturb(np.asarray(picture), rng))
+
+
+def open_file(
+    path: Path, profile: Profile, stage: StageConfig, needs: Sequence[str], encoders: Encoders, plain: bool, strict: bool
+) -> DataFile:
+    """One data file with the features of its sounds and pictures, where it has them and there is an encoder.
+
+    plain: sounds and pictures as they are, for validation.
+    """
+    cache = profile.cache_dir()
+    rows = open_rows(path, profile.model, cache, needs, strict)
+    stores = {}
+    for name, column, frozen, copies in (
+        ("sounds", "question_audios", encoders.speech, stage.sound_copies),
+        ("pictures", "image_bytes", encoders.vision, stage.picture_copies),
+    ):
+        if column in needs and frozen is None:
+            raise FileNotFoundError(f"{path.name} has {column}, but there is no encoder for them: `mmo doctor` says what is missing")
+        if column in needs:
+            chosen = replace(frozen, augment=None) if plain else frozen
+            stores[name] = cache_features(path, column, chosen, cache, copies, strict=strict)
+    return DataFile(rows, **stores)
+
+
+NEEDED_BY_NAME = {"a2a": ("question_audios",), "i2t": ("image_bytes",)}
+
+
+def needs_of(pattern: str, stage: StageConfig) -> tuple[str, ...]:
+    """Columns a file must have: those of the pass for its own files; for rehearsed ones, what their name tells."""
+    if pattern in stage.data:
+        return stage.needs
+    return next((needs for part, needs in NEEDED_BY_NAME.items() if part in pattern), ("answer_audios",))
+
+
+def open_corpora(
+    profile: Profile, stage: StageConfig, encoders: Encoders, strict: bool = False
+) -> tuple[list[Corpus], list[float]]:
+    """The pass's own rows and those it rehearses, with their shares of a batch."""
+    own = 1 - sum(each.share for each in stage.rehearsal)
+    mixture = [(stage.data, own, stage.draws)] + [(each.data, each.share, each.draws) for each in stage.rehearsal]
+    corpora = []
+    for patterns, _, draws in mixture:
+        files = [
+            open_file(path, profile, stage, needs_of(pattern, stage), encoders, False, strict)
+            for pattern in patterns
+            for path in find_files(profile.data_dir, (pattern,))
+        ]
+        corpora.append(Corpus(files, draws, profile.system_prompts))
+    return corpora, [share for _, share, _ in mixture]
+
+
+def validation_batches(profile: Profile, stage: StageConfig, encoders: Encoders, layout: Layout) -> dict[str, list[Batch]]:
+    """By file name, batches of held-out rows, without draws; files are those of the pass with "validation" for "train"."""
+    found = {}
+    for pattern in (*stage.data, *(name for each in stage.rehearsal for name in each.data)):
+        held_out = pattern.replace("train", "validation")
+        for path in sorted(profile.data_dir.glob(held_out)) if held_out != pattern else ():
+            file = open_file(path, profile, stage, needs_of(pattern, stage), encoders, True, False)
+            if len(file.usable()):
+                batches = Batches([Corpus([file], Draws.none())], [1.0], layout, stage.token_budget)
+                found[path.stem] = batches.validation(VALIDATION_ROWS)
+    return found
+
+
+# --- One step ----------------------------------------------------------------------------------------------------
+
+
+def losses_of(model: OmniModel, batch: Batch, stage: StageConfig, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The loss of a batch, and (3 + Q,) what it is made of: text, audio, auxiliary, each codebook unweighted."""
+    hidden = model.hidden_states(**batch.inputs(device), code_dropout=stage.code_dropout)
+    sums = loss_sums(model, hidden, batch.text_labels, batch.audio_labels, stage.stop_weight)
+    weights = None if stage.codebook_weights is None else torch.tensor(stage.codebook_weights, device=device)
+    text, audio = sums.text_loss(), sums.audio_loss(weights)
+    each = sums.audio / sums.audio_count.clamp(min=1)
+    parts = torch.stack((text, audio, hidden.aux_loss.to(text.dtype)))
+    return parts.sum(), torch.cat((parts, each)).detach()
+
+
+class Stepper:
+    """Model, optimiser and average of one pass."""
+
+    def __init__(self, model: OmniModel, stage: StageConfig, steps: int, device: torch.device, dtype: torch.dtype) -> None:
+        self.model, self.stage, self.steps = model, stage, steps
+        self.device, self.dtype = device, dtype
+        parameters = choose_trainable(model, stage.trainable)
+        self.parameters = list(parameters.values())
+        self.optimisers = Optimisers(parameters, stage)
+        self.average = Average(parameters, stage.ema_decay)
+
+    def autocast(self):
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def step(self, batch: Batch, number: int) -> Tensor:
+        """One update; (5 + Q,) on the device: text, audio, auxiliary, each codebook, norm of the gradient, skipped."""
+        self.optimisers.set_rate(rate_factor(number, self.steps, self.stage))
+        with self.autocast():
+            loss, parts = losses_of(self.model, batch, self.stage, self.device)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.stage.clip_norm)
+        bad = 1 - (loss.isfinite() & norm.isfinite()).float()
+        self.optimisers.step(bad)
+        self.optimisers.zero_grad()
+        self.average.update()
+        return torch.cat((parts, torch.stack((norm.detach(), bad))))
+
+    @torch.no_grad()
+    def validate(self, batches: Sequence[Batch]) -> dict:
+        """Losses of the averaged weights on held-out batches, without dropout."""
+        self.average.swap()
+        self.model.eval()
+        try:
+            totals, rows = 0.0, 0
+            for batch in batches:
+                with self.autocast():
+                    _, parts = losses_of(self.model, batch, self.stage, self.device)
+                totals, rows = totals + parts * len(batch.names), rows + len(batch.names)
+            return named(totals / rows) if rows else {}
+        finally:
+            self.model.train()
+            self.average.swap()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that `load` needs, by name."""
+        weights = {name: value for name, value in self.model.state_dict().items() if name != TIED}
+        return (
+            with_prefix(weights, "model/")
+            | with_prefix(self.average.values, "average/")
+            | with_prefix(self.optimisers.state(), "optimiser/")
+            | with_prefix(random_state(self.device), "random/")
+        )
+
+    def load(self, tensors: dict[str, Tensor], updates: int) -> None:
+        """Go on from what `tensors` gave.  Raises ValueError where names do not fit."""
+        copy_weights(self.model, without_prefix(tensors, "model/"))
+        average = without_prefix(tensors, "average/")
+        if set(average) != set(self.average.values):
+            raise ValueError("the saved average is of other parameters: delete the state file to start the stage anew")
+        for name, value in average.items():
+            self.average.values[name].copy_(value)
+        self.average.updates = updates
+        self.optimisers.load(without_prefix(tensors, "optimiser/"))
+        set_random_state(without_prefix(tensors, "random/"), self.device)
+
+
+def copy_weights(model: OmniModel, weights: dict[str, Tensor]) -> None:
+    """Into the uncompiled model; raises ValueError naming what is missing or unexpected."""
+    own = {name for name in model.state_dict() if name != TIED}
+    if own != set(weights):
+        raise ValueError(f"weights do not fit: missing {sorted(own - set(weights))}, unexpected {sorted(set(weights) - own)}")
+    model.load_state_dict(weights | {TIED: weights["model.embed_tokens.weight"]})
+
+
+def named(parts: Tensor | Sequence[float]) -> dict:
+    """(3 + Q, …) losses -> a dict for the log."""
+    values = parts.tolist() if isinstance(parts, Tensor) else list(parts)
+    text, audio, aux, *codebooks = values
+    return {"text": text, "audio": audio, "aux": aux, "codebooks": codebooks}
+
+
+# --- The log -----------------------------------------------------------------------------------------------------
+
+
+def read_log(path: Path, validation: bool = False) -> list[dict]:
+    """The steps of a log (or its validations), oldest first; a last line cut short by a kill is passed over."""
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if ("validation" in entry) == validation:
+            found.append(entry)
+    return found
+
+
+class Log:
+    """JSON lines for the notebooks, TensorBoard for who likes it."""
+
+    def __init__(self, run_dir: Path, stage: str, from_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # takes a second to import
+
+        self.path = run_dir / "log" / f"{stage}.jsonl"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        kept = sorted(read_log(self.path) + read_log(self.path, True), key=lambda entry: entry["step"])
+        unfinished = self.path.with_suffix(".tmp")
+        unfinished.write_text("".join(json.dumps(entry) + "\n" for entry in kept if entry["step"] < from_step), encoding="utf-8")
+        unfinished.replace(self.path)
+        self.file = open(self.path, "a", encoding="utf-8")
+        self.board = SummaryWriter(str(run_dir / "tensorboard" / stage), purge_step=from_step, flush_secs=30)
+
+    def write(self, entry: dict) -> None:
+        self.file.write(json.dumps(entry) + "\n")
+        kind = f"validation/{entry['validation']}" if "validation" in entry else "training"
+        for name in ("text", "audio", "aux", "norm", "rate"):
+            if name in entry:
+                self.board.add_scalar(f"{kind}/{name}", entry[name], entry["step"])
+        for number, loss in enumerate(entry.get("codebooks", ())):
+            self.board.add_scalar(f"{kind}/codebook {number}", loss, entry["step"])
+
+    def flush(self) -> None:
+        self.file.flush()
+
+    def close(self) -> None:
+        self.file.close()
+        self.board.close()
+
+
+# --- A stage -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Progress:
+    """Where a stage stands; this and the tensors make a saved state."""
+
+    done: int = 0  # passes finished
+    step: int = 0  # steps done in the current pass
+    chunk: int = 0  # where its data goes on
+    number: int = 0
+    before: int = 0  # steps of the passes finished
+    skipped: int = 0
+    useful: int = 0  # positions
+    size: int = 0
+
+
+class StageRun:
+    """One call of `train`: opens everything, goes through the passes, saves on the way."""
+
+    def __init__(self, profile: Profile, stage: str, run_dir: Path, settings: dict, encoders: Encoders | None) -> None:
+        self.profile, self.stage, self.run_dir, self.settings = profile, stage, run_dir, settings
+        self.device: torch.device = settings["device"]
+        self.dtype: torch.dtype = settings["dtype"]
+        self.passes: tuple[StageConfig, ...] = settings["passes"]
+        self.encoders = encoders or default_encoders(profile, self.device)
+        self.tokenizer = ChatTokenizer.load(profile.tokenizer_dir)
+        self.state_file = run_dir / f"{stage}.state.safetensors"
+        self.progress, self.counts = Progress(), Counts()
+        self.bad: dict[tuple[str, int], BadRow] = {}
+        self.saved: dict[str, Tensor] | None = None
+        self.total_steps = 0  # of the passes opened so far
+
+    # What a state belongs to: a state of other data, sizes or recipe must not be gone on from.
+    def key(self) -> str:
+        told = [asdict(each) for each in self.passes] + [self.profile.model.to_dict(), self.settings["seed"], str(self.dtype)]
+        return hashlib.sha256(json.dumps(told, sort_keys=True, default=list).encode()).hexdigest()[:16]
+
+    def resume(self) -> bool:
+        """Read an unfinished state, if there is one.  Raises ValueError where it was made with other settings."""
+        if self.settings["fresh"] or not self.state_file.is_file():
+            return False
+        self.saved, about = load_state(self.state_file)
+        if about["key"] != self.key():
+            raise ValueError(
+                f"{self.state_file} was made with other settings (recipe, model, seed or number format). Go on with those, or start "
+                f"anew: fresh=True in train(), --fresh on the command line"
+            )
+        self.progress, self.counts = Progress(**about["progress"]), Counts(**about["counts"])
+        return True
+
+    def model(self) -> OmniModel:
+        """The model this stage starts from: T2A a text-pretrained Thinker, the others the stage before."""
+        torch.manual_seed(self.settings["seed"])
+        if self.stage == STAGES[0] or self.saved is not None:
+            model = OmniModel(self.profile.model)
+            if self.saved is not None:
+                say(f"going on with stage {self.stage} at pass {self.passes[self.progress.done].name}, step {self.progress.step}")
+            else:
+                load_thinker(model.model, self.profile.thinker_file)
+                say(f"weights: text-pretrained Thinker ({self.profile.thinker_file}), untrained Talker and projectors")
+        else:
+            path, words = latest_weights(self.profile, self.run_dir, before=self.stage)
+            say(words)
+            model = load_model(path, self.profile.model)
+        return model.to(self.device).train()
+
+    def open(self, stage: StageConfig) -> tuple[Batches, dict[str, list[Batch]], int]:
+        """Training batches, validation batches and number of steps of a pass."""
+        corpora, shares = open_corpora(self.profile, stage, self.encoders, self.settings["strict"])
+        for corpus in corpora:
+            self.bad |= {(row.file, row.row): row for row in corpus.bad()}
+        layout = Layout(self.profile.model, self.tokenizer, stage.max_length)
+        seed = self.settings["seed"]
+        batches = Batches(corpora, shares, layout, stage.token_budget, seed, stage.chunk_rows)
+        batches.counts = self.counts
+        steps = stage.steps or max(1, round(stage.epochs * batches.steps_per_epoch()))
+        say(f"pass {stage.name}: {steps} steps on {' + '.join(f'{len(corpus)}' for corpus in corpora)} rows, learning: {stage.trainable}")
+        return batches, validation_batches(self.profile, stage, self.encoders, layout), steps
+
+    def run(self, minutes: float | None, progress_bar: bool) -> bool:
+        """All passes that are left; False where time was up before."""
+        deadline = time.monotonic() + 60 * minutes if minutes else None
+        resumed = self.resume()
+        model = self.model()
+        log = Log(self.run_dir, self.stage, self.progress.before + self.progress.step if resumed else 0)
+        try:
+            for number in range(self.progress.done, len(self.passes)):
+                if not self.run_pass(model, self.passes[number], log, deadline, progress_bar):
+                    return False
+        finally:
+            log.close()
+        save_model(model, stage_file(self.run_dir, self.stage))
+        self.state_file.unlink(missing_ok=True)
+        return True
+
+    def run_pass(
+        self, model: OmniModel, stage: StageConfig, log: Log, deadline: float | None, progress_bar: bool
+    ) -> bool:
+        """One pass to its end; the model then holds the average.  False where time was up."""
+        at = self.progress
+        batches, held_out, steps = self.open(stage)
+        self.total_steps = at.before + steps
+        stepper = Stepper(model, stage, steps, self.device, self.dtype)
+        if self.saved is not None:
+            stepper.load(self.saved, at.step)
+            self.saved = None
+        pending: list[tuple[dict, Tensor]] = []
+        validate_at = {round(steps * part / VALIDATIONS) for part in range(1, VALIDATIONS + 1)}
+        saved_at = time.monotonic()
+        bar = tqdm(total=steps, initial=at.step, desc=stage.name, unit="step", disable=not progress_bar, mininterval=1.0)
+        with bar:
+            for batch in batches.start(at.chunk, at.number):
+                if at.step == steps:
+                    break
+                figures = stepper.step(batch, at.step)
+                pending.append((self.entry(stage, batch, steps), figures))
+                at.step += 1
+                at.chunk, at.number = batch.position
+                at.useful, at.size = at.useful + batch.useful, at.size + batch.size
+                now = time.monotonic()
+                time_up = deadline is not None and now > deadline
+                save = time_up or now - saved_at > self.settings["checkpoint_seconds"] or at.step in self.settings["save_at"]
+                if len(pending) == FETCH_STEPS or save or at.step in validate_at:
+                    self.fetch(pending, log, bar)
+                if at.step in validate_at:
+                    self.validate(stepper, stage, held_out, log)
+                if save and at.step < steps:
+                    self.save(stepper, log)
+                    saved_at = time.monotonic()
+                    if time_up:
+                        return False
+        stepper.average.swap()
+        at.before, at.step, at.done, at.chunk, at.number = at.before + steps, 0, at.done + 1, 0, 0
+        return True
+
+    def entry(self, stage: StageConfig, batch: Batch, steps: int) -> dict:
+        """What is known of a step without asking the device."""
+        at = self.progress
+        rate = stage.learning_rate * rate_factor(at.step, steps, stage)
+        return {
+            "step": at.before + at.step, "pass": stage.name, "rate": rate, "rows": len(batch.names),
+            "positions": batch.size, "useful": batch.useful,
+        }  # fmt: skip
+
+    def fetch(self, pending: list[tuple[dict, Tensor]], log: Log, bar: tqdm) -> None:
+        """Get the figures of the last steps from the device, at once; log and show them."""
+        if not pending:
+            return
+        for (entry, _), values in zip(pending, torch.stack([figures for _, figures in pending]).tolist(), strict=True):
+            *losses, norm, bad = values
+            self.progress.skipped += int(bad)
+            log.write(entry | named(losses) | {"norm": norm, "skipped": bool(bad)})
+        log.flush()
+        bar.update(len(pending))
+        shown = {"text": f"{losses[0]:.3f}", "audio": f"{losses[1]:.3f}"}
+        if self.progress.skipped:
+            shown["skipped"] = self.progress.skipped
+        bar.set_postfix(shown)
+        pending.clear()
+
+    def validate(self, stepper: Stepper, stage: StageConfig, held_out: dict[str, list[Batch]], log: Log) -> None:
+        """Held-out losses of the averaged weights."""
+        for name, batches in held_out.items():
+            figures = stepper.validate(batches)
+            if figures:
+                log.write({"validation": name, "step": self.progress.before + self.progress.step - 1, "pass": stage.name} | figures)
+        log.flush()
+
+    def save(self, stepper: Stepper, log: Log) -> None:
+        """The state of this moment; the log reaches exactly as far."""
+        about = {"key": self.key(), "progress": asdict(self.progress), "counts": asdict(self.counts)}
+        save_state(self.state_file, stepper.tensors(), about)
+
+    def report_bad(self) -> tuple[BadRow, ...]:
+        """Say which rows were left out, and write all of them to a file."""
+        bad = tuple(self.bad[key] for key in sorted(self.bad))
+        if bad:
+            path = self.run_dir / "log" / f"{self.stage}.bad-rows.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(f"{row}\n" for row in bad), encoding="utf-8")
+            for row in bad[:BAD_ROWS_SHOWN]:
+                say(f"left out: {row}")
+            say(f"{len(bad)} bad rows left out; all are listed in {path}")
+        return bad
+
+
+def say(words: str) -> None:
+    """A line for people, beside the progress bar."""
+    tqdm.write(words)
+
+
+def planned_passes(profile: Profile, stage: str, budget: str, steps: int | None) -> tuple[StageConfig, ...]:
+    """The passes of a stage under a budget; `steps` spreads another number of steps over them in proportion."""
+    if stage not in profile.stages:
+        raise ValueError(f"no stage {stage!r}; there are {', '.join(profile.stages)}")
+    passes = profile.stages[stage]
+    if budget == "smoke":
+        passes = tuple(each.replace(steps=each.smoke_steps, epochs=None) for each in passes)
+    elif budget != "full":
+        raise ValueError(f"no budget {budget!r}; there are full, smoke")
+    if steps is not None:
+        if any(each.steps is None for each in passes):
+            raise ValueError(f"stage {stage} of profile {profile.name} counts in epochs; its steps cannot be set")
+        whole = sum(each.steps for each in passes)
+        passes = tuple(each.replace(steps=max(1, round(each.steps * steps / whole))) for each in passes)
+    return passes
+
+
+def train(
+    profile: Profile,
+    stage: str,
+    budget: str = "full",
+    run_dir: Path | None = None,
+    *,
+    minutes: float | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    encoders: Encoders | None = None,
+    fresh: bool = False,
+    strict: bool = False,
+    progress_bar: bool = True,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    save_at: Sequence[int] = (),
+) -> TrainResult:
+    """Train one stage ("t2a", "a2a", "i2t") of a profile, or go on with it where it was interrupted.
+
+    budget: "full", or "smoke" for a few dozen steps.  run_dir: default runs/<profile>[-smoke].  minutes: pause after so
+    long (state saved; the schedule stays as it is).  steps: another number of steps in all, for a scaled recipe.  fresh:
+    forget an interrupted run.  strict: raise at the first bad row.  encoders, device, dtype: default the profile's.
+    save_at: also save the state after these steps of a pass.
+
+    Writes <run_dir>/<stage>.safetensors when done.  Raises DataError (file and row), FileNotFoundError, ValueError.
+    """
+    started = time.monotonic()
+    run_dir = Path(run_dir) if run_dir else default_run_dir(profile, budget)
+    device = device or profile.device()
+    settings = {
+        "passes": planned_passes(profile, stage, budget, steps),
+        "seed": seed, "fresh": fresh, "strict": strict, "device": device, "dtype": dtype or profile.dtype(device),
+        "checkpoint_seconds": profile.checkpoint_seconds, "save_at": set(save_at),
+    }  # fmt: skip
+    run = StageRun(profile, stage, run_dir, settings, encoders)
+    finished = run.run(minutes, progress_bar)
+    at = run.progress
+    result = TrainResult(
+        stage=stage,
+        finished=finished,
+        steps=at.before + at.step,
+        total_steps=run.total_steps if any(each.steps is None for each in run.passes) else sum(each.steps for each in run.passes),
+        skipped=at.skipped,
+        seconds=time.monotonic() - started,
+        model_file=stage_file(run_dir, stage),
+        log_file=run_dir / "log" / f"{stage}.jsonl",
+        bad_rows=run.report_bad(),
+        rows=run.counts.rows,
+        answers_cut=run.counts.answers_cut,
+        stops_cut=run.counts.stops_cut,
+        useful=at.useful / max(1, at.size),
+    )
+    say(str(result))
+    return result

@@ -1,0 +1,410 @@
+"""Training: a run that was killed goes on as if it had not been, and what is not finite changes nothing."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import worlds
+from typer.testing import CliRunner
+
+from mmo.checkpoint import latest_weights, load_state, save_state
+from mmo.config import IGNORE, StageConfig
+from mmo.data import Batches, Draws, Layout, collate
+from mmo.omni import TIED, OmniModel, load_model
+from mmo.optimiser import Average, Optimisers, choose_trainable, is_hidden_matrix, rate_factor
+from mmo.rows import DataError
+from mmo.training import Encoders, Stepper, losses_of, named, open_corpora, planned_passes, read_log, train
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def profile(tmp_path, monkeypatch):
+    monkeypatch.setenv("MMO_CACHE", str(tmp_path / "cache"))
+    return worlds.toy_profile(tmp_path)
+
+
+def run(profile, stage, folder, **options):
+    return train(profile, stage, run_dir=folder, encoders=worlds.toy_encoders(), progress_bar=False, device=CPU, **options)
+
+
+def losses(path):
+    return [(entry["step"], entry["pass"], entry["text"], entry["audio"], tuple(entry["codebooks"]), entry["norm"]) for entry in read_log(path)]
+
+
+def stage_config(**changes):
+    settings = dict(name="x", data=("x",), learning_rate=1e-3, steps=10, max_length=160, token_budget=480)
+    return StageConfig(**(settings | changes))
+
+
+def some_batch(profile, tmp_path, stage="t2a"):
+    config = profile.stages[stage][-1]
+    corpora, shares = open_corpora(profile, config, worlds.toy_encoders())
+    return next(Batches(corpora, shares, Layout(profile.model, worlds.tokenizer(), 160), 480, chunk_rows=32).start())
+
+
+# --- The whole way -----------------------------------------------------------------------------------------------
+
+
+def test_three_stages_make_one_set_of_weights(profile, tmp_path):
+    """T2A, A2A, I2T: each starts from the one before, learns what it should and leaves the rest."""
+    folder = tmp_path / "run"
+    results = {stage: run(profile, stage, folder) for stage in ("t2a", "a2a", "i2t")}
+    for stage, result in results.items():
+        assert result.finished and result.steps == result.total_steps == 6 * len(profile.stages[stage])
+        assert result.skipped == 0 and not result.bad_rows and result.useful > 0.8
+        assert len(read_log(result.log_file)) == result.total_steps
+        assert not (folder / f"{stage}.state.safetensors").exists()
+        assert list((folder / "tensorboard" / stage).glob("events*"))
+    assert {entry["validation"] for entry in read_log(results["i2t"].log_file, validation=True)} == {
+        "i2t-validation", "t2a-validation", "a2a-validation",
+    }  # fmt: skip
+    spoken, heard, seen = (load_model(result.model_file).state_dict() for result in results.values())
+    assert torch.equal(spoken["vision_proj.mlp.1.weight"], heard["vision_proj.mlp.1.weight"])
+    assert not torch.equal(spoken["audio_proj.mlp.1.weight"], heard["audio_proj.mlp.1.weight"])
+    assert not torch.equal(heard["vision_proj.mlp.1.weight"], seen["vision_proj.mlp.1.weight"])
+
+
+def test_losses_fall(profile, tmp_path):
+    folder = tmp_path / "run"
+    log = read_log(run(profile, "t2a", folder, steps=60).log_file)
+    first, last = log[:5], log[-5:]
+    for name in ("text", "audio"):
+        assert np.mean([entry[name] for entry in last]) < np.mean([entry[name] for entry in first])
+
+
+def test_experts_train_by_the_same_words(profile, tmp_path):
+    mixture = worlds.toy_profile(tmp_path, model=worlds.MODEL.replace(use_moe=True))
+    result = run(mixture, "t2a", tmp_path / "moe", budget="smoke")
+    assert result.finished and all(entry["aux"] > 0 for entry in read_log(result.log_file))
+    assert load_model(result.model_file).config.use_moe
+
+
+def test_a_projector_pass_moves_nothing_else(profile, tmp_path):
+    batch = some_batch(profile, tmp_path, "a2a")
+    torch.manual_seed(0)
+    model = OmniModel(profile.model).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    Stepper(model, stage_config(trainable="audio_proj"), 10, CPU, torch.float32).step(batch, 0)
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed and all(name.startswith("audio_proj.") for name in changed)
+    with pytest.raises(ValueError, match="ears is no part of the model; there are all, audio_proj, "):
+        choose_trainable(model, "ears")
+
+
+def test_bf16_trains_like_fp32(profile, tmp_path):
+    batch = some_batch(profile, tmp_path)
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        torch.manual_seed(0)
+        stepper = Stepper(OmniModel(profile.model).train(), stage_config(), 10, CPU, dtype)
+        found[dtype] = stepper.step(batch, 0)
+        assert all(parameter.dtype == torch.float32 for parameter in stepper.parameters)
+    torch.testing.assert_close(found[torch.float32][:11], found[torch.bfloat16][:11], rtol=0.03, atol=0.03)
+
+
+# --- Interrupted -------------------------------------------------------------------------------------------------
+
+WORKER = """
+import sys, time
+from pathlib import Path
+sys.path[:0] = [{root!r}, {tests!r}]
+import torch
+torch.set_num_threads(1)
+import worlds
+from mmo import training
+folder = Path(sys.argv[1])
+if sys.argv[2] == "kill":      # announce the step after which we may be killed
+    fetch = training.StageRun.fetch
+    def slow(self, pending, log, bar):
+        fetch(self, pending, log, bar)
+        print(self.progress.before + self.progress.step, flush=True)
+        time.sleep(0.2)
+    training.StageRun.fetch = slow
+    training.FETCH_STEPS = 1
+profile = worlds.toy_profile(folder)
+training.train(profile, "a2a", run_dir=folder / "run", encoders=worlds.toy_encoders(), progress_bar=False,
+               device=torch.device("cpu"), save_at=(2, 4))
+"""
+
+
+def test_killed_and_resumed_equals_unbroken(profile, tmp_path):
+    """SIGKILL in the first pass and in the second, behind a saved state: the log and the weights are those of an unbroken run."""
+    run(profile, "t2a", tmp_path / "run")
+    start = (tmp_path / "run" / "t2a.safetensors").read_bytes()
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    (whole / "t2a.safetensors").write_bytes(start)
+    unbroken = run(profile, "a2a", whole)
+
+    root, tests = Path(__file__).resolve().parents[1], Path(__file__).resolve().parent
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER.format(root=str(root), tests=str(tests)))
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for last in (3, 11):  # steps 2 and 4 of each pass are saved; the second pass begins at 6
+        process = subprocess.Popen([sys.executable, script, tmp_path, "kill"], stdout=subprocess.PIPE, text=True, env=environment)
+        for line in process.stdout:
+            if line.strip().isdigit() and int(line) >= last:
+                process.send_signal(signal.SIGKILL)
+                break
+        process.stdout.close()
+        assert process.wait() == -signal.SIGKILL
+        assert (tmp_path / "run" / "a2a.state.safetensors").is_file()
+        assert not (tmp_path / "run" / "a2a.safetensors").exists()
+    resumed = run(profile, "a2a", tmp_path / "run")
+    assert resumed.finished and losses(resumed.log_file) == losses(unbroken.log_file)
+    assert read_log(resumed.log_file, validation=True) == read_log(unbroken.log_file, validation=True)
+    assert (resumed.rows, resumed.useful) == (unbroken.rows, unbroken.useful)
+    one, other = load_model(resumed.model_file).state_dict(), load_model(unbroken.model_file).state_dict()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_minutes_pause_and_change_nothing(profile, tmp_path):
+    """A run cut into pieces by the clock has the losses of one that was not."""
+    whole = run(profile, "t2a", tmp_path / "whole")
+    pieces = 0
+    while not (result := run(profile, "t2a", tmp_path / "pieces", minutes=1e-9)).finished:
+        pieces += 1
+        assert result.steps == pieces and "goes on" in str(result)
+    assert pieces == 5 and losses(result.log_file) == losses(whole.log_file)
+
+
+def test_state_of_other_settings_is_refused(profile, tmp_path):
+    assert not run(profile, "t2a", tmp_path / "run", minutes=1e-9).finished
+    with pytest.raises(ValueError, match="other settings.*fresh"):
+        run(profile, "t2a", tmp_path / "run", seed=1)
+    assert run(profile, "t2a", tmp_path / "run", seed=1, fresh=True).finished
+
+
+def test_state_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "x.state.safetensors"
+    save_state(path, {"a": torch.ones(3)}, {"step": 1})
+    monkeypatch.setattr("mmo.checkpoint.os.replace", lambda *names: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        save_state(path, {"a": torch.zeros(3)}, {"step": 2})
+    tensors, about = load_state(path)
+    assert about == {"step": 1} and tensors["a"].tolist() == [1, 1, 1]
+    path.write_bytes(b"broken")
+    with pytest.raises(ValueError, match="delete it"):
+        load_state(path)
+
+
+def test_which_weights_a_stage_starts_from(profile, tmp_path):
+    with pytest.raises(FileNotFoundError, match="mmo train --profile toy --stage t2a"):
+        latest_weights(profile, tmp_path, before="a2a")
+    profile.checkpoint_file.write_bytes(b"shipped")
+    path, words = latest_weights(profile, tmp_path)
+    assert path == profile.checkpoint_file and "came with the course" in words
+    (tmp_path / "t2a.safetensors").write_bytes(b"own")
+    (tmp_path / "i2t.safetensors").write_bytes(b"later")
+    assert latest_weights(profile, tmp_path, before="a2a")[0] == tmp_path / "t2a.safetensors"
+    assert latest_weights(profile, tmp_path)[0] == tmp_path / "i2t.safetensors"
+
+
+# --- One step ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
+def test_a_step_that_is_not_finite_changes_nothing(profile, tmp_path, optimiser):
+    batch = some_batch(profile, tmp_path)
+    torch.manual_seed(0)
+    stage = stage_config(optimiser=optimiser, weight_decay=0.0, ema_decay=0.9)
+    stepper = Stepper(OmniModel(profile.model).train(), stage, 10, CPU, torch.float32)
+    if optimiser == "adamw":
+        assert stepper.step(batch, 0)[-1] == 0
+    before = {name: value.clone() for name, value in stepper.model.state_dict().items()}
+    moments = {name: value.clone() for name, value in stepper.optimisers.state().items()}
+    spoilt = batch.__class__(**(vars(batch) | {"speaker": torch.full_like(batch.speaker, float("inf"))}))
+    assert stepper.step(spoilt, 1)[-1] == 1
+    assert all(torch.equal(value, before[name]) for name, value in stepper.model.state_dict().items())
+    assert all(torch.equal(value, stepper.optimisers.state()[name]) for name, value in moments.items())
+    assert stepper.step(batch, 2)[-1] == 0
+    assert any(not torch.equal(value, before[name]) for name, value in stepper.model.state_dict().items())
+
+
+def test_skipped_steps_are_counted_and_shown(profile, tmp_path, monkeypatch):
+    original = Stepper.step
+
+    def sometimes_broken(self, batch, number):
+        if number == 2:
+            batch = batch.__class__(**(vars(batch) | {"speaker": torch.full_like(batch.speaker, float("nan"))}))
+        return original(self, batch, number)
+
+    monkeypatch.setattr(Stepper, "step", sometimes_broken)
+    result = run(profile, "t2a", tmp_path / "run")
+    assert result.finished and result.skipped == 1 and "1 steps skipped" in str(result)
+    assert [entry["step"] for entry in read_log(result.log_file) if entry["skipped"]] == [2]
+
+
+def test_bad_rows_are_listed_at_the_end(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MMO_CACHE", str(tmp_path / "cache"))
+    profile = worlds.toy_profile(tmp_path)
+    rows = worlds.make_rows("t2a", 20)
+    rows[7]["spk_emb"] = [1.0]
+    worlds.write_rows(profile.data_dir / "t2a-train.parquet", rows)
+    result = run(profile, "t2a", tmp_path / "run", budget="smoke")
+    assert [str(bad).split(":")[0] for bad in result.bad_rows] == ["t2a-train.parquet, row 7"]
+    assert "t2a-train.parquet, row 7" in capsys.readouterr().out
+    assert "row 7" in (tmp_path / "run" / "log" / "t2a.bad-rows.txt").read_text()
+    with pytest.raises(DataError, match="row 7"):
+        run(profile, "t2a", tmp_path / "strict", budget="smoke", strict=True)
+
+
+def test_audio_loss_is_the_originals(profile, tmp_path):
+    """Mean over codebooks of [sum of CE, 10 times where the stop is, over the number of labels], spelt out naively."""
+    batch = some_batch(profile, tmp_path)
+    torch.manual_seed(0)
+    model = OmniModel(profile.model).eval()
+    total, parts = losses_of(model, batch, stage_config(), CPU)
+    logits = model(**{**batch.inputs(CPU), "text_length": None}).audio_logits
+    expected = []
+    for k in range(8):
+        labels = batch.audio_labels[:, k]
+        each = torch.nn.functional.cross_entropy(logits[:, k].flatten(0, 1), labels.flatten(), reduction="none")
+        weight = 1 + 9 * (labels.flatten() == profile.model.audio_stop_token)
+        expected.append((each * weight).sum() / (labels != IGNORE).sum())
+    torch.testing.assert_close(parts[3:], torch.stack(expected), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(parts[1], torch.stack(expected).mean(), rtol=1e-4, atol=1e-4)
+    weights = (4.0, 2.0, 1.5, 1.0, 1.0, 1.0, 1.0, 1.0)
+    weighted = losses_of(model, batch, stage_config(codebook_weights=weights), CPU)[1]
+    expected_mean = sum(w * e for w, e in zip(weights, expected)) / sum(weights)
+    torch.testing.assert_close(weighted[1], expected_mean, rtol=1e-4, atol=1e-4)
+
+
+def test_a_batch_without_sound_leaves_the_talker_out(profile, tmp_path):
+    """Nothing is spoken: no audio loss, no gradient for the Talker, and the text's loss is the same with it and without."""
+    batch = some_batch(profile, tmp_path, "i2t")
+    silent = batch.__class__(
+        **(vars(batch) | {"audio_labels": torch.full_like(batch.audio_labels, IGNORE), "speaker": None, "spoken": False})
+    )
+    model = OmniModel(profile.model).train()
+    total, parts = losses_of(model, silent, stage_config(), CPU)
+    total.backward()
+    assert named(parts)["audio"] == 0 and total > 0
+    assert all(parameter.grad is None for parameter in model.talker.parameters())
+    with_talker = losses_of(model, silent.__class__(**(vars(silent) | {"spoken": True})), stage_config(), CPU)[1]
+    torch.testing.assert_close(with_talker, parts)
+    with pytest.raises(ValueError, match="Talker was left out"):
+        losses_of(model, batch.__class__(**(vars(batch) | {"spoken": False})), stage_config(), CPU)
+
+
+# --- Rates, average, optimisers ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "wsd"])
+def test_rate_warms_up_and_ends_at_its_share(schedule):
+    stage = stage_config(schedule=schedule, warmup_steps=10, final_rate=0.1)
+    rates = [rate_factor(step, 200, stage) for step in range(200)]
+    assert rates[0] == pytest.approx(0.1) and max(rates) == pytest.approx(1.0) and rates[-1] == pytest.approx(0.1)
+    assert all(later >= earlier for earlier, later in zip(rates[:10], rates[1:10]))
+    assert all(later <= earlier + 1e-12 for earlier, later in zip(rates[10:], rates[11:]))
+    if schedule == "wsd":
+        assert rates[150] == 1.0
+
+
+def test_short_runs_warm_up_shortly():
+    assert rate_factor(2, 20, stage_config(warmup_steps=100)) == pytest.approx(1.0)
+
+
+def test_average_follows_and_swaps():
+    weight = torch.nn.Parameter(torch.zeros(2))
+    average = Average({"w": weight}, 0.5)
+    for _ in range(30):
+        weight.data.fill_(1.0)
+        average.update()
+    assert 0.99 < float(average.values["w"][0]) <= 1.0
+    weight.data.fill_(5.0)
+    held = average.values["w"].clone()
+    average.swap()
+    assert torch.equal(weight.data, held) and average.values["w"].tolist() == [5.0, 5.0]
+
+
+def test_muon_gets_hidden_matrices_only():
+    model = OmniModel(worlds.MODEL.replace(use_moe=True))
+    parameters = choose_trainable(model, "all")
+    optimisers = Optimisers(parameters, stage_config(optimiser="muon"))
+    names = {optimisers.names[parameter] for parameter in optimisers.muon.param_groups[0]["params"]}
+    assert names == {name for name, parameter in parameters.items() if is_hidden_matrix(name, parameter)}
+    assert "talker.layers.0.self_attn.q_proj.weight" in names and "model.layers.0.mlp.experts.0.up_proj.weight" in names
+    assert not any("embed" in name or "lm_head" in name or name.endswith("gate.weight") for name in names)
+    counted = sum(len(group["params"]) for optimiser, _ in optimisers.rates for group in optimiser.param_groups)
+    assert counted == len(parameters)
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
+def test_saved_optimiser_goes_on_the_same(profile, tmp_path, optimiser):
+    batch = some_batch(profile, tmp_path)
+    stage = stage_config(optimiser=optimiser, ema_decay=0.9, code_dropout=0.3)
+
+    def fresh():
+        torch.manual_seed(0)
+        return Stepper(OmniModel(profile.model).train(), stage, 10, CPU, torch.float32)
+
+    first = fresh()
+    for number in range(3):
+        first.step(batch, number)
+    save_state(tmp_path / "s.safetensors", first.tensors(), {})
+    wanted = [first.step(batch, number) for number in (3, 4)]
+    second = fresh()
+    second.load(load_state(tmp_path / "s.safetensors")[0], 3)
+    assert all(torch.equal(one, second.step(batch, number)) for one, number in zip(wanted, (3, 4)))
+    assert all(value.dtype == torch.float32 for value in second.optimisers.state().values())
+
+
+def test_weights_that_do_not_fit_are_named(profile, tmp_path):
+    stepper = Stepper(OmniModel(profile.model), stage_config(), 10, CPU, torch.float32)
+    tensors = stepper.tensors()
+    del tensors["model/talker.text_scale"]
+    with pytest.raises(ValueError, match="missing .*talker.text_scale"):
+        stepper.load(tensors, 0)
+    assert TIED not in tensors
+
+
+# --- Budgets and the command line --------------------------------------------------------------------------------
+
+
+def test_budgets(profile):
+    assert [each.steps for each in planned_passes(profile, "a2a", "full", None)] == [6, 6]
+    assert [each.steps for each in planned_passes(profile, "a2a", "smoke", None)] == [2, 2]
+    assert [each.steps for each in planned_passes(profile, "a2a", "full", 60)] == [30, 30]
+    with pytest.raises(ValueError, match="t2a, a2a, i2t"):
+        planned_passes(profile, "t2v", "full", None)
+    with pytest.raises(ValueError, match="full, smoke"):
+        planned_passes(profile, "t2a", "weekend", None)
+
+
+def test_epochs_become_steps(profile, tmp_path):
+    stage = profile.stages["t2a"][0].replace(steps=None, epochs=2)
+    profile.stages["t2a"] = (stage,)
+    result = run(profile, "t2a", tmp_path / "run")
+    assert result.rows == pytest.approx(80, abs=20)
+
+
+def test_missing_encoder_and_data_are_named(profile, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no weights"):
+        run(profile, "a2a", tmp_path / "run")
+    run(profile, "t2a", tmp_path / "run", budget="smoke")
+    with pytest.raises(FileNotFoundError, match="a2a-train.parquet has question_audios, but there is no encoder"):
+        train(profile, "a2a", run_dir=tmp_path / "run", encoders=Encoders(), progress_bar=False)
+    (profile.data_dir / "a2a-train.parquet").unlink()
+    with pytest.raises(DataError, match="a2a-train.parquet: no such data file"):
+        run(profile, "a2a", tmp_path / "run")
+
+
+def test_command_line(profile, tmp_path, monkeypatch):
+    from mmo import cli, profiles
+
+    monkeypatch.setattr(profiles, "PROFILES", {"toy": lambda: profile})
+    options = ["train", "--profile", "toy", "--stage", "t2a", "--budget", "smoke", "--run", str(tmp_path / "cli")]
+    done = CliRunner().invoke(cli.app, options)
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "cli" / "t2a.safetensors").is_file() and "t2a done" in done.output
+    (profile.data_dir / "t2a-train.parquet").unlink()
+    failed = CliRunner().invoke(cli.app, options)
+    assert failed.exit_code == 1 and "t2a-train.parquet: no such data file" in failed.output
