@@ -1,0 +1,582 @@
+"""Answering: text and speech, step by step, out of one model.
+
+One step feeds the last text token and the last Q codes (each codebook one frame behind the one above it) and predicts
+the next of all nine.  What is fed is what training saw (sequence.py):
+
+    step s    text fed next                    codebook k fed next, for its frame f = s - 1 - k
+    0 ...     the sampled token                f < 0: pad        (speech begins one position after the text)
+    E         <|im_end|>, sampled (or forced)  0 <= f < F: the sampled code
+    E + 1     newline                          f = F: stop, once (F is where codebook 0 sampled it, or was made to)
+    E + 2 ... pad                              f > F: pad
+
+So the speech ends where codebook 0 says so, and the codebooks below it finish their last frames: an answer has exactly
+F whole frames.  After E no text is wanted, and the Thinker's layers above the bridge and its head are left out, which
+changes nothing that is heard (`tail`).
+
+    generator = Generator(model, codec, tokenizer)
+    answer = generator.answer(prompt)                        # text, codes, samples, times
+    for event in generator.stream([prompt]):                 # the same, as it comes: TextPiece, Sound, Finished
+        ...
+    answers = generator.generate_batch(prompts)              # many, fast: what evaluation uses
+
+Letters: B batch, T positions, Q codebooks, F frames, A audio vocabulary.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F_
+from torch import Tensor, nn
+
+from mmo.chat import ChatTokenizer, TextStream
+from mmo.codec import Codec
+from mmo.config import Decoding, ModelConfig, each
+from mmo.omni import OmniCache, OmniModel, last_hidden
+from mmo.sampling import Chooser, Noise, allowed_codes
+from mmo.sequence import build_prompt, undelay
+from mmo.streaming import SpeechStream
+from mmo.talker import CodeEmbedding, CodeHead
+
+
+# --- What goes in and what comes out -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One question.  `text_ids` end where the answer begins (`ChatTokenizer.prompt`).
+
+    speaker: the wanted voice's vector (S,).  ref_codes: (Q, F), sound of that voice.  audio_features (N, D_audio) and
+    image_features (P, D_image) or (I, P, D_image): what the encoders heard and saw, for the placeholders in the text.
+    seed: this row's own randomness.
+    """
+
+    text_ids: Sequence[int]
+    speaker: Tensor | None = None
+    ref_codes: Tensor | None = None
+    audio_features: Tensor | None = None
+    image_features: Tensor | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer.  `samples` is None where no codec was asked; the times only exist where one prompt was streamed."""
+
+    text: str
+    text_ids: list[int]
+    codes: Tensor  # (Q, F), int64, on the CPU
+    text_ended: bool  # <|im_end|> was sampled; False: `max_text` cut the text
+    stopped: bool  # codebook 0 sampled its stop; False: `max_frames` cut the speech (or none was wanted)
+    samples: np.ndarray | None = None  # (1920 F,) float32
+    sample_rate: int = 24000
+    first_audio_ms: float | None = None  # from the call to the first sound, prompt included
+    real_time_factor: float | None = None  # seconds of work per second of speech
+
+    @property
+    def seconds(self) -> float:
+        """Length of the speech."""
+        return self.codes.shape[1] * 1920 / 24000
+
+    @property
+    def runaway(self) -> bool:
+        """Whether text or speech had to be cut."""
+        return not (self.text_ended and self.stopped)
+
+
+@dataclass(frozen=True)
+class TextPiece:
+    """New text of one row."""
+
+    text: str
+    row: int = 0
+
+
+@dataclass(frozen=True)
+class Sound:
+    """New sound of one row: float32 samples (1920 n,)."""
+
+    samples: np.ndarray
+    row: int = 0
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A row's whole answer; the last event of the row."""
+
+    answer: Answer
+    row: int = 0
+
+
+# --- The model, made ready for decoding --------------------------------------------------------------------------
+
+
+class CodeTable(nn.Module):
+    """`CodeEmbedding` as one table: every code's vector is worked out once, a step only looks Q of them up."""
+
+    def __init__(self, embedding: CodeEmbedding) -> None:
+        super().__init__()
+        own = [adapter(torch.arange(len(adapter[0].weight), device=adapter[0].weight.device)) for adapter in embedding.adapters]
+        self.table = torch.cat([embedding.base.weight + table for table in own])  # (Q A, D)
+        A, Q = len(embedding.base.weight), len(own)
+        self.first = torch.arange(Q, device=self.table.device)[:, None] * A  # where each codebook's part begins
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """codes (B, Q, T) -> (B, T, D)."""
+        B, Q, T = codes.shape
+        flat = (codes + self.first).transpose(1, 2).reshape(B * T, Q)
+        return F_.embedding_bag(flat, self.table, mode="mean").view(B, T, -1)
+
+
+class StackedHead(nn.Module):
+    """`CodeHead` with its adapters' matrices stacked once instead of at every step."""
+
+    def __init__(self, head: CodeHead) -> None:
+        super().__init__()
+        self.base = head.base
+        self.inner = torch.cat([adapter[0].weight for adapter in head.adapters])  # (Q R, D)
+        self.outer = torch.stack([adapter[2].weight.T for adapter in head.adapters]).contiguous()  # (Q, R, A)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """hidden (..., D) -> logits (..., Q, A), a view of memory laid out as (Q, ..., A)."""
+        Q, R, A = self.outer.shape
+        x = hidden.reshape(-1, hidden.shape[-1])  # (N, D)
+        low = F_.gelu(F_.linear(x, self.inner)).view(-1, Q, R).transpose(0, 1)  # (Q, N, R)
+        logits = torch.baddbmm(self.base(x).expand(Q, -1, -1), low, self.outer)  # (Q, N, A)
+        return logits.view(Q, *hidden.shape[:-1], A).movedim(0, -2)
+
+
+@torch.no_grad()
+def for_decoding(model: OmniModel) -> OmniModel:
+    """A twin in eval mode that shares all weights, but has the Talker's embedding and head in their quick form.
+
+    It is a snapshot: after further training make a new one.
+    """
+    twin = shallow(model)
+    twin.talker = shallow(model.talker)
+    twin.talker.embed_tokens = CodeTable(model.talker.embed_tokens)
+    twin.talker.lm_head = StackedHead(model.talker.lm_head)
+    return twin
+
+
+def shallow(module: nn.Module) -> nn.Module:
+    """A copy of the module whose children can be exchanged without touching the original's."""
+    twin = copy.copy(module)
+    twin._modules = dict(module._modules)
+    return twin
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """No dropout, no balance loss; each module's mode is as before afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+# --- The loop ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Batch:
+    """Prompts of unequal length, padded on the right."""
+
+    input_ids: Tensor  # (B, Q + 1, T)
+    lengths: list[int]
+    features: dict[str, Tensor] = field(default_factory=dict)  # arguments of hidden_states
+
+    @classmethod
+    def collate(cls, prompts: Sequence[Prompt], config: ModelConfig, device) -> Batch:
+        """Build the prompts' streams and put their features side by side.  Raises ValueError naming the bad prompt."""
+        if not prompts:
+            raise ValueError("no prompts")
+        rows = []
+        for number, prompt in enumerate(prompts):
+            if not len(prompt.text_ids):
+                raise ValueError(f"prompt {number} is empty")
+            has_speaker = prompt.speaker is not None
+            if has_speaker and tuple(prompt.speaker.shape) != (config.spk_emb_size,):
+                shape = tuple(prompt.speaker.shape)
+                raise ValueError(f"prompt {number}: speaker vector of shape {shape}, wanted ({config.spk_emb_size},)")
+            rows.append(build_prompt(prompt.text_ids, config, ref_codes=prompt.ref_codes, has_speaker=has_speaker))
+        lengths = [row.shape[1] for row in rows]
+        input_ids = torch.full((len(rows), config.num_codebooks + 1, max(lengths)), config.audio_pad_token)
+        input_ids[:, -1] = config.pad_token
+        for place, row in zip(input_ids, rows, strict=True):
+            place[:, : row.shape[1]] = row
+        features = collate_features(prompts, config)
+        return cls(input_ids.to(device), lengths, {name: value.to(device) for name, value in features.items()})
+
+
+def collate_features(prompts: Sequence[Prompt], config: ModelConfig) -> dict[str, Tensor]:
+    """Speaker vectors, speech and pictures of all rows; zeros where a row has none (nothing there asks for them)."""
+    features = {}
+    if any(prompt.speaker is not None for prompt in prompts):
+        none = torch.zeros(config.spk_emb_size)
+        features["speaker"] = torch.stack([none if p.speaker is None else p.speaker.float().cpu() for p in prompts])
+    sounds = [prompt.audio_features for prompt in prompts]
+    if any(sound is not None for sound in sounds):
+        features["audio_features"], lengths = stack(sounds, (config.audio_hidden_size,))
+        features["audio_lengths"] = torch.tensor(lengths)
+    pictures = [p if p is None or p.dim() == 3 else p[None] for p in (prompt.image_features for prompt in prompts)]
+    if any(picture is not None for picture in pictures):
+        shape = next(tuple(picture.shape[1:]) for picture in pictures if picture is not None)
+        features["image_features"], _ = stack(pictures, shape)  # (B, I, P, D)
+    return features
+
+
+def stack(parts: Sequence[Tensor | None], shape: tuple[int, ...]) -> tuple[Tensor, list[int]]:
+    """Tensors (n_b, *shape) or None -> (B, max n, *shape) padded with zeros, and the n."""
+    lengths = [0 if part is None else len(part) for part in parts]
+    stacked = torch.zeros(len(parts), max(lengths), *shape)
+    for place, part, length in zip(stacked, parts, lengths, strict=True):
+        if part is not None:
+            if tuple(part.shape[1:]) != shape:
+                raise ValueError(f"features of shape {tuple(part.shape)}, wanted (n, {', '.join(map(str, shape))})")
+            place[:length] = part
+    return stacked, lengths
+
+
+class Decoder:
+    """The loop over steps for one batch.
+
+    The host learns two numbers a row and step (where text and speech end); all else stays on the device.
+    """
+
+    def __init__(self, model: OmniModel, batch: Batch, seeds: Sequence[int], decoding: Decoding, speech: bool) -> None:
+        self.model, self.config = model, model.config
+        config, B, Q = model.config, len(batch.lengths), model.config.num_codebooks
+        self.device = batch.input_ids.device
+        self.decoding = decoding
+        self.rows = list(range(B))  # the batch's rows that still run ...
+        self.rows_index = torch.arange(B, device=self.device)  # ... and the same on the device
+        self.step = 0
+        self.noise = Noise(seeds, Q + 1, self.device)
+        self.choose_text = Chooser([decoding.text_temperature], [decoding.text_top_k], config.vocab_size, self.device)
+        self.choose_codes = Chooser(
+            each(decoding.temperature, Q), each(decoding.top_k, Q), config.audio_vocab_size, self.device
+        )
+        self.allowed = allowed_codes(config, self.device)
+        self.codebook = torch.arange(Q, device=self.device)
+        # Both ends begin at their bound: reaching it looks exactly like having sampled the end there.  Without speech
+        # its end lies before every frame, so that nothing but pad is ever fed.
+        max_frames = decoding.max_frames if speech else -Q - 1
+        self.text_end = torch.full((B,), decoding.max_text, device=self.device)
+        self.speech_end = torch.full((B,), max_frames, device=self.device)
+        self.text_ended = torch.zeros(B, dtype=torch.bool, device=self.device)
+        self.stopped = torch.zeros(B, dtype=torch.bool, device=self.device)
+        self.max_steps = max(decoding.max_text, max_frames + Q) + 1
+        capacity = max(batch.lengths) + self.max_steps
+        if capacity > config.max_position_embeddings:
+            raise ValueError(
+                f"a prompt of {max(batch.lengths)} positions and an answer of up to {self.max_steps} exceed "
+                f"max_position_embeddings {config.max_position_embeddings}: shorten it, or lower max_text or max_frames"
+            )
+        self.cache = model.make_cache(B, capacity)
+        self.history = torch.zeros(B, self.max_steps, Q + 1, dtype=torch.long, device=self.device)
+        self.ends = torch.zeros(B, 4, dtype=torch.long, device=self.device)
+        self.prefill(batch)
+
+    def prefill(self, batch: Batch) -> None:
+        """Read the prompts."""
+        lengths = None if len(set(batch.lengths)) == 1 else batch.lengths
+        hidden = self.model.hidden_states(batch.input_ids, cache=self.cache, lengths=lengths, **batch.features)
+        self.text_hidden = last_hidden(hidden.text, batch.lengths)
+        self.audio_hidden = last_hidden(hidden.audio, batch.lengths)
+
+    def run(self, drop: bool) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield each step's (tokens (B,), codes (B, Q)), as they are *fed*, for the rows in `self.rows`.
+
+        drop: go on without the rows that have ended, once they are a quarter of the batch.  Ends when all rows have.
+        """
+        while True:
+            tokens, codes = self.choose()
+            self.history[self.rows_index, self.step] = torch.cat((codes, tokens[:, None]), dim=1)
+            ends = torch.stack((self.text_end, self.speech_end), dim=1).tolist()
+            yield tokens, codes
+            self.step += 1
+            running = [place for place, end in enumerate(ends) if not self.has_ended(*end)]
+            if not running:
+                return
+            tail = all(self.step > text_end for text_end, _ in ends)
+            fed = torch.cat((codes, tokens[:, None]), dim=1)[..., None]  # (B, Q + 1, 1)
+            if drop and len(running) <= 0.75 * len(self.rows):
+                fed = fed[self.select(running)]
+            hidden = self.model.hidden_states(fed, cache=self.cache, tail=tail)
+            self.text_hidden, self.audio_hidden = hidden.text, hidden.audio
+
+    def has_ended(self, text_end: int, speech_end: int) -> bool:
+        """Whether a row needs no further step: its text's end and its last frame's last code have been sampled."""
+        return self.step > text_end and self.step >= speech_end + self.config.num_codebooks
+
+    def choose(self) -> tuple[Tensor, Tensor]:
+        """This step's tokens (B,) and codes (B, Q), as the table above says; notes where text and speech end."""
+        config, s = self.config, self.step
+        uniform = self.noise.next()
+        if self.text_hidden is None:
+            tokens = torch.full_like(self.text_end, config.pad_token)
+        else:
+            logits = self.model.text_head(self.text_hidden)  # (B, 1, V)
+            tokens = self.choose_text(logits, uniform[:, -1:])[:, 0]
+            ended = (tokens == config.im_end_token) & (s < self.text_end)
+            self.text_ended |= ended
+            self.text_end = torch.where(ended, s, self.text_end)
+        behind = s - self.text_end
+        tokens = torch.where(behind == 0, config.im_end_token, tokens)
+        tokens = torch.where(behind == 1, config.newline_token, tokens)
+        tokens = torch.where(behind > 1, config.pad_token, tokens)
+
+        frame = s - 1 - self.codebook  # (Q,) the frame each codebook is at
+        logits = self.model.audio_head(self.audio_hidden)[:, 0] + self.allowed  # (B, Q, A)
+        codes = self.choose_codes(logits, uniform[:, :-1])
+        if s >= 1:
+            stopped = (codes[:, 0] == config.audio_stop_token) & (s - 1 < self.speech_end)
+            self.stopped |= stopped
+            self.speech_end = torch.where(stopped, s - 1, self.speech_end)
+        behind = frame - self.speech_end[:, None]  # (B, Q)
+        codes = torch.where(behind == 0, config.audio_stop_token, codes)
+        codes = torch.where((behind > 0) | (frame < 0), config.audio_pad_token, codes)
+        return tokens, codes
+
+    def select(self, places: list[int]) -> Tensor:
+        """Go on with the rows at these places of the batch; returns the places on the device."""
+        index = torch.tensor(places, device=self.device)
+        self.ends[self.rows_index] = self.state()
+        self.rows_index = self.rows_index[index]
+        self.rows = [self.rows[place] for place in places]
+        self.noise.select(places, index)
+        for name in ("text_end", "speech_end", "text_ended", "stopped"):
+            setattr(self, name, getattr(self, name)[index])
+        select_rows(self.cache, places, index)
+        return index
+
+    def state(self) -> Tensor:
+        """(B, 4): where text and speech end, and whether each ended by itself."""
+        return torch.stack((self.text_end, self.speech_end, self.text_ended, self.stopped), dim=1)
+
+    def results(self) -> list[tuple[list[int], Tensor, bool, bool]]:
+        """Of each row of the batch: text ids, codes (Q, F), text_ended, stopped.  For rows that have ended."""
+        self.ends[self.rows_index] = self.state()
+        history = self.history.cpu()
+        found = []
+        for row, (text_end, speech_end, text_ended, stopped) in zip(history, self.ends.tolist(), strict=True):
+            delayed = row[1:, :-1].T  # codebook 0's frame 0 was chosen at step 1
+            codes = undelay(delayed)[:, : max(0, speech_end)].clone()
+            found.append((row[:text_end, -1].tolist(), codes, bool(text_ended), bool(stopped)))
+        return found
+
+
+def select_rows(cache: OmniCache, rows: Sequence[int], index: Tensor) -> None:
+    """Keep some rows of a cache (the same places twice: for the host and on the device)."""
+    for part in (cache.thinker, cache.talker):
+        part.keys, part.values = part.keys.index_select(1, index), part.values.index_select(1, index)
+    cache.lengths.rows = [cache.lengths.rows[row] for row in rows]
+    cache.lengths.tensor = cache.lengths.tensor[index]
+
+
+# --- The generator -----------------------------------------------------------------------------------------------
+
+
+class Generator:
+    """Answers prompts.  Holds a snapshot of the model made for decoding (`for_decoding`).
+
+    codec and tokenizer may be missing: then there are codes without sound, or ids without text.
+    """
+
+    def __init__(
+        self,
+        model: OmniModel,
+        codec: Codec | None = None,
+        tokenizer: ChatTokenizer | None = None,
+        decoding: Decoding | None = None,
+    ) -> None:
+        if codec is not None and (codec.num_codes, codec.num_codebooks) != (model.config.num_codes, model.config.num_codebooks):
+            raise ValueError(
+                f"the codec has {codec.num_codebooks} codebooks of {codec.num_codes} codes, "
+                f"the model was made for {model.config.num_codebooks} of {model.config.num_codes}"
+            )
+        self.source = model
+        self.model = for_decoding(model)
+        self.codec = codec
+        self.tokenizer = tokenizer
+        self.decoding = decoding or Decoding()
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.model.config
+
+    def text(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(ids) if self.tokenizer else ""
+
+    def start(self, prompts: Sequence[Prompt], decoding: Decoding | None, speech: bool) -> Decoder:
+        """Collate and read the prompts."""
+        batch = Batch.collate(prompts, self.config, self.model.lm_head.weight.device)
+        return Decoder(self.model, batch, [prompt.seed for prompt in prompts], decoding or self.decoding, speech)
+
+    @torch.no_grad()
+    def stream(
+        self, prompts: Sequence[Prompt], decoding: Decoding | None = None, *, largest: int = 4
+    ) -> Iterator[TextPiece | Sound | Finished]:
+        """Answer prompts together, handing out text and sound as they come; one `Finished` a row at the end.
+
+        largest: the most codec frames decoded at once (see streaming.py).  Times count the work, not what the caller
+        does between two events.
+        """
+        clock = Clock()
+        with evaluating(self.source):
+            decoder = self.start(prompts, decoding, speech=True)
+            rows = [RowStream(self, row) for row in range(len(prompts))]
+            with self.sounding(len(prompts), largest) as speech:
+                for tokens, codes in decoder.run(drop=False):
+                    ends = decoder.state().tolist()
+                    events = [row.read(decoder.step, token, end) for row, token, end in zip(rows, tokens.tolist(), ends)]
+                    if speech and decoder.step >= 1:  # before the first step of speech there is nothing but pad
+                        events += hear(rows, speech.push(codes), ends)
+                    yield from clock.outside(events)
+                if speech:
+                    yield from clock.outside(hear(rows, speech.finish(), ends))
+            for row, result in zip(rows, decoder.results(), strict=True):
+                yield from clock.outside([row.finish(*result, clock)])
+
+    @contextmanager
+    def sounding(self, batch: int, largest: int) -> Iterator[SpeechStream | None]:
+        """The codec, ready to stream; None where there is no codec."""
+        if self.codec is None:
+            yield None
+            return
+        with self.codec.streaming(batch, largest) as decoder:
+            yield SpeechStream(decoder, self.config.num_codebooks, largest)
+
+    def answer(self, prompt: Prompt, decoding: Decoding | None = None) -> Answer:
+        """Answer one prompt."""
+        *_, last = self.stream([prompt], decoding)
+        return last.answer
+
+    @torch.no_grad()
+    def generate_batch(
+        self,
+        prompts: Sequence[Prompt],
+        decoding: Decoding | None = None,
+        *,
+        batch: int = 64,
+        speech: bool = True,
+        sound: bool = True,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Answer]:
+        """Answer many prompts, in the order they are given.
+
+        Prompts of like length share a batch, and rows that have ended leave it.  speech: False writes text only.
+        sound: decode the codes too (needs a codec).  progress: called with the number of prompts answered just now.
+        """
+        order = sorted(range(len(prompts)), key=lambda number: len(prompts[number].text_ids))
+        answers: dict[int, Answer] = {}
+        with evaluating(self.source):
+            for first in range(0, len(order), batch):
+                chosen = order[first : first + batch]
+                decoder = self.start([prompts[number] for number in chosen], decoding, speech)
+                for _ in decoder.run(drop=True):
+                    pass
+                for number, (ids, codes, text_ended, stopped) in zip(chosen, decoder.results(), strict=True):
+                    answers[number] = Answer(self.text(ids), ids, codes, text_ended, stopped)
+                if progress:
+                    progress(len(chosen))
+        found = [answers[number] for number in range(len(prompts))]
+        if not (sound and speech and self.codec):
+            return found
+        samples = decode_all(self.codec, [answer.codes for answer in found])
+        return [replace(answer, samples=wave) for answer, wave in zip(found, samples, strict=True)]
+
+
+def decode_all(codec: Codec, codes: Sequence[Tensor], frames: int = 512) -> list[np.ndarray]:
+    """Codes (Q, F_b) of many answers -> their samples (1920 F_b,), decoded in batches of like length.
+
+    frames: how many a batch may hold, padding included.
+    """
+    order = sorted(range(len(codes)), key=lambda number: codes[number].shape[1])
+    samples: dict[int, np.ndarray] = {}
+    while order:
+        longest = max(1, codes[order[-1]].shape[1])
+        chosen, order = order[-max(1, frames // longest) :], order[: -max(1, frames // longest)]
+        padded = torch.zeros(len(chosen), codes[chosen[0]].shape[0], longest, dtype=torch.long)
+        for place, number in zip(padded, chosen, strict=True):
+            place[:, : codes[number].shape[1]] = codes[number]
+        for wave, number in zip(codec.decode(padded).cpu(), chosen, strict=True):
+            samples[number] = wave[0, : codes[number].shape[1] * codec.frame_size].numpy().copy()
+    return [samples[number] for number in range(len(codes))]
+
+
+# --- Rows of a stream, and their clock ---------------------------------------------------------------------------
+
+
+class RowStream:
+    """What one row of a streamed batch has said so far."""
+
+    def __init__(self, generator: Generator, row: int) -> None:
+        self.generator, self.row = generator, row
+        self.pieces = TextStream(generator.tokenizer) if generator.tokenizer else None
+        self.samples: list[np.ndarray] = []
+        self.frames = 0
+
+    def read(self, step: int, token: int, ends: Sequence[int]) -> TextPiece | None:
+        """The text that this step's token adds.  `ends`: the row of `Decoder.state`."""
+        text_end = ends[0]
+        if not self.pieces or step > text_end:
+            return None
+        piece = self.pieces.push(token) if step < text_end else self.pieces.finish()
+        return TextPiece(piece, self.row) if piece else None
+
+    def hear(self, sound: Tensor, ends: Sequence[int]) -> Sound | None:
+        """This row's part of sound (B, 1, 1920 n): what lies behind its end is left out."""
+        frame_size = self.generator.codec.frame_size
+        frames = sound.shape[-1] // frame_size
+        own = max(0, min(frames, ends[1] - self.frames))
+        self.frames += frames
+        if not own:
+            return None
+        self.samples.append(sound[self.row, 0, : own * frame_size].numpy().copy())
+        return Sound(self.samples[-1], self.row)
+
+    def finish(self, ids: list[int], codes: Tensor, text_ended: bool, stopped: bool, clock: Clock) -> Finished:
+        """The whole answer."""
+        generator = self.generator
+        answer = Answer(generator.text(ids), ids, codes, text_ended, stopped)
+        if generator.codec:
+            samples = np.concatenate(self.samples) if self.samples else np.zeros(0, np.float32)
+            rate = generator.codec.sample_rate
+            factor = clock.seconds / (len(samples) / rate) if len(samples) else None
+            answer = replace(answer, samples=samples, sample_rate=rate, first_audio_ms=clock.first_audio_ms, real_time_factor=factor)
+        return Finished(answer, self.row)
+
+
+def hear(rows: Sequence[RowStream], sound: Tensor | None, ends: Sequence[Sequence[int]]) -> list[Sound | None]:
+    """New sound (B, 1, 1920 n), row by row."""
+    return [] if sound is None else [row.hear(sound, end) for row, end in zip(rows, ends, strict=True)]
+
+
+class Clock:
+    """Seconds of work: stands still while the caller has the events."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.first_audio_ms: float | None = None
+        self.since = time.perf_counter()
+
+    def outside(self, events: Sequence[TextPiece | Sound | Finished | None]) -> Iterator[TextPiece | Sound | Finished]:
+        """Hand out events (None is left out) with the clock stopped."""
+        self.seconds += time.perf_counter() - self.since
+        for event in events:
+            if isinstance(event, Sound) and self.first_audio_ms is None:
+                self.first_audio_ms = 1000 * self.seconds
+            if event is not None:
+                yield event
+        self.since = time.perf_counter()

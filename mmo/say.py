@@ -1,0 +1,216 @@
+"""`mmo say`: one question by text, sound or picture; the answer is printed as it comes and written to a WAV file.
+
+What is not needed is not imported: a text question starts without transformers and funasr.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from mmo.chat import IMAGE_MARK, ChatTokenizer, user_content
+from mmo.checkpoint import latest_weights
+from mmo.codec import Codec
+from mmo.config import Decoding
+from mmo.generation import Answer, Generator, Prompt, Sound, TextPiece
+from mmo.omni import load_model
+from mmo.profiles import Profile, profile, run_dir
+
+PICTURE_QUESTION = "What do you see?"  # where there is a picture and nothing else
+
+
+@dataclass(frozen=True)
+class Question:
+    """What the user gave.  At least one of the three is there."""
+
+    text: str = ""
+    audio: Path | None = None
+    image: Path | None = None
+
+
+def note(text: str) -> None:
+    """Tell the user something that is not the answer: it goes to stderr, so that stdout is the answer alone."""
+    print(text, file=sys.stderr, flush=True)
+
+
+# --- Words -------------------------------------------------------------------------------------------------------
+
+
+def read_words(settings: Profile) -> frozenset[str] | None:
+    """The words of the profile's world, lower case; None where the world is not closed (no words.txt)."""
+    path = settings.data_dir / "words.txt"
+    return frozenset(path.read_text(encoding="utf-8").split()) if path.is_file() else None
+
+
+def unknown_words(text: str, words: frozenset[str]) -> list[str]:
+    """Words and figures of `text` that the world does not have, in order, each once."""
+    found = re.findall(r"[^\W_]+(?:'[^\W_]+)?", text.lower())
+    return [word for word in dict.fromkeys(found) if word not in words]
+
+
+def words_notice(unknown: Sequence[str], words: frozenset[str], what: str = "The question") -> str:
+    """The sentence that tells which words are strange here, and what to use instead."""
+    listed = ", ".join(f'"{word}"' for word in unknown)
+    lines = [f"{what} has words that the tiny world does not know: {listed}. The answer below is a guess."]
+    for word in unknown:
+        if word.isdigit():
+            lines.append(f"  Write numbers as words (zero to twenty), not {word}.")
+        elif near := difflib.get_close_matches(word, words, n=3):
+            lines.append(f"  Instead of {word}: {', '.join(near)}?")
+    lines.append(f"  It knows {len(words)} words; ask for instance: What is three plus four?")
+    return "\n".join(lines)
+
+
+# --- Inputs ------------------------------------------------------------------------------------------------------
+
+
+def read_voice(settings: Profile, name: str | None) -> Tensor | None:
+    """A voice's speaker vector, by default the first by name; None where the profile has no voices and none was asked.
+
+    Raises FileNotFoundError or ValueError (naming the voices there are) where the wanted one is missing.
+    """
+    path = settings.data_dir / "voices.safetensors"
+    if not path.is_file():
+        if name:
+            raise FileNotFoundError(f"no voices file {path}, so there is no voice {name!r}")
+        note(f"No voices file {path}: the answer's voice is the model's own choice.")
+        return None
+    with safe_open(path, framework="pt") as file:
+        voices = sorted(file.keys())
+        if name is not None and name not in voices:
+            raise ValueError(f"no voice {name!r} in {path}; there are {', '.join(voices)}")
+        return file.get_tensor(name or voices[0]).float()
+
+
+def hear(settings: Profile, path: Path, words: frozenset[str] | None) -> Tensor:
+    """A sound file of any kind that libsndfile reads -> features (N, D_audio); says what was understood."""
+    from mmo.features import read_sound
+    from mmo.speech_encoder import SpeechEncoder
+
+    if not path.is_file():
+        raise FileNotFoundError(f"no sound file {path}")
+    try:
+        samples = read_sound(path.read_bytes())  # 16 kHz, one channel
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; WAV, FLAC, Ogg and MP3 work") from error
+    if np.abs(samples).max() < 1e-3:
+        note(f"{path} is almost silent.")
+    encoder = SpeechEncoder.load(settings.speech_encoder_dir)
+    features, lengths = encoder.encode([samples])
+    if words is not None:  # the tiny ear spells; the real one's own text needs query tokens that we leave out
+        heard = encoder.spell(features, lengths)[0]
+        note(f"heard: {heard}")
+        if unknown := unknown_words(heard, words):
+            note(words_notice(unknown, words, "The recording"))
+    return features[0, : int(lengths[0])]
+
+
+def see(settings: Profile, path: Path) -> Tensor:
+    """A picture file -> features (P, D_image)."""
+    from mmo.vision_encoder import VisionEncoder, open_picture
+
+    return VisionEncoder.load(settings.vision_encoder_dir).encode([open_picture(path)])[0]
+
+
+def make_prompt(question: Question, settings: Profile, model_config, voice: str | None, seed: int) -> tuple[Prompt, ChatTokenizer]:
+    """Read what the user gave and lay it out as training did.  Raises ValueError, FileNotFoundError."""
+    if not (question.text or question.audio or question.image):
+        raise ValueError("nothing to answer: give a question in quotes, --audio FILE or --image FILE")
+    words = read_words(settings)
+    text = question.text or (PICTURE_QUESTION if question.image and not question.audio else "")
+    if words is not None and (unknown := unknown_words(text, words)):
+        note(words_notice(unknown, words))
+    speaker = read_voice(settings, voice)
+    sound = hear(settings, question.audio, words) if question.audio else None
+    picture = see(settings, question.image) if question.image else None
+    if picture is not None:
+        text = f"{IMAGE_MARK}\n{text}" if text else IMAGE_MARK
+    tokenizer = ChatTokenizer.load(settings.tokenizer_dir)
+    content = user_content(
+        text,
+        sound_length=0 if sound is None else len(sound),
+        pictures=0 if picture is None else 1,
+        image_length=model_config.image_token_len,
+    )
+    ids = tokenizer.prompt([{"role": "user", "content": content}])
+    return Prompt(ids, speaker, audio_features=sound, image_features=picture, seed=seed), tokenizer
+
+
+# --- The command -------------------------------------------------------------------------------------------------
+
+
+def say(
+    question: Question,
+    *,
+    profile_name: str | None = None,
+    weights: Path | None = None,
+    voice: str | None = None,
+    out: Path = Path("say.wav"),
+    seed: int = 0,
+    greedy: bool = False,
+    decoding: Decoding | None = None,
+) -> Answer:
+    """Answer a question: prints the text as it streams, writes the speech to `out`, returns both.
+
+    Raises ValueError and FileNotFoundError whose messages say what to do.
+    """
+    settings = profile(profile_name)
+    if weights is None:
+        weights, which = latest_weights(settings, run_dir(settings))
+        note(which)
+    model = load_model(weights)
+    prompt, tokenizer = make_prompt(question, settings, model.config, voice, seed)
+    device = settings.device()
+    codec = Codec.load(settings.codec_file, device, model.config.num_codebooks)
+    # On a CPU single steps of a small model are too short to share between threads.
+    threads = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1 if model.config.hidden_size < 512 else threads)
+    else:
+        model = model.to(device, settings.dtype(device))
+    try:
+        decoding = decoding or settings.decoding
+        generator = Generator(model, codec, tokenizer, decoding.greedy() if greedy else decoding)
+        answer = show(generator, prompt)
+    finally:
+        torch.set_num_threads(threads)
+    write(answer, out)
+    return answer
+
+
+def show(generator: Generator, prompt: Prompt) -> Answer:
+    """Stream one answer to the terminal."""
+    for event in generator.stream([prompt]):
+        if isinstance(event, TextPiece):
+            print(event.text, end="", flush=True)
+        elif not isinstance(event, Sound):
+            answer = event.answer
+    print(flush=True)
+    if not answer.text_ended:
+        note("The text was cut: it did not come to an end.")
+    if not answer.stopped:
+        note("The speech was cut: it did not come to an end.")
+    return answer
+
+
+def write(answer: Answer, out: Path) -> None:
+    """Write the speech as 16-bit WAV and say how long it is and how long it took."""
+    if not len(answer.samples):
+        note("The model spoke no sound, so no file was written.")
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(out, answer.samples.clip(-1, 1), answer.sample_rate, subtype="PCM_16")
+    note(
+        f"{out}: {answer.seconds:.1f} s; first sound after {answer.first_audio_ms:.0f} ms, "
+        f"{answer.real_time_factor:.2f} s of work per second of speech"
+    )

@@ -1,0 +1,106 @@
+"""Pictures and players: they hold what they should, stay small, and refuse what cannot be shown."""
+
+import base64
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+from mmo.display import (
+    LossCurves, listen, mel_spectrogram, read_records, show_codes, show_delay, show_losses, smooth,
+)  # fmt: skip
+from mmo.sequence import Markers, build_row
+from speakers import TOY
+
+RATE = 24000
+TONE = (0.5 * np.sin(2 * np.pi * 1000 * np.arange(RATE) / RATE)).astype(np.float32)
+
+
+def picture(shown) -> Image.Image:
+    """What a notebook would show."""
+    return Image.open(io.BytesIO(base64.b64decode(shown._repr_mimebundle_()["image/png"])))
+
+
+def test_player_holds_the_sound_its_words_and_a_picture():
+    html = listen(torch.from_numpy(TONE)[None], RATE, "Is 3 < 4?")._repr_html_()
+    assert "Is 3 &lt; 4?" in html
+    sound = base64.b64decode(re.search(r"audio/mpeg;base64,([^\"]+)", html)[1])
+    samples, rate = soundfile.read(io.BytesIO(sound))
+    assert rate == RATE and samples.ndim == 1 and abs(len(samples) - RATE) < 3000  # MP3 pads to whole frames
+    loudest = np.fft.rfft(samples[4000:20000]).__abs__().argmax() * RATE / 16000
+    assert abs(loudest - 1000) < 5
+    assert len(sound) < 12_000 and len(html) < 60_000
+    assert Image.open(io.BytesIO(base64.b64decode(re.search(r"image/png;base64,([^\"]+)", html)[1]))).width > 200
+    assert "image/png" not in listen(TONE, RATE, picture=False)._repr_html_()
+
+
+def test_spectrogram_shows_a_tone_in_its_place():
+    levels = mel_spectrogram(TONE, RATE)
+    assert levels.shape == (64, 101) and levels.max() <= 0 and levels.min() >= -70
+    edges = 700 * (10 ** (np.linspace(0, 2595 * np.log10(1 + 12000 / 700), 66) / 2595 / 1) - 1)
+    band = levels[:, 20:80].mean(axis=1).argmax()
+    assert edges[band] < 1000 < edges[band + 2]
+
+
+def test_two_channels_are_refused():
+    with pytest.raises(ValueError, match="one channel"):
+        listen(np.zeros((2, 100)), RATE)
+
+
+def test_no_sound_at_all_is_said():
+    """What a hardly trained model may say: its words stay, and a line tells that there is nothing to hear."""
+    shown = listen(np.zeros(0), RATE, "Seven.")._repr_html_()
+    assert "Seven." in shown and "no sound" in shown and "<audio" not in shown
+
+
+def test_codes_and_delay():
+    codes = torch.arange(24).view(8, 3) % 16
+    assert picture(show_codes(codes, 16, "title")).width > 200
+    markers = Markers((1, 250, 234), (2, 234))
+    row = build_row([1, 60, 2, 234, 1, 250, 234, 70, 71, 2, 234], codes, TOY, markers, has_speaker=True)
+    words = [str(int(token)) for token in row.input_ids[-1]]
+    assert picture(show_delay(row.input_ids, TOY, 7, words)).width > 400
+    # The answer's frames stand out: the same row without sound looks different.
+    silent = row.input_ids.clone()
+    silent[:-1] = TOY.audio_pad_token
+    assert show_delay(silent, TOY, 7, words).png != show_delay(row.input_ids, TOY, 7, words).png
+    with pytest.raises(ValueError, match="words for"):
+        show_delay(row.input_ids, TOY, 7, words[1:])
+    with pytest.raises(ValueError, match="at least one frame"):
+        show_codes(codes[:, :0])
+
+
+def test_running_mean():
+    assert smooth([1, 2, 3, 4], share=0.5).tolist() == [1, 1.5, 2.5, 3.5]
+    assert smooth([1, float("nan"), 3], share=1.0).tolist() == [1, 1, 2]
+
+
+def test_losses(tmp_path):
+    log = tmp_path / "t2a.jsonl"
+    records = [{"step": n, "text": 2.0 / (n + 1), "audio": 5.0, "codebooks": [4.0] * 8} for n in range(20)]
+    lines = [*map(json.dumps, records), json.dumps({"step": 19, "validation": "t2a", "text": 0.3, "audio": 5.5}), '{"step": 2']
+    log.write_text("\n".join(lines))
+    training, validation = read_records(log)
+    assert training == records and [record["step"] for record in validation] == [19]
+    with LossCurves(log, "T2A") as curves:
+        pass
+    assert picture(curves.picture).width > 600 and "text 0.100" in curves.picture.alt
+    assert picture(show_losses([])).width > 300  # before the first step
+
+
+def test_live_curves_follow_the_file(tmp_path):
+    log = tmp_path / "log.jsonl"
+    with LossCurves(log, seconds=0.05, live=True) as curves:
+        assert "0 records" in curves.picture.alt
+        log.write_text(json.dumps({"step": 0, "audio": 5.0}) + "\n")
+        for _ in range(600):
+            if "1 records" in curves.picture.alt:
+                break
+            curves.ended.wait(0.05)
+        assert "1 records" in curves.picture.alt
+    assert not curves.thread.is_alive()

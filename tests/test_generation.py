@@ -1,0 +1,323 @@
+"""Generation: what is fed is what training saw, and neither batch mates, cache, skipping nor streaming change an answer."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mmo.codec import Codec
+from mmo.config import Decoding
+from mmo.generation import Answer, Batch, Finished, Generator, Prompt, Sound, for_decoding
+from mmo.omni import OmniModel
+from mmo.sampling import Chooser, Noise, allowed_codes
+from mmo.sequence import Markers, build_row
+from speakers import TOY, random_mimi, toy_model, toy_prompt, toy_prompts
+
+DECODING = Decoding(temperature=1.0, text_temperature=1.0, text_top_k=0, top_k=0, max_text=14, max_frames=20)
+MARKERS = Markers(assistant=(1, 250, 234), end=(2, 234))
+
+
+class Biased(OmniModel):
+    """Random weights rarely stop: this model likes to end its text, and its speech."""
+
+    def text_head(self, hidden):
+        logits = super().text_head(hidden)
+        logits[..., self.config.im_end_token] += 3.5
+        return logits
+
+    def audio_head(self, hidden):
+        logits = super().audio_head(hidden).clone()
+        logits[..., 0, self.config.audio_stop_token] += 2.0
+        return logits
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return Biased(TOY).eval()
+
+
+@pytest.fixture(scope="module")
+def codec():
+    return Codec(random_mimi())
+
+
+@pytest.fixture(scope="module")
+def generator(model, codec):
+    return Generator(model, codec, None, DECODING)
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    return toy_prompts(5, 9, 7, 9, 4, 12)
+
+
+@pytest.fixture(scope="module")
+def answers(generator, prompts):
+    return [generator.answer(prompt) for prompt in prompts]
+
+
+def same(one: Answer, other: Answer) -> bool:
+    return one.text_ids == other.text_ids and torch.equal(one.codes, other.codes)
+
+
+def test_the_toy_answers_differ_and_end(answers):
+    """Without variety the tests below would prove nothing."""
+    assert len({tuple(answer.text_ids) for answer in answers}) > 3
+    lengths = {answer.codes.shape[1] for answer in answers}
+    assert len(lengths) > 2 and any(answer.stopped for answer in answers) and any(answer.text_ended for answer in answers)
+
+
+@pytest.mark.parametrize("batch", [2, 6])
+def test_batch_equals_single(generator, prompts, answers, batch):
+    """Prompts of unequal length, in batches of which rows drop out: the same answers, in the given order."""
+    together = generator.generate_batch(prompts, batch=batch)
+    for number, (one, other) in enumerate(zip(answers, together, strict=True)):
+        assert same(one, other), f"prompt {number} in batches of {batch}"
+        assert (one.stopped, one.text_ended) == (other.stopped, other.text_ended)
+        assert other.samples.shape == one.samples.shape == (one.codes.shape[1] * 1920,)
+        assert not len(one.samples) or abs(one.samples - other.samples).max() < 1e-5
+
+
+def test_streamed_together_equals_alone(generator, prompts, answers):
+    found = {event.row: event.answer for event in generator.stream(prompts) if isinstance(event, Finished)}
+    assert all(same(found[row], answer) for row, answer in enumerate(answers))
+    assert all(abs(found[row].samples - answer.samples).max(initial=0) < 1e-5 for row, answer in enumerate(answers))
+
+
+def test_streamed_samples_equal_offline_decoding(codec, answers):
+    for answer in answers:
+        if answer.codes.shape[1]:
+            assert abs(codec.decode(answer.codes[None])[0, 0].numpy() - answer.samples).max() < 1e-5
+
+
+def test_events(generator, prompts, answers):
+    """The pieces of sound make up the samples; each row ends with one Finished."""
+    events = list(generator.stream(prompts[:3]))
+    for row in range(3):
+        own = [event for event in events if event.row == row]
+        assert isinstance(own[-1], Finished) and sum(isinstance(event, Finished) for event in own) == 1
+        pieces = [event.samples for event in own if isinstance(event, Sound)]
+        assert sum(len(piece) for piece in pieces) == len(answers[row].samples)
+
+
+def test_cached_equals_full_on_the_training_layout(model, generator):
+    """Hidden states while decoding equal, position by position, those of one full forward over the row that sequence.py
+    lays out for *training* from the same text and codes: both sides agree on where everything stands, stops included."""
+    checked = 0
+    for length in range(6, 12):
+        prompt = toy_prompt(length, seed=length)
+        prompt = replace(prompt, text_ids=[*prompt.text_ids[:-3], *MARKERS.assistant])
+        answer = generator.answer(prompt)
+        if not (answer.text_ended and answer.stopped and answer.codes.shape[1]):
+            continue
+        row = build_row([*prompt.text_ids, *answer.text_ids, *MARKERS.end], answer.codes, TOY, MARKERS, has_speaker=True)
+        decoder = generator.start([prompt], DECODING, speech=True)
+        with torch.no_grad():
+            full = model.hidden_states(row.input_ids[None], speaker=prompt.speaker[None])
+            for step, _ in enumerate(decoder.run(drop=False)):
+                place = length - 1 + step
+                assert (decoder.audio_hidden[0, 0] - full.audio[0, place]).abs().max() < 1e-4, f"sound, step {step}"
+                if decoder.text_hidden is not None:
+                    assert (decoder.text_hidden[0, 0] - full.text[0, place]).abs().max() < 1e-4, f"text, step {step}"
+        # The last label is codebook 7's stop, which needs no step: it is known since codebook 0 stopped.
+        assert length - 1 + step >= row.input_ids.shape[1] - 2
+        checked += 1
+    assert checked >= 2, "hardly a toy answer ended by itself: change the seeds"
+
+
+def record_fed(generator: Generator, prompt: Prompt, decoding: Decoding) -> torch.Tensor:
+    """What is fed at each step, (Q + 1, steps)."""
+    decoder = generator.start([prompt], decoding, speech=True)
+    with torch.no_grad():
+        steps = [torch.cat((codes[0], tokens)) for tokens, codes in decoder.run(drop=False)]
+    return torch.stack(steps, dim=1)
+
+
+def test_what_is_fed_after_the_ends(generator):
+    """Text: <|im_end|>, newline, then pad.  Codes: pad until a codebook's turn, its stop once, then pad."""
+    for length in range(4, 12):
+        prompt = toy_prompt(length, seed=length)
+        answer = generator.answer(prompt)
+        fed = record_fed(generator, prompt, DECODING)
+        E, F = len(answer.text_ids), answer.codes.shape[1]
+        behind = fed[-1, E:].tolist()
+        assert behind[:2] == [TOY.im_end_token, TOY.newline_token][: len(behind)] and set(behind[2:]) <= {TOY.pad_token}
+        for k in range(8):
+            row = fed[k].tolist()
+            assert row[: k + 1] == [TOY.audio_pad_token] * min(k + 1, len(row))
+            assert row[k + 1 : k + 1 + F] == answer.codes[k].tolist()
+            after = row[k + 1 + F :]
+            assert after[:1] in ([], [TOY.audio_stop_token]) and set(after[1:]) <= {TOY.audio_pad_token}
+
+
+def test_length_bound(model, codec):
+    """A model that never ends is cut at the bounds, exactly, and says so."""
+    silent = toy_model()
+    generator = Generator(silent, codec, None, DECODING)
+    decoding = replace(DECODING, max_text=5, max_frames=7)
+    for prompt in toy_prompts(6, 9):
+        answer = generator.answer(prompt, decoding)
+        assert len(answer.text_ids) <= 5 and answer.codes.shape[1] <= 7
+        if not answer.text_ended:
+            assert len(answer.text_ids) == 5
+        if not answer.stopped:
+            assert answer.codes.shape == (8, 7) and len(answer.samples) == 7 * 1920
+        assert answer.runaway == (not (answer.text_ended and answer.stopped))
+    with pytest.raises(ValueError, match="max_position_embeddings"):
+        generator.answer(toy_prompt(5), replace(DECODING, max_frames=1000))
+
+
+def test_codes_are_codes(answers):
+    for answer in answers:
+        assert not answer.codes.numel() or 0 <= int(answer.codes.min()) <= int(answer.codes.max()) < TOY.num_codes
+
+
+def test_seeds(generator):
+    first, again, other = (generator.answer(toy_prompt(8, seed=seed)) for seed in (1, 1, 2))
+    assert same(first, again) and not same(first, other)
+    greedy = [generator.answer(toy_prompt(8, seed=seed), DECODING.greedy()) for seed in (1, 2)]
+    assert same(*greedy)
+
+
+def test_skipping_the_upper_layers_on_the_tail_changes_no_code(model, prompts, answers):
+    """`tail=True` once the text has ended, against running all layers to the end."""
+
+    class Untailed(Biased):
+        def hidden_states(self, *inputs, tail=False, **settings):
+            return super().hidden_states(*inputs, tail=False, **settings)
+
+    whole = Untailed(TOY).eval()
+    whole.load_state_dict(model.state_dict())
+    generator = Generator(whole, None, None, DECODING)
+    assert all(same(generator.answer(prompt), answer) for prompt, answer in zip(prompts, answers, strict=True))
+
+
+def test_twin_gives_the_models_logits(model):
+    ids = torch.randint(0, 16, (2, 9, 11))
+    with torch.no_grad():
+        one, other = model(ids), for_decoding(model)(ids)
+    assert (one.audio_logits - other.audio_logits).abs().max() < 1e-5
+    assert torch.equal(one.text_logits, other.text_logits)
+    assert model.talker.lm_head is not for_decoding(model).talker.lm_head
+
+
+def test_training_goes_on_as_before(codec):
+    """Answering in the midst of training leaves modes and gradients alone."""
+    model = toy_model().train()
+    Generator(model, None, None, DECODING).generate_batch(toy_prompts(5, 6))
+    assert all(module.training for module in model.modules())
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+
+
+def test_text_only_equals_the_text_of_speech_until_it_hears_itself(generator, prompts, answers):
+    """Speech is not heard by the Thinker, so leaving it out changes no text."""
+    texts = generator.generate_batch(prompts, speech=False)
+    for text, answer in zip(texts, answers, strict=True):
+        assert text.codes.shape == (8, 0) and text.samples is None and not text.stopped
+    greedy = [generator.generate_batch(prompts, DECODING.greedy(), speech=speech, sound=False) for speech in (True, False)]
+    assert [answer.text_ids for answer in greedy[0]] == [answer.text_ids for answer in greedy[1]]
+
+
+def test_features_reach_their_rows(generator):
+    """Rows with sound, with a picture, with both and with neither answer in one batch as they do alone."""
+    ids = toy_prompt(14).text_ids
+    heard, seen = [*ids[:3], 16, 16, 16, *ids[6:]], [*ids[:8], 12, 12, 12, *ids[11:]]
+    both = [*heard[:8], 12, 12, 12, *ids[11:]]
+    sound, picture = torch.randn(3, 9), torch.randn(3, 7)
+    prompts = [
+        Prompt(heard, audio_features=sound),
+        Prompt(seen, image_features=picture),
+        Prompt(both, audio_features=sound, image_features=picture[None]),
+        Prompt(ids),
+    ]
+    together = generator.generate_batch(prompts, sound=False)
+    assert all(same(generator.answer(prompt), answer) for prompt, answer in zip(prompts, together, strict=True))
+    logits = [generator.start([prompt], DECODING, True).text_hidden for prompt in (prompts[0], Prompt(heard))]
+    assert (logits[0] - logits[1]).abs().max() > 1e-4, "the sound was not heard"
+
+
+def test_reference_voice_is_heard(generator):
+    reference = torch.randint(0, 16, (8, 4))
+    plain, voiced = toy_prompt(9), toy_prompt(9, ref_codes=reference)
+    batch = Batch.collate([plain, voiced], TOY, "cpu")
+    assert batch.input_ids[1, :-1, 5:9].equal(reference) and (batch.input_ids[1, :-1, 4] == TOY.audio_spk_token).all()
+    assert (batch.input_ids[0, :-1, 8] == TOY.audio_spk_token).all()
+    assert not same(generator.answer(plain), generator.answer(voiced))
+
+
+@pytest.mark.parametrize(
+    "prompt, message",
+    [
+        (Prompt([]), "prompt 0 is empty"),
+        (Prompt([1, 2], speaker=torch.zeros(4)), r"speaker vector of shape \(4,\), wanted \(5,\)"),
+        (Prompt([1, 16, 2], audio_features=torch.zeros(2, 5)), r"features of shape \(2, 5\)"),
+    ],
+)
+def test_bad_prompts(generator, prompt, message):
+    with pytest.raises(ValueError, match=message):
+        generator.answer(prompt)
+
+
+def test_no_prompts(generator):
+    assert generator.generate_batch([]) == []
+    with pytest.raises(ValueError, match="no prompts"):
+        list(generator.stream([]))
+
+
+def test_codec_must_fit(model):
+    wrong = Codec(random_mimi())
+    wrong.model.set_num_codebooks(4)
+    with pytest.raises(ValueError, match="the codec has 4 codebooks of 16 codes"):
+        Generator(model, wrong)
+
+
+# --- Sampling ----------------------------------------------------------------------------------------------------
+
+
+def test_chooser_follows_the_probabilities():
+    logits = torch.tensor([0.0, 2.0, 1.0, -1.0]).expand(20000, 1, 4)
+    drawn = Chooser([1.0], [0], 4)(logits, torch.rand(20000, 1, generator=torch.Generator().manual_seed(0)))
+    shares = drawn[:, 0].bincount(minlength=4) / 20000
+    assert (shares - logits[0, 0].softmax(dim=-1)).abs().max() < 0.012
+
+
+def test_chooser_keeps_each_codebooks_own_settings():
+    """Codebook 0 greedy, codebook 1 the best two, codebook 2 all."""
+    logits = torch.randn(4000, 1, 9, generator=torch.Generator().manual_seed(0))[:1].expand(4000, 3, 9)
+    chosen = Chooser([0.0, 1.0, 5.0], [5, 2, 0], 9)(logits, torch.rand(4000, 3))
+    best = logits[0, 0].argsort(descending=True).tolist()
+    assert set(chosen[:, 0].tolist()) == {best[0]}
+    assert set(chosen[:, 1].tolist()) == set(best[:2])
+    assert set(chosen[:, 2].tolist()) == set(range(9))
+
+
+def test_chooser_never_takes_what_is_forbidden():
+    logits = torch.zeros(2000, 8, TOY.audio_vocab_size) + allowed_codes(TOY)
+    uniform = torch.rand(2000, 8)
+    uniform[0] = 1.0 - 1e-7
+    chosen = Chooser([1.0] * 8, [0] * 8, TOY.audio_vocab_size)(logits, uniform)
+    assert set(chosen[:, 0].tolist()) == {*range(TOY.num_codes), TOY.audio_stop_token}
+    assert int(chosen[:, 1:].max()) == TOY.num_codes - 1
+
+
+def test_half_precision_logits_are_sampled_in_full():
+    logits = torch.randn(64, 8, 24).bfloat16()
+    uniform = torch.rand(64, 8)
+    choose = Chooser([0.2] * 8, [50] * 8, 24)
+    assert torch.equal(choose(logits, uniform), choose(logits.float(), uniform))
+
+
+def test_noise_belongs_to_the_row():
+    """A row draws the same numbers whoever else is in the batch, and goes on with them when others leave."""
+    alone, crowd = Noise([3], 9), Noise([1, 2, 3], 9)
+    for step in range(150):
+        if step == 70:
+            crowd.select([2], torch.tensor([2]))
+        assert torch.equal(alone.next()[0], crowd.next()[-1])
+
+
+@pytest.mark.parametrize("settings", [{"temperature": -1.0}, {"top_k": -1}, {"max_frames": 0}, {"max_text": 0}])
+def test_bad_settings(settings):
+    with pytest.raises(ValueError):
+        Decoding(**settings)

@@ -1,0 +1,150 @@
+"""`mmo say` with a toy profile: what is printed, what is written, what is refused, what is not imported."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import worlds
+from safetensors.torch import save_file
+from speakers import random_mimi
+from typer.testing import CliRunner
+
+from mmo import cli, say
+from mmo.codec import codec_config, save_codec
+from mmo.config import Decoding, ModelConfig
+from mmo.omni import OmniModel, save_model
+from mmo.profiles import REPOSITORY, Profile
+
+MODEL: ModelConfig = worlds.MODEL
+WORDS = "what is three plus four seven circle square you see do the".split()
+SHORT = Decoding(max_text=6, max_frames=6)
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch) -> Profile:
+    """A profile whose files are all there; the weights are random."""
+    torch.manual_seed(0)
+    model = OmniModel(MODEL)
+    save_model(model, tmp_path / "omni.safetensors")
+    sizes = codec_config(n_filters=4, dimension=32, layers=1, bins=MODEL.num_codes, codebooks=8, feedforward=64)
+    save_codec(random_mimi(sizes), sizes, tmp_path / "codec.safetensors")
+    save_file({name: torch.randn(worlds.SPEAKER) for name in ("joe", "slt")}, tmp_path / "voices.safetensors")
+    (tmp_path / "words.txt").write_text("\n".join(WORDS))
+    settings = Profile(
+        name="toy", model=MODEL, data_dir=tmp_path, tokenizer_dir=worlds.TOKENIZER, codec_file=tmp_path / "codec.safetensors",
+        speech_encoder_dir=tmp_path / "ear", vision_encoder_dir=tmp_path / "eye", thinker_file=tmp_path / "thinker.safetensors",
+        checkpoint_file=tmp_path / "omni.safetensors", stages={},
+    )  # fmt: skip
+    monkeypatch.setattr(say, "profile", lambda name: settings)
+    monkeypatch.setenv("MMO_RUNS", str(tmp_path / "runs"))
+    return settings
+
+
+def ask(text="", audio=None, image=None, **settings):
+    return say.say(say.Question(text, audio, image), **{"decoding": SHORT} | settings)
+
+
+def test_text_question(toy, tmp_path, capsys):
+    answer = ask("What is three plus four?", out=tmp_path / "deep" / "answer.wav")
+    printed = capsys.readouterr()
+    assert printed.out == answer.text + "\n"
+    assert "came with the course" in printed.err and "tiny world does not know" not in printed.err
+    samples, rate = soundfile.read(tmp_path / "deep" / "answer.wav")
+    assert rate == 24000 and len(samples) == len(answer.samples) == answer.codes.shape[1] * 1920
+    assert abs(samples - answer.samples.clip(-1, 1)).max() < 1e-4
+    assert answer.first_audio_ms > 0 and answer.real_time_factor > 0
+
+
+def test_seed_voice_and_greedy(toy, tmp_path):
+    def codes(**settings):
+        return ask("What is three plus four?", out=tmp_path / "answer.wav", **settings).codes.tolist()
+
+    warm = Decoding(temperature=1.0, max_text=6, max_frames=6)
+    assert codes(seed=1, decoding=warm) == codes(seed=1, decoding=warm) != codes(seed=2, decoding=warm)
+    assert codes(seed=1, greedy=True) == codes(seed=2, greedy=True)
+    assert codes(voice="joe", greedy=True) == codes(greedy=True)  # the first by name
+
+
+def test_strange_words_are_noticed(toy, tmp_path, capsys):
+    ask("What is 3 plus an elephant, or a squre?", out=tmp_path / "answer.wav")
+    notice = capsys.readouterr().err
+    assert '"3", "an", "elephant", "or", "a", "squre"' in notice
+    assert "Write numbers as words" in notice and "Instead of squre: square" in notice
+
+
+def test_an_open_world_knows_all_words(toy, tmp_path, capsys):
+    (toy.data_dir / "words.txt").unlink()
+    ask("What is an elephant?", out=tmp_path / "answer.wav")
+    assert "does not know" not in capsys.readouterr().err
+
+
+def test_sound_question(toy, tmp_path, capsys, monkeypatch):
+    """Stereo, at another rate, in another format: the encoder gets one channel at 16 kHz."""
+    heard = []
+
+    class Ear:
+        def encode(self, waves):
+            heard.append(waves[0])
+            return torch.randn(1, 5, worlds.SOUND_DIM), torch.tensor([4])
+
+        def spell(self, features, lengths):
+            return ["what is zebra"]
+
+    import mmo.speech_encoder
+
+    monkeypatch.setattr(mmo.speech_encoder, "SpeechEncoder", SimpleNamespace(load=lambda folder: Ear()))
+    tone = 0.3 * np.sin(2 * np.pi * 440 * np.arange(44100) / 44100)
+    soundfile.write(tmp_path / "q.flac", np.stack((tone, np.zeros_like(tone)), axis=1), 44100)
+    ask(audio=tmp_path / "q.flac", out=tmp_path / "answer.wav")
+    assert heard[0].shape == (16000,) and abs(np.abs(heard[0]).max() - 0.15) < 0.02
+    notes = capsys.readouterr().err
+    assert "heard: what is zebra" in notes and 'does not know: "zebra"' in notes
+
+
+def test_features_stand_at_their_placeholders(toy, monkeypatch):
+    monkeypatch.setattr(say, "hear", lambda *_: torch.zeros(4, worlds.SOUND_DIM))
+    monkeypatch.setattr(say, "see", lambda *_: torch.zeros(worlds.PATCHES, worlds.PICTURE_DIM))
+    for question, sounds, pictures in (
+        (say.Question(audio="q.wav"), 4, 0),
+        (say.Question(image="p.png"), 0, worlds.PATCHES),
+        (say.Question("What is it?", "q.wav", "p.png"), 4, worlds.PATCHES),
+    ):
+        prompt, _ = say.make_prompt(question, toy, MODEL, None, 0)
+        assert (prompt.text_ids.count(MODEL.audio_ids[0]), prompt.text_ids.count(MODEL.image_ids[0])) == (sounds, pictures)
+    seen, tokenizer = say.make_prompt(say.Question(image="p.png"), toy, MODEL, None, 0)
+    assert say.PICTURE_QUESTION in tokenizer.decode(seen.text_ids)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "nothing to answer"),
+        (["What is three?", "--voice", "tom"], "no voice 'tom'.*joe, slt"),
+        (["--audio", "missing.wav"], "no sound file missing.wav"),
+        (["What is three?", "--weights", "missing.safetensors"], "no model file missing"),
+    ],
+)
+def test_refusals_are_one_line(toy, tmp_path, arguments, message):
+    """What is wrong and what to do, without a traceback, and exit status 1."""
+    result = CliRunner().invoke(cli.app, ["say", *arguments, "--out", str(tmp_path / "a.wav")])
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+    import re
+
+    assert re.search(message, result.output), result.output
+
+
+def test_unreadable_sound(toy, tmp_path):
+    (tmp_path / "q.wav").write_text("this is no sound")
+    with pytest.raises(ValueError, match="q.wav: unreadable sound.*WAV, FLAC"):
+        ask(audio=tmp_path / "q.wav")
+
+
+def test_a_text_question_imports_no_encoder():
+    """transformers and funasr take seconds to import, and a text question needs neither."""
+    code = "import sys, mmo.say; print(sorted({'transformers', 'funasr', 'matplotlib', 'pandas', 'tensorboard'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
