@@ -1,0 +1,342 @@
+"""The examination room: test items, the candidate that answers them, the ear that collects what is said.
+
+    exam = Exam(profile, SIZES["full"])
+    candidate = Candidate(weights, exam)
+    answers = candidate.answer(exam.text_prompts(items), "t2a", speech=True)
+    ear = Ear(); ear.add("t2a.model", [answer.samples for answer in answers]); ear.listen(exam.judge, workers=2)
+
+What is asked of whom, and marked against what, stands in evaluation.py.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import soundfile
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from mmo import measures
+from mmo.chat import ChatTokenizer, user_content
+from mmo.codec import Codec
+from mmo.config import Decoding, ModelConfig
+from mmo.features import Frozen, encode_items
+from mmo.generation import Answer, Generator, Prompt
+from mmo.judge import Judge, Sound
+from mmo.omni import load_model
+from mmo.profiles import Profile
+from mmo.rows import DataError, check_columns, parse_conversation
+from mmo.sequence import frames
+from mmo.training import Encoders, default_encoders
+
+TIERS = ("sentence", "pair", "fact")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many items each figure is taken from (as far as the test files have them)."""
+
+    sentences: int = 160  # tier `sentence`, each in every answer voice
+    rare: int = 30  # tiers `pair` and `fact`, each in every answer voice
+    questions: int = 300
+    pictures: int = 300
+    rare_inputs: int = 60  # questions and pictures of tiers `pair` and `fact`
+    spoken: int = 100  # of the questions and of the pictures: answered aloud, too
+    swapped: int = 150
+    controls: int = 60
+    stage: int = 60  # of each task, after each stage
+    stage_spoken: int = 24
+    streamed: int = 10
+
+
+SIZES = {"full": Sizes(), "smoke": Sizes(*[6, 3, 12, 12, 6, 6, 12, 6, 8, 4, 3])}
+
+
+# --- Test items --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Item:
+    """One test row."""
+
+    question: str
+    truth: str
+    tier: str
+    kind: str
+    voice: str  # who speaks: the recorded answer (T2A), or the question (A2A)
+    question_sound: bytes | None = None
+    picture: bytes | None = None
+    codes: Tensor | None = None  # (Q, F), the recorded answer
+    uncoded: bytes | None = None  # the recorded answer as it was before the codec
+    speaker: Tensor | None = None  # (S,)
+
+
+def read_items(path: Path, config: ModelConfig, needs: Sequence[str] = ()) -> list[Item]:
+    """The rows of a test file.  Raises DataError naming file, and row or column, where one cannot be used."""
+    check_columns(path, needs)
+    wanted = ("conversations", "question_audios", "answer_audios", "image_bytes", "spk_emb", "tier", "kind", "voice", "answer_sound")
+    there = set(pq.read_schema(path).names)
+    items = []
+    for number, row in enumerate(pq.read_table(path, columns=[name for name in wanted if name in there]).to_pylist()):
+        try:
+            items.append(item_of(row, config))
+            for name in needs:
+                if not row[name]:
+                    raise ValueError(f"{name} is empty")
+        except ValueError as error:
+            raise DataError(f"{path.name}, row {number}: {error}") from error
+    return items
+
+
+def item_of(row: dict, config: ModelConfig) -> Item:
+    """One row as an item.  Raises ValueError."""
+    turns = parse_conversation(row["conversations"])
+    asked = [turn["content"] for turn in turns if turn["role"] == "user"][-1]
+    codes, speaker = (row.get("answer_audios") or [None])[0], row.get("spk_emb")
+    return Item(
+        question=asked,
+        truth=[turn["content"] for turn in turns if turn["role"] == "assistant"][-1],
+        tier=row.get("tier") or "sentence",
+        kind=row.get("kind") or "",
+        voice=row.get("voice") or "",
+        question_sound=(row.get("question_audios") or [None])[0],
+        picture=row.get("image_bytes"),
+        codes=frames(codes, config.num_codebooks, config.num_codes) if codes else None,
+        uncoded=row.get("answer_sound"),
+        speaker=torch.tensor(speaker, dtype=torch.float32) if speaker else None,
+    )
+
+
+def of_tier(items: Sequence[Item], tier: str) -> list[Item]:
+    return [item for item in items if item.tier == tier]
+
+
+def spread_voices(items: Sequence[Item], sentences: int) -> list[Item]:
+    """`sentences` different truths, evenly spread, each with all its voices; those with uncoded speech go first."""
+    by_truth: dict[str, list[Item]] = {}
+    for item in items:
+        by_truth.setdefault(item.truth, []).append(item)
+    recorded = [truth for truth, group in by_truth.items() if all(item.uncoded for item in group)]
+    others = [truth for truth in by_truth if truth not in set(recorded)]
+    chosen = measures.spread(recorded, sentences)
+    chosen += measures.spread(others, sentences - len(chosen))
+    return [item for truth in chosen for item in by_truth[truth]]
+
+
+# --- Ear ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Ear:
+    """Collects everything that is to be heard, so that the judge's processes start once and one bar shows all of it."""
+
+    sounds: dict[str, list[Sound]] = field(default_factory=dict)
+    heard: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, name: str, waves: Sequence[np.ndarray], rate: int = 24_000) -> None:
+        """Samples (N,) each, under a name of their own."""
+        if name in self.sounds:
+            raise ValueError(f"sounds named {name} are there already")
+        self.sounds[name] = [(wave, rate) for wave in waves]
+
+    def listen(self, judge: Judge, workers: int) -> None:
+        """Let the judge hear them all, the longest first; sounds are given away."""
+        places = [(name, number) for name, sounds in self.sounds.items() for number in range(len(sounds))]
+        places.sort(key=lambda place: -len(self.sounds[place[0]][place[1]][0]))
+        self.heard = {name: [""] * len(sounds) for name, sounds in self.sounds.items()}
+        with tqdm(total=len(places), desc="judge listens", unit="sound") as bar:
+            found = judge.transcribe([self.sounds[name][number] for name, number in places], workers, bar.update)
+        for (name, number), text in zip(places, found, strict=True):
+            self.heard[name][number] = text
+        self.sounds = {}
+
+    def __getitem__(self, name: str) -> list[str]:
+        return self.heard[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.heard
+
+
+# --- Figures of one task -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """A task's items and the model's spoken answers to them."""
+
+    name: str
+    items: list[Item]
+    answers: list[Answer]
+
+    def figures(self, ear: Ear, pace: dict[str, float], seed: int) -> dict:
+        """All figures of the task, and of each answer voice."""
+        everyone = list(range(len(self.items)))
+        found = self.figures_of(everyone, ear, pace, seed)
+        voices = sorted({item.voice for item in self.items}) if f"{self.name}.codec" in ear else []
+        if len(voices) > 1:
+            found["voices"] = {
+                voice: self.figures_of([n for n in everyone if self.items[n].voice == voice], ear, pace, seed) for voice in voices
+            }
+        return found
+
+    def figures_of(self, places: list[int], ear: Ear, pace: dict[str, float], seed: int) -> dict:
+        """The figures of some of the items.  pace: see `stopped_early`, by voice ("" where the voice is unknown)."""
+        texts = [self.answers[n].text for n in places]
+        truths = [self.items[n].truth for n in places]
+        heard = [ear[f"{self.name}.model"][n] for n in places]
+        errors = measures.word_errors(texts, heard)
+        right = [measures.same_words(*pair) for pair in zip(texts, truths)]
+        spoken = [measures.same_words(*pair) for pair in zip(heard, truths)]
+        content = [measures.same_content(*pair) for pair in zip(heard, truths)]
+        answers = [self.answers[n] for n in places]
+        early = [
+            measures.stopped_early(answer.text, answer.codes.shape[1], pace.get(self.items[n].voice, pace[""]))
+            for n, answer in zip(places, answers)
+        ]
+        found = {
+            "answers": len(places),
+            "answer_accuracy": measures.share(right),
+            "answer_accuracy_interval": measures.share_interval(right, seed),
+            "wer": errors.wer,
+            "wer_interval": errors.interval(seed),
+            "wer_insertions": errors.insertions,
+            "wer_deletions": errors.deletions,
+            "wer_substitutions": errors.substitutions,
+            "spoken_accuracy": measures.share(spoken),
+            "spoken_accuracy_interval": measures.share_interval(spoken, seed),
+            "spoken_accuracy_content": measures.share(content),
+            "runaways": measures.share([not answer.stopped or not answer.text_ended for answer in answers]),
+            "early_stops": measures.share(early),
+        }
+        for suffix, source in (("codec_ceiling", "codec"), ("judge_floor", "uncoded")):
+            if f"{self.name}.{source}" in ear:
+                found |= reference_figures(truths, [ear[f"{self.name}.{source}"][n] for n in places], suffix, seed)
+        return found
+
+
+def reference_figures(truths: Sequence[str], heard: Sequence[str], suffix: str, seed: int) -> dict:
+    """What the judge makes of recorded answers: the same figures, named `…_<suffix>`."""
+    errors = measures.word_errors(truths, heard)
+    return {
+        f"wer_{suffix}": errors.wer,
+        f"wer_{suffix}_interval": errors.interval(seed),
+        f"spoken_accuracy_{suffix}": measures.share([measures.same_words(*pair) for pair in zip(heard, truths)]),
+        f"spoken_accuracy_content_{suffix}": measures.share([measures.same_content(*pair) for pair in zip(heard, truths)]),
+    }
+
+
+def read_uncoded(data: bytes) -> tuple[np.ndarray, int]:
+    """Encoded recorded speech -> samples (N,) and rate."""
+    samples, rate = soundfile.read(io.BytesIO(data), dtype="float32")
+    return samples, rate
+
+
+# --- The model under examination ---------------------------------------------------------------------------------
+
+
+class Candidate:
+    """A checkpoint that answers test items: text, speech, and progress shown."""
+
+    def __init__(self, weights: Path, exam: Exam) -> None:
+        model = load_model(weights).to(exam.device, exam.dtype)
+        self.exam = exam
+        self.generator = Generator(model, exam.codec, exam.tokenizer, exam.decoding)
+
+    def answer(self, prompts: Sequence[Prompt], what: str, speech: bool) -> list[Answer]:
+        """Answers in the order of the prompts; with speech, their samples too."""
+        with tqdm(total=len(prompts), desc=what, unit="answer") as bar:
+            return self.generator.generate_batch(prompts, speech=speech, sound=speech, progress=bar.update)
+
+    def texts(self, prompts: Sequence[Prompt], what: str) -> list[str]:
+        return [answer.text for answer in self.answer(prompts, what, speech=False)]
+
+
+class Exam:
+    """The test items of a profile, as prompts.
+
+    encoders, judge, decoding: other ones than the profile's, for tests and experiments.
+    """
+
+    def __init__(
+        self,
+        profile: Profile,
+        sizes: Sizes,
+        seed: int = 0,
+        encoders: Encoders | None = None,
+        judge: Judge | None = None,
+        decoding: Decoding | None = None,
+    ) -> None:
+        self.profile, self.sizes, self.seed = profile, sizes, seed
+        self.decoding = decoding or profile.decoding
+        self.device = profile.device()
+        # bf16 where the device is made for it; a small model on a CPU decodes no faster with it
+        self.dtype = profile.dtype(self.device) if self.device.type == "cuda" else torch.float32
+        self.config = profile.model
+        self.tokenizer = ChatTokenizer.load(profile.tokenizer_dir)
+        self.codec = Codec.load(profile.codec_file, self.device, self.config.num_codebooks)
+        self.judge = judge or Judge.from_file(profile.data_dir / "words.txt")
+        self.encoders = encoders or default_encoders(profile, self.device)
+        self.said = read_items(profile.data_dir / "t2a-test.parquet", self.config, ("answer_audios", "spk_emb"))
+        self.asked = read_items(profile.data_dir / "a2a-test.parquet", self.config, ("question_audios",))
+        self.shown = read_items(profile.data_dir / "i2t-test.parquet", self.config, ("image_bytes",))
+
+    @cached_property
+    def voices(self) -> dict[str, Tensor]:
+        """Speaker vector of each answer voice, in the order of names."""
+        found = {item.voice: item.speaker for item in reversed(self.said)}
+        return {name: found[name] for name in sorted(found)}
+
+    @cached_property
+    def pace(self) -> dict[str, float]:
+        """Codec frames a letter takes in recorded answers, by voice; under "" that of all of them."""
+        groups = {"": self.said} | {voice: [item for item in self.said if item.voice == voice] for voice in self.voices}
+        return {
+            voice: measures.frames_per_letter([item.truth for item in group], [item.codes.shape[1] for item in group])
+            for voice, group in groups.items()
+        }
+
+    def prompt(self, content: str, number: int, speaker: Tensor | None = None, **features) -> Prompt:
+        """A prompt whose user turn is `content`; without a speaker, the answer voices take turns."""
+        if speaker is None:
+            speaker = list(self.voices.values())[number % len(self.voices)]
+        ids = self.tokenizer.prompt([{"role": "user", "content": content}])
+        return Prompt(ids, speaker=speaker, seed=self.seed + number, **features)
+
+    def text_prompts(self, items: Sequence[Item]) -> list[Prompt]:
+        return [self.prompt(user_content(item.question), n, item.speaker) for n, item in enumerate(items)]
+
+    def sound_prompts(self, features: Sequence[Tensor]) -> list[Prompt]:
+        """Prompts that are only heard.  features: (N, D) each."""
+        return [self.prompt(user_content(sound_length=len(each)), n, audio_features=each) for n, each in enumerate(features)]
+
+    def picture_prompts(self, items: Sequence[Item], features: Sequence[Tensor]) -> list[Prompt]:
+        """Prompts with a picture.  features: (P, D) each."""
+        length = self.config.image_token_len
+        return [
+            self.prompt(user_content(item.question, pictures=1, image_length=length), n, image_features=each)
+            for n, (item, each) in enumerate(zip(items, features, strict=True))
+        ]
+
+    def encode(self, cells: Sequence[bytes], frozen: Frozen | None, what: str, augmented: bool) -> list[Tensor]:
+        """Features of encoded sounds or pictures; `augmented`: disturbed as in training, but always the same way."""
+        if frozen is None:
+            raise FileNotFoundError(f"no encoder for {what}: `mmo doctor` says what is missing")
+        items = [frozen.decode(cell) for cell in cells]
+        if augmented and frozen.augment:
+            items = [frozen.augment(item, np.random.default_rng((self.seed, n))) for n, item in enumerate(items)]
+        return [torch.from_numpy(np.array(each, np.float32)) for each in encode_items(items, frozen)]
+
+    def hear(self, items: Sequence[Item], augmented: bool = False) -> list[Tensor]:
+        """Speech features of spoken questions."""
+        return self.encode([item.question_sound for item in items], self.encoders.speech, "spoken questions", augmented)
+
+    def see(self, items: Sequence[Item]) -> list[Tensor]:
+        """Patch features of pictures, with the noise that the world lays over them at load."""
+        return self.encode([item.picture for item in items], self.encoders.vision, "pictures", augmented=True)

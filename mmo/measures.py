@@ -1,0 +1,146 @@
+"""Figures of an evaluation, as pure functions: word errors, hits, and how far to trust them.
+
+    figure = word_errors(["one plus one is two"], ["one plus is too"])
+    figure.wer, figure.insertions, figure.deletions, figure.substitutions        # 0.4, 0.0, 0.2, 0.2
+
+Intervals are bootstrap intervals by utterance (Bisani & Ney 2004): utterances, not words, are drawn anew, because the
+words of one utterance go wrong together.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jiwer
+import numpy as np
+
+# Words that the judge loses even in perfect speech.
+FUNCTION_WORDS = frozenset({"a", "an", "the", "is", "of"})
+RESAMPLES = 1000
+
+
+def words(text: str) -> list[str]:
+    """The words of a text as the judge would write them: lower case, no punctuation."""
+    return re.findall(r"[a-z]+", text.lower())
+
+
+def content_words(text: str) -> list[str]:
+    """The words without FUNCTION_WORDS."""
+    return [word for word in words(text) if word not in FUNCTION_WORDS]
+
+
+def same_words(one: str, other: str) -> bool:
+    """Whether two texts have the same words in the same order."""
+    return words(one) == words(other)
+
+
+def same_content(one: str, other: str) -> bool:
+    """Whether two texts have the same words in the same order, FUNCTION_WORDS left out."""
+    return content_words(one) == content_words(other)
+
+
+def interval(errors: np.ndarray, sizes: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> list[float] | None:
+    """95 % bootstrap interval of sum(errors) / sum(sizes), utterances (N,) drawn with replacement; None where N is 0."""
+    if not len(errors):
+        return None
+    drawn = np.random.default_rng(seed).integers(len(errors), size=(resamples, len(errors)))
+    rates = errors[drawn].sum(axis=1) / np.maximum(sizes[drawn].sum(axis=1), 1)
+    return [round(float(edge), 4) for edge in np.percentile(rates, [2.5, 97.5])]
+
+
+@dataclass(frozen=True)
+class WordErrors:
+    """Word errors of some utterances: one entry each, (N,) integers."""
+
+    sizes: np.ndarray  # words that should be heard
+    inserted: np.ndarray
+    deleted: np.ndarray
+    substituted: np.ndarray
+
+    @property
+    def errors(self) -> np.ndarray:
+        return self.inserted + self.deleted + self.substituted
+
+    def rate(self, counts: np.ndarray) -> float | None:
+        """counts per word; None where there are no words."""
+        total = int(self.sizes.sum())
+        return round(float(counts.sum()) / total, 4) if total else None
+
+    @property
+    def wer(self) -> float | None:
+        return self.rate(self.errors)
+
+    @property
+    def insertions(self) -> float | None:
+        return self.rate(self.inserted)
+
+    @property
+    def deletions(self) -> float | None:
+        return self.rate(self.deleted)
+
+    @property
+    def substitutions(self) -> float | None:
+        return self.rate(self.substituted)
+
+    def interval(self, seed: int = 0) -> list[float] | None:
+        """95 % interval of the word error rate."""
+        return interval(self.errors, self.sizes, seed) if self.sizes.sum() else None
+
+
+def word_errors(references: Sequence[str], heard: Sequence[str]) -> WordErrors:
+    """Compare what was heard with what was said, utterance by utterance.  Raises ValueError where counts differ."""
+    if len(references) != len(heard):
+        raise ValueError(f"{len(references)} references for {len(heard)} transcripts")
+    counts = np.zeros((4, len(references)), dtype=int)
+    for place, (reference, found) in enumerate(zip(references, heard)):
+        wanted = words(reference)
+        aligned = jiwer.process_words(" ".join(wanted), " ".join(words(found)))
+        counts[:, place] = len(wanted), aligned.insertions, aligned.deletions, aligned.substitutions
+    return WordErrors(*counts)
+
+
+def share(hits: Sequence[bool]) -> float | None:
+    """Share of hits; None where nothing was tried."""
+    return round(float(np.mean(hits)), 4) if len(hits) else None
+
+
+def share_interval(hits: Sequence[bool], seed: int = 0) -> list[float] | None:
+    """95 % interval of `share`."""
+    return interval(np.asarray(hits, dtype=float), np.ones(len(hits)), seed)
+
+
+def spread(items: Sequence, count: int) -> list:
+    """`count` of the items (or all, if there are fewer), evenly spread and in order: always the same ones."""
+    if count >= len(items):
+        return list(items)
+    return [items[place * len(items) // count] for place in range(count)]
+
+
+def swap(truths: Sequence[str], groups: Sequence | None = None, seed: int = 0) -> list[int | None]:
+    """For each item another one of its group whose truth has other words; None where its group has none.
+
+    What swapped questions, swapped pictures and wrong sentences are drawn with.  groups: one label an item (default: all one group).
+    """
+    groups = [0] * len(truths) if groups is None else groups
+    rng = random.Random(seed)
+    partners: list[int | None] = []
+    for truth, group in zip(truths, groups, strict=True):
+        others = [place for place, label in enumerate(groups) if label == group and not same_words(truths[place], truth)]
+        partners.append(rng.choice(others) if others else None)
+    return partners
+
+
+def frames_per_letter(texts: Sequence[str], frames: Sequence[int]) -> float:
+    """How many codec frames speech takes for a letter, by the median utterance.  Raises ValueError without any letters."""
+    rates = [count / len("".join(words(text))) for text, count in zip(texts, frames, strict=True) if words(text)]
+    if not rates:
+        raise ValueError("no spoken text to measure the pace of speech from")
+    return float(np.median(rates))
+
+
+def stopped_early(text: str, frames: int, pace: float, least: float = 0.6) -> bool:
+    """Whether speech has less than `least` of the frames that its text takes at `pace` frames a letter."""
+    return frames < least * pace * len("".join(words(text)))

@@ -1,0 +1,276 @@
+"""The weekend in one command: run the final notebooks one after the other, evaluate, and make a page to listen to.
+
+    run_weekend("tiny", "full")   # runs/tiny/notebooks/*.ipynb, runs/tiny/report.json, runs/tiny/weekend.html
+
+- Each notebook runs through papermill in a kernel of its own, so that its memory is given back before the next.
+- papermill saves the executed copy at every cell start and every 30 s within a cell: whatever happens, the copy tells
+  how far it came. A failure, a dead kernel and a signal all name the cell.
+- Memory is sampled over this process and all its children, kernels and data workers included.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import papermill
+import psutil
+from nbclient.exceptions import DeadKernelError
+from nbformat import NotebookNode
+from papermill.engines import NBClientEngine, papermill_engines
+from papermill.exceptions import PapermillExecutionError
+from rich.console import Console
+from rich.markup import escape
+
+from mmo.report import write_report
+from mmo.weekend_page import write_page
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+NOTEBOOKS = {  # the key names the notebook's seconds in report.json
+    "t2a": "10_train_t2a.ipynb",
+    "a2a": "11_train_a2a.ipynb",
+    "i2t": "12_train_i2t.ipynb",
+    "talk": "13_talk_to_it.ipynb",
+}
+SAMPLE_SECONDS = 0.5
+HEARTBEAT_SECONDS = 60.0  # a line this often where the output is no terminal
+
+Evaluate = Callable[[str, Path, str], dict]
+
+
+class NotebookFailed(RuntimeError):
+    """A notebook did not come to its end; the message names the cell and where the executed copy lies."""
+
+
+class Stopped(SystemExit):
+    """SIGTERM arrived. No `Exception`, so that nothing on the way takes it for an error of its own and goes on."""
+
+
+@dataclass
+class Watch:
+    """What is running now, for how long, with how much memory: read by the progress line and by error messages."""
+
+    console: Console
+    running: str = "starting"
+    cell: NotebookNode | None = None  # the running one; None before a notebook's first
+    number: int = 0  # of the running cell, from 0
+    where: str = "its start, before any cell"  # the running cell in words
+    started: float = field(default_factory=time.monotonic)
+    rss: int = 0  # bytes, now
+    peak_rss: int = 0  # bytes
+
+    def starts(self, what: str) -> None:
+        self.running, self.started = what, time.monotonic()
+        self.cell, self.number, self.where = None, 0, Watch.where
+
+    def cell_starts(self, cells: list, number: int) -> None:
+        # In words at once: papermill inserts cells of its own above one that fails.
+        self.cell, self.number = cells[number], number
+        self.where = f'cell {number + 1} of {len(cells)}, "{title_of(cells, number)}"'
+
+    def line(self) -> str:
+        """The progress line: what runs, for how long, with how much memory, and the last words it printed."""
+        minutes, seconds = divmod(int(time.monotonic() - self.started), 60)
+        where = f"{self.running}: {self.where}" if self.cell else self.running
+        words = last_words(self.cell) if self.cell else ""
+        return f"{where} · {minutes:02d}:{seconds:02d} · {self.rss / 1e9:.1f} GB · {words}".rstrip(" ·")
+
+    def sample(self) -> None:
+        """Take the resident memory of this process and all its descendants, shared pages counted in each."""
+        me = psutil.Process()
+        self.rss = 0
+        for process in [me, *me.children(recursive=True)]:
+            try:
+                self.rss += process.memory_info().rss
+            except psutil.NoSuchProcess:
+                continue  # it ended between the two calls
+        self.peak_rss = max(self.peak_rss, self.rss)
+
+    @contextmanager
+    def showing(self) -> Iterator[None]:
+        """Sample memory and show the progress line, from a thread, until the block ends."""
+        stop = threading.Event()
+        terminal = self.console.is_terminal
+        status = self.console.status("") if terminal else nullcontext()
+
+        def loop() -> None:
+            shown = time.monotonic()
+            while not stop.wait(SAMPLE_SECONDS):
+                self.sample()
+                if terminal:
+                    status.update(escape(self.line()))
+                elif time.monotonic() - shown >= HEARTBEAT_SECONDS:
+                    self.console.print(self.line(), markup=False)
+                    shown = time.monotonic()
+
+        self.sample()
+        thread = threading.Thread(target=loop, daemon=True)
+        with status:
+            thread.start()
+            try:
+                yield
+            finally:
+                stop.set()
+                thread.join()
+
+
+def title_of(cells: list, number: int) -> str:
+    """The last Markdown heading at or before a cell, else the cell's first line of code."""
+    for cell in reversed(cells[: number + 1]):
+        if cell.cell_type == "markdown":
+            headings = [line for line in cell.source.splitlines() if line.startswith("#")]
+            if headings:
+                return headings[-1].lstrip("# ").strip()
+    return cells[number].source.strip().split("\n")[0][:60]
+
+
+def last_words(cell) -> str:
+    """The last line a cell has printed so far (a progress bar's, say), at most 80 characters."""
+    printed = [output.text for output in cell.get("outputs", []) if output.output_type == "stream"]
+    lines = printed[-1].replace("\r", "\n").split("\n") if printed else []
+    return next((line.strip()[:80] for line in reversed(lines) if line.strip()), "")
+
+
+class WatchedEngine(NBClientEngine):
+    """papermill's own engine, which also says what runs and marks the cell in which a kernel or this process died."""
+
+    @classmethod
+    def execute_managed_notebook(cls, nb_man, kernel_name, *, watch: Watch, **settings):
+        cell_start = nb_man.cell_start
+
+        def watched_start(cell, cell_index=None, **rest):
+            watch.cell_starts(nb_man.nb.cells, cell_index)
+            cell_start(cell, cell_index, **rest)
+
+        nb_man.cell_start = watched_start
+        try:
+            return super().execute_managed_notebook(nb_man, kernel_name, **settings)
+        except BaseException:
+            if watch.cell:  # papermill marks the cell "completed" on its way out; it was not
+                nb_man.cell_exception(nb_man.nb.cells[watch.number], cell_index=watch.number)
+            raise
+
+
+papermill_engines.register("mmo", WatchedEngine)
+
+
+def run_notebook(source: Path, copy: Path, parameters: dict, watch: Watch) -> float:
+    """Execute one notebook into `copy`; returns its seconds. Raises NotebookFailed, which names the cell."""
+    if not source.is_file():
+        raise NotebookFailed(f"{source} is not there; the weekend needs {', '.join(NOTEBOOKS.values())}")
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    watch.starts(source.stem)
+    try:
+        papermill.execute_notebook(
+            source, copy, parameters=parameters, engine_name="mmo", watch=watch, progress_bar=False,
+            cwd=source.parent, autosave_cell_every=30, extra_arguments=["--log-level=ERROR"],
+        )
+    except PapermillExecutionError as error:
+        reason = f"{error.ename}: {error.evalue}"
+    except DeadKernelError:
+        reason = "its kernel died (out of memory is the usual cause; `mmo doctor` shows how much there is)"
+    except (KeyboardInterrupt, Stopped):
+        reason = "stopped from outside"
+    else:
+        return time.monotonic() - watch.started
+    raise NotebookFailed(f"{source.name} failed in {watch.where}: {reason}\nThe executed copy is {copy}")
+
+
+@contextmanager
+def _kernel_environment(runs: Path) -> Iterator[None]:
+    """Kernels import this very package and write beside us, wherever they are started from."""
+    before = dict(os.environ)
+    path = [str(REPOSITORY), *filter(None, [before.get("PYTHONPATH")])]
+    os.environ.update(PYTHONPATH=os.pathsep.join(path), MMO_RUNS=str(runs))
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextmanager
+def _stop_on_sigterm() -> Iterator[None]:
+    """Turn SIGTERM into `Stopped`, so that the kernel is ended and the cell is named."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+
+    def stop(number, frame):
+        raise Stopped(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def run_weekend(
+    profile_name: str,
+    budget: str,
+    *,
+    run_dir: Path,
+    evaluate: Evaluate,
+    finish: Callable[[dict], dict] = lambda report: report,
+    sources: Path = REPOSITORY / "solutions",
+    notebooks: dict[str, str] = NOTEBOOKS,
+    console: Console | None = None,
+) -> dict:
+    """Run the notebooks, evaluate, write `report.json` and `weekend.html` into `run_dir`; returns the report.
+
+    `evaluate(profile name, run_dir, budget)` measures the finished checkpoint and returns the report's figures; to
+    these are added `seconds` per notebook, for the evaluation and in all, and `peak_rss_mb` (MB of 10^6 bytes, the
+    largest sampled sum over this process and its children). Raises NotebookFailed.
+    """
+    run_dir = Path(run_dir).resolve()
+    run_dir.mkdir(parents=True, exist_ok=True)
+    for stale in ("report.json", "weekend.html"):  # an earlier run's figures must not stand beside this one's notebooks
+        (run_dir / stale).unlink(missing_ok=True)
+    watch = Watch(console or Console())
+    seconds: dict[str, float] = {}
+    started = time.monotonic()
+    copies = [run_dir / "notebooks" / file for file in notebooks.values()]
+    with _kernel_environment(run_dir.parent), _stop_on_sigterm(), watch.showing():
+        for (stage, file), copy in zip(notebooks.items(), copies):
+            watch.console.print(f"{file} …")
+            seconds[stage] = run_notebook(sources / file, copy, {"profile": profile_name, "budget": budget}, watch)
+            watch.console.print(f"{file} done in {seconds[stage]:.0f} s")
+        watch.console.print("evaluation …")
+        watch.starts("evaluation")
+        report = evaluate(profile_name, run_dir, budget)
+        seconds["evaluate"] = time.monotonic() - watch.started
+    seconds["total"] = time.monotonic() - started
+    report = report | {
+        "profile": profile_name,
+        "budget": budget,
+        "seconds": report.get("seconds", {}) | {name: round(value, 1) for name, value in seconds.items()},
+        "peak_rss_mb": round(watch.peak_rss / 1e6),
+    }
+    report = finish(report)
+    write_report(run_dir / "report.json", report)
+    page = write_page(run_dir, copies, report)
+    watch.console.print(f"\nListen: {page}\nFigures: {run_dir / 'report.json'}")
+    watch.console.print(f"{seconds['total'] / 60:.1f} minutes, at most {watch.peak_rss / 1e9:.2f} GB of memory")
+    return report
+
+
+def main(profile_name: str | None, budget: str) -> int:
+    """`mmo weekend`: exit status 0, or 1 with the failing cell named."""
+    # Imported here, before anything runs: a missing part must not show only after half an hour of training.
+    from mmo.evaluation import evaluate_run
+    from mmo.profiles import profile, run_dir
+    from mmo.report import finish
+
+    chosen = profile(profile_name)
+    try:
+        run_weekend(chosen.name, budget, run_dir=run_dir(chosen, budget), evaluate=evaluate_run, finish=finish)
+    except NotebookFailed as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
