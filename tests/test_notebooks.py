@@ -1,0 +1,43 @@
+"""The final notebooks run from the first cell to the last on the shipped tiny world, one after the other, as a learner would."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from mmo.weekend import NOTEBOOKS, Watch, run_notebook
+
+SOLUTIONS = Path(__file__).resolve().parents[1] / "solutions"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    """One folder for all notebooks: each goes on from the weights of the one before."""
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.mark.notebook
+@pytest.mark.parametrize("stage", list(NOTEBOOKS))
+def test_runs_to_its_end_and_sounds(stage: str, runs: Path, monkeypatch) -> None:
+    """Smoke budget: every cell runs; there is a sound to listen to and a picture to look at."""
+    from rich.console import Console
+
+    monkeypatch.setenv("MMO_RUNS", str(runs))
+    copy = runs / NOTEBOOKS[stage]
+    run_notebook(SOLUTIONS / NOTEBOOKS[stage], copy, {"profile": "tiny", "budget": "smoke"}, Watch(Console(quiet=True)))
+    outputs = [output for cell in nbformat.read(copy, 4).cells if cell.cell_type == "code" for output in cell.outputs]
+    shown = [output.data for output in outputs if output.output_type == "display_data"]
+    assert any("<audio" in data.get("text/html", "") for data in shown), f"{copy.name}: nothing to listen to"
+    assert any("image/png" in data for data in shown), f"{copy.name}: nothing to look at"
+
+
+@pytest.mark.parametrize("name", [Path(file).stem for file in NOTEBOOKS.values()])
+def test_is_its_text_form(name: str) -> None:
+    """`NAME.ipynb` holds the cells of `NAME.py`, which is what people edit: `jupytext --to ipynb solutions/NAME.py`."""
+    import jupytext
+
+    text, notebook = jupytext.read(SOLUTIONS / f"{name}.py"), nbformat.read(SOLUTIONS / f"{name}.ipynb", 4)
+    wanted = [(cell.cell_type, cell.source) for cell in text.cells]
+    assert wanted == [(cell.cell_type, cell.source) for cell in notebook.cells], f"{name}.ipynb and {name}.py differ"
