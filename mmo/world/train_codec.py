@@ -2,7 +2,7 @@
 
 Three losses, added:
 
-    mel         L1 between log-mel spectrograms at four scales (what an ear compares)
+    mel         distance between log-mel spectrograms at four scales (what an ear compares)
     commitment  pulls the encoder towards its codebook entries
     letters     CTC on codebook 0 alone: from each 80 ms frame a small head reads four 20 ms letters. It plays the part that
                 WavLM's distillation plays in Mimi: codebook 0 learns what is said, which makes codes easier to predict
@@ -10,7 +10,8 @@ Three losses, added:
 No adversary: it would need far more than an hour of two cores. Codebooks are EMA k-means, as in Mimi. Batches are whole
 utterances under a budget of seconds, at random offsets, so that no code depends on where a sound file starts.
 
-    python -m mmo.world.train_codec --steps 4000        # goes on from its checkpoint
+    python -m mmo.world.train_codec --steps 8000        # goes on from its checkpoint
+    python -m mmo.world.train_codec --steps 8000 --from data/tiny/codec.safetensors   # a second sitting: weights kept, optimiser new
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import json
 import math
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +31,12 @@ import torchaudio
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..codec import build_mimi, codec_config, save_codec
+from ..codec import Codec, build_mimi, codec_config, save_codec
 from . import plan, speech
 
 LETTERS = " abcdefghijklmnopqrstuvwxyz"  # CTC classes 1…27; 0 is the blank
 SAMPLE_RATE, FRAME = 24_000, 1920
-FLOOR = 5e-3  # of a mel magnitude, about 50 dB under speech: what is quieter need not match
+FLOOR = 0.05  # added to a mel magnitude before its logarithm, 45 dB under loud speech: below it differences fade away softly
 
 
 @dataclass(frozen=True)
@@ -46,20 +47,24 @@ class CodecTraining:
     dimension: int = 160
     layers: int = 2
     bins: int = 512
-    steps: int = 4000
-    batch_seconds: float = 7.0
-    learning_rate: float = 1.5e-3
+    steps: int = 8000
+    batch_seconds: float = 4.0
+    learning_rate: float = 1.2e-3
     warmup: int = 100
     commitment: float = 0.1
     letters: float = 0.05
-    letters_from: int = 400  # the step at which codebook 0 is settled enough to be read
+    letters_from: int = 400  # before that the letter head learns alone: codebook 0 is not settled enough to listen to it
     codebook_dropout: float = 0.25  # share of steps that use a random number of codebooks
     quantise_from: int = 250  # before that the latent passes as it is; then k-means sets the codebooks
     seed: int = 0
 
 
 class MelLoss(nn.Module):
-    """Mean absolute difference of log-mel spectrograms at several window lengths; waveforms (B, 1, samples) to a scalar."""
+    """How far log-mel spectrograms lie apart at several window lengths; waveforms (B, 1, samples) to a scalar.
+
+    Absolute plus squared difference: the second makes what is badly wrong, a missing formant, count for more. The first floor tried,
+    5e-3 by clamping, gave nearly all of the gradient to what is too quiet to be heard.
+    """
 
     def __init__(self, windows: tuple[tuple[int, int], ...] = ((256, 20), (512, 40), (1024, 80), (2048, 100))):
         super().__init__()
@@ -72,7 +77,8 @@ class MelLoss(nn.Module):
         loss = heard.new_zeros(())
         for scale in self.scales:
             a, b = scale(heard), scale(wanted)
-            loss = loss + (a.clamp(min=FLOOR).log() - b.clamp(min=FLOOR).log()).abs().mean() + 0.2 * (a - b).abs().mean()
+            difference = (a + FLOOR).log() - (b + FLOOR).log()
+            loss = loss + difference.abs().mean() + difference.square().mean()
         return loss / len(self.scales)
 
 
@@ -126,13 +132,21 @@ class Utterances:
         return wave.clamp(-1, 1), targets, lengths, torch.full((len(chosen),), 4 * longest // FRAME)
 
 
-def train(sounds: list[np.ndarray], sentences: list[str], settings: CodecTraining, folder: Path, save_every: int = 250) -> nn.Module:
-    """Trains to the end of `settings.steps`, resuming from `folder/codec.pt`; returns the model in eval mode."""
+def train(sounds: list[np.ndarray], sentences: list[str], settings: CodecTraining, folder: Path, save_every: int = 250,
+          start_from: Path | None = None) -> nn.Module:
+    """Trains to the end of `settings.steps`, resuming from `folder/codec.pt`; returns the model in eval mode.
+
+    start_from: a codec of the same sizes whose weights and codebooks are the beginning, instead of fresh ones.
+    """
     torch.manual_seed(settings.seed)
     random.seed(settings.seed)
     config = codec_config(n_filters=settings.filters, dimension=settings.dimension, layers=settings.layers, bins=settings.bins, codebooks=8)
     model = build_mimi(config).train()
-    keep_variance(model)
+    if start_from:
+        model.load_state_dict(Codec.load(start_from).model.state_dict())
+        settings = replace(settings, quantise_from=-1, letters_from=200)
+    else:
+        keep_variance(model)
     head, mel = LetterHead(settings.dimension), MelLoss()
     caught: list[Tensor] = []
     model.quantizer.rvq_first.register_forward_hook(lambda module, inputs, result: caught.append(result.x))
@@ -160,11 +174,10 @@ def train(sounds: list[np.ndarray], sentences: list[str], settings: CodecTrainin
         model.quantizer.rvq_rest.n_q = rng.randint(1, 7) if rng.random() < settings.codebook_dropout else 7
         caught.clear()
         result = model(wave)
-        letters = functional.ctc_loss(head(caught[0]), targets, frames, lengths, zero_infinity=True)
+        read = caught[0] if step >= settings.letters_from else caught[0].detach()
+        letters = functional.ctc_loss(head(read), targets, frames, lengths, zero_infinity=True)
         heard = mel(result.x, wave)
-        loss = heard + settings.commitment * result.penalty
-        if step >= settings.letters_from:
-            loss = loss + settings.letters * letters
+        loss = heard + settings.commitment * result.penalty + settings.letters * letters
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(parameters, 3.0)
@@ -244,7 +257,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--build", type=Path, default=Path("build/world"))
     parser.add_argument("--steps", type=int, default=CodecTraining.steps)
+    parser.add_argument("--learning-rate", type=float, default=CodecTraining.learning_rate)
     parser.add_argument("--shards", type=int, help="train on this many shards only (a trial)")
+    parser.add_argument("--from", type=Path, dest="start_from", help="a trained codec to begin with (codec.safetensors)")
     options = parser.parse_args()
     answers = plan.answer_plan()
     sounds, sentences = [], []
@@ -258,7 +273,7 @@ def main() -> None:
     hours = sum(map(len, sounds)) / SAMPLE_RATE / 3600
     print(f"{len(sounds)} utterances, {hours:.2f} hours", flush=True)
     began = time.time()
-    train(sounds, sentences, CodecTraining(steps=options.steps), options.build)
+    train(sounds, sentences, CodecTraining(steps=options.steps, learning_rate=options.learning_rate), options.build, start_from=options.start_from)
     print(f"{(time.time() - began) / 60:.1f} minutes")
 
 
