@@ -96,7 +96,7 @@ TINY_MODEL = ModelConfig(
     audio_spk_token=515,
     audio_hidden_size=144,
     image_hidden_size=128,
-    image_token_len=25,
+    image_token_len=64,
 )
 TINY_VOICE = dict(
     needs=("answer_audios",),

@@ -5,7 +5,7 @@
 
 One class loads both eyes, because both are folders of `transformers` with a `SiglipVisionModel` in them: SigLIP 2
 (`google/siglip2-base-patch32-256` or its vision half alone: 256 px, patches of 32, P = 64, D_image = 768) and our tiny
-one (80 px, patches of 16, P = 25, D_image = 128). The folder's `preprocessor_config.json` says how a picture is made
+one (96 px, patches of 12, P = 64, D_image = 128). The folder's `preprocessor_config.json` says how a picture is made
 ready, its `config.json` how large the network is. The Thinker reads the *patch* features (after the last LayerNorm), not the pooled vector that
 SigLIP's loss compares with captions (Zhai et al. 2023, "Sigmoid loss for language image pre-training").
 """
