@@ -16,8 +16,11 @@ Delete a result to make it again. A killed step goes on from its checkpoint.
 
 from __future__ import annotations
 
+import hashlib
+import multiprocessing
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -29,35 +32,62 @@ from . import plan, rows, speech, text
 SPLITS = ("train", "validation", "test")
 
 
-def encode_answers(sounds: dict[int, np.ndarray], codec_file: Path, path: Path, batch_seconds: float = 8.0) -> None:
-    """Codes of every sound (by rendering id), (8, ceil(samples / 1920)) each, saved in a row with ids and frame counts.
+def encode_shard(codec_file: Path, sounds: Path, path: Path, ids: set[int], batch_seconds: float = 8.0) -> Path:
+    """Codes of those sounds of one shard (`speech.render_shard`) that are in `ids`, (8, ceil(samples / 1920)) each, all in a row.
 
     Sounds of similar length share a batch. The codec is causal, so silence behind a shorter sound changes none of its codes.
     """
     from ..codec import Codec
 
+    if path.exists():
+        return path
+    torch.set_num_threads(1)
     codec = Codec.load(codec_file)
-    order = sorted(sounds, key=lambda i: len(sounds[i]))
+    with np.load(sounds) as shard:
+        spoken = {int(i): s for i, s in zip(shard["ids"], np.split(shard["samples"], np.cumsum(shard["lengths"])[:-1])) if int(i) in ids}
+    order = sorted(spoken, key=lambda i: len(spoken[i]))
     codes: dict[int, np.ndarray] = {}
-    bar = tqdm(total=len(sounds), desc="encode the answers", unit="sound")
     while order:
-        longest = -(-len(sounds[order[-1]]) // codec.frame_size) * codec.frame_size
+        longest = -(-len(spoken[order[-1]]) // codec.frame_size) * codec.frame_size
         chosen = [order.pop() for _ in range(min(len(order), max(1, int(batch_seconds * codec.sample_rate / longest))))]
         wave = torch.zeros(len(chosen), 1, longest)
         for at, i in enumerate(chosen):
-            wave[at, 0, : len(sounds[i])] = torch.from_numpy(sounds[i].astype(np.float32) / 32768)
+            wave[at, 0, : len(spoken[i])] = torch.from_numpy(spoken[i].astype(np.float32) / 32768)
         for i, found in zip(chosen, codec.encode(wave).numpy()):
-            codes[i] = found[:, : -(-len(sounds[i]) // codec.frame_size)].astype(np.int16)
-        bar.update(len(chosen))
-    bar.close()
+            codes[i] = found[:, : -(-len(spoken[i]) // codec.frame_size)].astype(np.int16)
+    save_codes(codes, path)
+    return path
+
+
+def encode_answers(answers: list[plan.Rendering], codec_file: Path, folder: Path, path: Path, workers: int = 2) -> None:
+    """Codes of `answers`, whose sound is in the shards of `folder`: shard by shard into `path`'s folder, then all into `path`.
+
+    A killed build goes on with the shards that are missing. They carry a mark of the codec's file: another codec, other codes.
+    """
+    ids = {r.id for r in answers}
+    mark = hashlib.sha256(codec_file.read_bytes()).hexdigest()[:8]
+    parts = path.parent / f"codes-{mark}-{len(ids)}"
+    parts.mkdir(parents=True, exist_ok=True)
+    codes: dict[int, np.ndarray] = {}
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        jobs = [pool.submit(encode_shard, codec_file, shard, parts / shard.name, ids) for shard in sorted(folder.glob("answers-*[0-9].npz"))]
+        for job in tqdm(jobs, desc="encode the answers", unit="shard"):
+            codes |= load_codes(job.result())
+    if missing := ids - set(codes):
+        raise FileNotFoundError(f"{folder}: {len(missing)} of {len(ids)} answers are not spoken yet; run `mmo world build` again, it goes on where it stopped")
+    save_codes(codes, path)
+
+
+def save_codes(codes: dict[int, np.ndarray], path: Path) -> None:
+    """Codes (8, F) by rendering id as one npz: all codes in a row, ids and frame counts. Atomic; none at all is a file too."""
     partial = path.with_suffix(".partial.npz")
-    np.savez_compressed(partial, codes=np.concatenate(list(codes.values()), axis=1), ids=np.array(list(codes)),
-                        frames=np.array([found.shape[1] for found in codes.values()]))
+    np.savez_compressed(partial, codes=np.concatenate([np.zeros((8, 0), np.int16), *codes.values()], axis=1), ids=np.array(list(codes), dtype=np.int64),
+                        frames=np.array([found.shape[1] for found in codes.values()], dtype=np.int64))
     partial.replace(path)
 
 
 def load_codes(path: Path) -> dict[int, np.ndarray]:
-    """What `encode_answers` saved: rendering id to codes (8, F)."""
+    """What `save_codes` saved: rendering id to codes (8, F)."""
     with np.load(path) as saved:
         return dict(zip(saved["ids"].tolist(), np.split(saved["codes"], np.cumsum(saved["frames"])[:-1], axis=1)))
 
@@ -122,11 +152,8 @@ def build(data: Path = Path("data/tiny"), work: Path = Path("build/world"), work
         return speech.load(work / "speech", "answers", len(answers))
 
     step("codec", data / "codec.safetensors", codec)
-    def encode() -> None:
-        found = sounds()
-        encode_answers({r.id: found[r.id] for r in plan.thinned(answers, share)}, data / "codec.safetensors", work / "codes.npz")
-
-    step("codes", work / "codes.npz", encode)
+    step("codes", work / "codes.npz",
+         lambda: encode_answers(plan.thinned(answers, share), data / "codec.safetensors", work / "speech", work / "codes.npz", workers))
     step("voices", data / "voices.safetensors", lambda: save_file(speaker_vectors(answers, sounds()), data / "voices.safetensors"))
     step("words", data / "words.txt", lambda: (data / "words.txt").write_text("\n".join(text.world_words()) + "\n"))
     step("tokenizer", data / "tokenizer" / "tokenizer.json", module("tokenizer"))
