@@ -113,7 +113,10 @@ display(listen(final.samples, final.sample_rate, final.text))
 for name, decoding in (("as tuned", generator.decoding), ("greedy", generator.decoding.greedy())):
     answer = ask("What comes after Monday?", decoding=decoding)
     display(listen(answer.samples, answer.sample_rate, f"{name}: {answer.text}"))
-display(show_codes(answer.codes, model.config.num_codes))
+if answer.codes.shape[1]:
+    display(show_codes(answer.codes, model.config.num_codes))
+else:
+    print("No codes to draw: this Talker, hardly trained, stopped before its first frame.")
 
 # %% [markdown]
 # **Summary.** You built it, you trained it, it answers. `runs/…/report.json` has the figures: what an independent judge hears,
