@@ -14,27 +14,9 @@ from mmo.moe import MixtureOfExperts
 from mmo.omni import OmniModel, audio_loss_sums, last_hidden, load_model, load_weights, loss_sums, save_model
 from mmo.projector import place_features
 from mmo.transformer import rotary_table
+from speakers import TOY
 
-SMALL = ModelConfig(
-    hidden_size=32,
-    num_hidden_layers=3,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    vocab_size=70,
-    intermediate_size=48,
-    talker_hidden_size=32,
-    num_talker_hidden_layers=2,
-    spk_emb_size=5,
-    audio_vocab_size=24,
-    audio_pad_token=17,
-    audio_stop_token=18,
-    audio_spk_token=19,
-    audio_hidden_size=9,
-    image_hidden_size=7,
-    image_token_len=3,
-    adapter_rank=8,
-    max_position_embeddings=64,
-)
+SMALL = TOY.replace(vocab_size=70, max_position_embeddings=64)
 MIXTURE = SMALL.replace(use_moe=True, num_experts_per_tok=2)
 AUDIO, IMAGE = SMALL.audio_ids[0], SMALL.image_ids[0]
 
