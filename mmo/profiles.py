@@ -101,7 +101,7 @@ TINY_MODEL = ModelConfig(
 TINY_VOICE = dict(
     needs=("answer_audios",),
     stop_weight=10.0,
-    codebook_weights=(4.0, 2.0, 1.5, 1.0, 1.0, 1.0, 1.0, 1.0),
+    codebook_weights=(4.0, 3.0, 2.0, 1.0, 0.5, 0.5, 0.5, 0.5),  # the first three carry the words (data card, "Codec")
     code_dropout=0.4,
 )
 TINY_DRAWS = Draws(
@@ -112,32 +112,34 @@ TINY_DRAWS = Draws(
     random_text=0.0,
     hidden_history=0.15,
 )
-TINY_ROWS = dict(max_length=320, token_budget=2560, chunk_rows=1024, ema_decay=0.998)
+# Small batches and Muon: after the same three minutes of a core the held-out audio loss was 5.14; with AdamW 5.23, with AdamW and
+# batches of twice the size 5.45.
+TINY_ROWS = dict(max_length=320, token_budget=1280, chunk_rows=1024, ema_decay=0.998, optimiser="muon")
 TINY_T2A = ("t2a-train.parquet",)
 TINY_STAGES = {
     "t2a": (
         StageConfig(
-            "t2a", TINY_T2A, 1.5e-3, steps=2000, warmup_steps=100, schedule="linear", final_rate=0.02,
+            "t2a", TINY_T2A, 1.2e-3, steps=2400, warmup_steps=60, schedule="linear", final_rate=0.02,
             draws=TINY_DRAWS, **TINY_ROWS, **TINY_VOICE,
         ),
     ),
     "a2a": (
         StageConfig(
-            "a2a-projector", ("a2a-train.parquet",), 2e-3, trainable="audio_proj", steps=150, warmup_steps=20,
+            "a2a-projector", ("a2a-train.parquet",), 2e-3, trainable="audio_proj", steps=100, warmup_steps=20,
             draws=TINY_DRAWS, needs=("question_audios",), sound_copies=2, **TINY_ROWS,
         ),
         StageConfig(
-            "a2a", ("a2a-train.parquet",), 4e-4, steps=500, warmup_steps=30, draws=TINY_DRAWS, sound_copies=2,
+            "a2a", ("a2a-train.parquet",), 8e-4, muon_rate=0.01, steps=800, warmup_steps=30, draws=TINY_DRAWS, sound_copies=2,
             rehearsal=(Rehearsal(TINY_T2A, 0.3, TINY_DRAWS),), **TINY_ROWS, **TINY_VOICE | {"needs": ("question_audios",)},
         ),
     ),
     "i2t": (
         StageConfig(
-            "i2t-projector", ("i2t-train.parquet",), 2e-3, trainable="vision_proj", steps=150, warmup_steps=20,
+            "i2t-projector", ("i2t-train.parquet",), 2e-3, trainable="vision_proj", steps=100, warmup_steps=20,
             draws=TINY_DRAWS, needs=("image_bytes",), picture_copies=2, **TINY_ROWS,
         ),
         StageConfig(
-            "i2t", ("i2t-train.parquet",), 3e-4, steps=400, warmup_steps=30, draws=TINY_DRAWS, sound_copies=2, picture_copies=2,
+            "i2t", ("i2t-train.parquet",), 8e-4, muon_rate=0.01, steps=1400, warmup_steps=30, draws=TINY_DRAWS, sound_copies=2, picture_copies=2,
             rehearsal=(Rehearsal(TINY_T2A, 0.2, TINY_DRAWS), Rehearsal(("a2a-train.parquet",), 0.2, TINY_DRAWS)),
             **TINY_ROWS, **TINY_VOICE | {"needs": ("image_bytes",)},
         ),

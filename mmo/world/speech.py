@@ -28,7 +28,7 @@ from .plan import Rendering
 SHARD = 250
 LOUDNESS = 0.07  # root mean square of every rendering, full scale = 1
 FLITE_VOICES = {"slt", "awb", "rms"}
-PIPER_NOISE = {"answers": (0.3, 0.3), "questions": (0.667, 0.8)}  # noise scale, phone-length noise: calm answers, lively questions
+PIPER_NOISE = {"answers": (0.15, 0.1), "questions": (0.667, 0.8)}  # noise scale, phone-length noise: calm answers, lively questions
 
 
 @functools.cache

@@ -7,6 +7,9 @@ Three losses, added:
     letters     CTC on codebook 0 alone: from each 80 ms frame a small head reads four 20 ms letters. It plays the part that
                 WavLM's distillation plays in Mimi: codebook 0 learns what is said, which makes codes easier to predict
 
+The decoder also learns to live with a Talker's mistakes: in some steps lower codebooks are left out, in some they hold codes of
+other frames (`FalseCodes`). What is said moves into the first three codebooks, which a Talker can predict.
+
 No adversary: it would need far more than an hour of two cores. Codebooks are EMA k-means, as in Mimi. Batches are whole
 utterances under a budget of seconds, at random offsets, so that no code depends on where a sound file starts.
 
@@ -54,7 +57,8 @@ class CodecTraining:
     commitment: float = 0.1
     letters: float = 0.05
     letters_from: int = 400  # before that the letter head learns alone: codebook 0 is not settled enough to listen to it
-    codebook_dropout: float = 0.25  # share of steps that use a random number of codebooks
+    codebook_dropout: float = 0.3  # share of steps that use a random number of codebooks
+    false_codes: float = 0.4  # share of steps in which lower codebooks hold codes of other frames, see `FalseCodes`
     quantise_from: int = 250  # before that the latent passes as it is; then k-means sets the codebooks
     seed: int = 0
 
@@ -94,6 +98,38 @@ class LetterHead(nn.Module):
         frames = functional.gelu(self.mix(quantised)).transpose(1, 2)
         batch, count, _ = frames.shape
         return self.read(frames).view(batch, 4 * count, -1).log_softmax(-1).transpose(0, 1)
+
+
+class FalseCodes:
+    """Puts codes of other frames into the lower codebooks, so that the decoder lives with a Talker's mistakes.
+
+    A Talker predicts codebooks 0 and 1 well and guesses the rest: what the ear needs has to stand in the first, and a wrong
+    code further down has to do little harm. In a share of the steps a codebook from 2 to 6 is drawn; there and below, in a
+    drawn share of the frames, each code is that of a random frame of the batch.
+    """
+
+    def __init__(self, rvq_rest: nn.Module, share: float):
+        self.share, self.rng = share, random.Random(0)
+        rvq_rest.register_forward_hook(self.replace)
+
+    def start(self, step: int) -> None:
+        """Draws depend on the step alone, so that a resumed training makes the same ones."""
+        self.rng = random.Random(f"false-{step}")
+
+    def replace(self, rvq_rest: nn.Module, inputs: tuple, result):
+        codes = result.codes  # (B, n, F): codebooks 1 … n
+        first = self.rng.randint(1, 5)  # in rvq_rest, that is codebook 2 … 6
+        if not rvq_rest.training or self.rng.random() >= self.share or codes.shape[1] <= first:
+            return result
+        generator = torch.Generator().manual_seed(self.rng.randrange(2**31))
+        batch, count, frames = codes.shape
+        others = codes.transpose(1, 2).reshape(-1, count)[torch.randperm(batch * frames, generator=generator)]
+        others = others.view(batch, frames, count).transpose(1, 2)
+        hit = torch.rand(batch, count, frames, generator=generator) < self.rng.uniform(0.2, 1.0)
+        hit[:, :first] = False
+        with torch.no_grad():  # codebooks are running means: nothing flows into them
+            false, true = (rvq_rest.vq.decode(each.transpose(0, 1)) for each in (torch.where(hit, others, codes), codes))
+        return replace(result, x=result.x + rvq_rest.output_proj(false - true))
 
 
 def spell(sentence: str) -> list[int]:
@@ -150,6 +186,7 @@ def train(sounds: list[np.ndarray], sentences: list[str], settings: CodecTrainin
     head, mel = LetterHead(settings.dimension), MelLoss()
     caught: list[Tensor] = []
     model.quantizer.rvq_first.register_forward_hook(lambda module, inputs, result: caught.append(result.x))
+    false_codes = FalseCodes(model.quantizer.rvq_rest, settings.false_codes)
     parameters = [p for p in [*model.parameters(), *head.parameters()] if p.requires_grad]
     optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, betas=(0.8, 0.99), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda s: min((s + 1) / settings.warmup, max(0.0, 1 - s / settings.steps)))
@@ -173,6 +210,7 @@ def train(sounds: list[np.ndarray], sentences: list[str], settings: CodecTrainin
         rng = random.Random(step)
         model.quantizer.rvq_rest.n_q = rng.randint(1, 7) if rng.random() < settings.codebook_dropout else 7
         caught.clear()
+        false_codes.start(step)
         result = model(wave)
         read = caught[0] if step >= settings.letters_from else caught[0].detach()
         letters = functional.ctc_loss(head(read), targets, frames, lengths, zero_infinity=True)
