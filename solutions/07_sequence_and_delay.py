@@ -200,6 +200,7 @@ first, last = sequence.find_assistant_ranges(ids, markers.assistant, markers.end
 last += len(markers.end)  # <|im_end|> and its newline are learnt too
 shown = min(first + 24, laid.input_ids.shape[1])
 words = [tokenizer.tokenizer.id_to_token(int(t)).replace("Ġ", " ").replace("Ċ", "\\n") for t in laid.input_ids[-1, :shown]]
+words = ["" if word == tokenizer.tokenizer.id_to_token(config.pad_token) else word for word in words]
 display(show_delay(laid.input_ids[:, :shown], config, first, words))
 
 # %% [markdown]
@@ -264,7 +265,7 @@ assert torch.equal(mine[0], laid.text_labels) and torch.equal(mine[1], laid.audi
 span = slice(first - 2, first + 9)
 print("inputs (columns left and right of the answer's first word) and what each is asked for:")
 display(compare_grids(laid.input_ids[:, span], torch.cat((mine[1], mine[0][None]))[:, span], {PAD: "", STOP: "stop", IGNORE: "·", config.audio_spk_token: "voice"},
-                      titles=("inputs", "labels"), mark=False))
+                      titles=("inputs", "labels"), mark=False, alt="What stands at eleven positions, and the label of each."))
 
 # %% [markdown]
 # ### When the row is cut
@@ -290,7 +291,7 @@ count = min(len(training), 256 if budget == "smoke" else 2048)
 
 
 def positions(raw) -> int:
-    """How long a row gets: text, reference voice and delayed codes, after the shift by one."""
+    """How long a row gets: its text, or up to the last stop, after the shift by one."""
     answer_codes = sequence.frames(raw.answers[-1], Q)
     return sequence.build_row(tokenizer.conversation(raw.conversation), answer_codes, config, markers).input_ids.shape[1]
 
@@ -347,8 +348,7 @@ with drawing(7.0, 1.8) as figure:
 display(picture)
 
 # %% [markdown]
-# "Times as fast" counts positions; attention costs a little more for long rows, so the true gain is not smaller. `mmo.data.Batches` does
-# this a chunk of rows at a time and shuffles the batches, so that the model does not see all short rows first. And it goes one
+# "Times as fast" counts positions, not seconds. `mmo.data.Batches` does this a chunk of rows at a time and shuffles the batches, so that the model does not see all short rows first. And it goes one
 # better: of all budgets that give as few batches it takes the smallest.
 
 # %%
@@ -365,7 +365,7 @@ print(inspect.getsource(cut_at))
 # - A wrong delay does not crash. It sounds.
 # - Padding is the largest cost that nobody sees; sorting removes it.
 #
-# **Often mistaken.** *"Delay means latency."* Seven steps of this model are a few milliseconds each; the 80 ms of a frame are something else (notebook 09).
+# **Often mistaken.** *"Delay means latency."* It costs seven steps of the model, however long they take; the 80 ms of a frame are something else.
 # *"Pad is silence."* Silence is a sound and has codes; pad is the absence of any. *"The reference voice is delayed too."* It is not: it is read, never written.
 #
 # **To try.** Delay by $2k$ instead of $k$: how many steps, and what does each code know now that it did not before? Delay only codebooks 1 to 7 by

@@ -40,7 +40,8 @@ class Attempt:
         if strict():
             return self.yours(*arguments, **named)
         if self.verdict and not self.verdict.passed:
-            return self.fall_back("is not right yet", *arguments, **named)
+            why = "is still open" if self.verdict.kind == "unsolved" else "is not right yet"
+            return self.fall_back(why, *arguments, **named)
         try:
             return self.yours(*arguments, **named)
         except NotImplementedError:
@@ -114,7 +115,7 @@ def hint(id: str, number: int | None = None) -> Words:
     HINTS_SHOWN[id] = shown
     if not strict():
         progress.note_hint(id, shown)
-    more = f'Once more for the next.' if shown < last else f'That was the last; solution("{id}") opens one.'
+    more = 'Once more for the next.' if shown < last else f'That was the last; solution("{id}") opens one.'
     return framed(f"{task.hints[shown - 1]} {more}", f"{id} · hint {shown} of {last}.")
 
 

@@ -56,12 +56,6 @@ def delay_stop_in_one_column(codes: Tensor, pad: int, stop: int) -> Tensor:
     return out
 
 
-def delay_rolled(codes: Tensor, pad: int, stop: int) -> Tensor:
-    flat = delay_not(codes, pad, stop)
-    flat[:, codes.shape[1]] = pad
-    return torch.stack([row.roll(k) for k, row in enumerate(flat)])
-
-
 def delay_short(codes: Tensor, pad: int, stop: int) -> Tensor:
     return delay(codes, pad, stop)[:, :-1]
 
@@ -88,7 +82,6 @@ DELAY = Exercise(
         Bug("Everything is one position late: codebook 0 has no delay at all.", delay_one_late),
         Bug("The stop sign is missing: without it the model never learns to be silent.", delay_without_stop),
         Bug("All stop signs stand in the last column. Each codebook stops right behind its own last code, so the stops lie on a diagonal too.", delay_stop_in_one_column),
-        Bug("The codes are delayed, but the stop signs are gone. Delay codes and stop together.", delay_rolled),
         Bug("The last codebook's stop sign has fallen off: the result needs F + Q columns.", delay_short),
     ),
     picture=lambda wanted, theirs: compare_grids(wanted, theirs, SIGNS),
