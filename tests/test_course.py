@@ -130,7 +130,42 @@ def labels_of_zero(text, codes, first, last, stop):
     return text_labels[1:].clamp(min=0), audio[:, 1:].clamp(min=0)
 
 
+def layer_norm(x, weight, eps):
+    return torch.nn.functional.layer_norm(x, weight.shape, weight, eps=eps)
+
+
+def rotate_pairs_of_neighbours(x, cos, sin):
+    out = torch.empty_like(x)
+    for i in range(x.shape[-1] // 2):
+        a, b = x[..., 2 * i], x[..., 2 * i + 1]
+        out[..., 2 * i] = a * cos[..., i] - b * sin[..., i]
+        out[..., 2 * i + 1] = a * sin[..., i] + b * cos[..., i]
+    return out
+
+
+def mask_one_too_far(new, cached):
+    return torch.tensor([[s <= cached + t + 1 for s in range(cached + new)] for t in range(new)])
+
+
+def mask_of_a_window(new, cached):
+    """Forgets the oldest position: in nobody's list, so the probe must find words."""
+    return torch.tensor([[0 < s <= cached + t for s in range(cached + new)] for t in range(new)])
+
+
 HAND_WRITTEN = [
+    ("05.rms_norm", layer_norm, "that is LayerNorm"),
+    ("05.rms_norm", lambda x, weight, eps: x / x.norm(dim=-1, keepdim=True) * weight, "values differ"),
+    ("05.rotate", rotate_pairs_of_neighbours, "paired neighbours"),
+    ("05.rotate", lambda x, cos, sin: x * torch.cat((cos, cos), -1), "values differ"),
+    ("05.repeat_heads", lambda kv, times: torch.cat([kv] * times, dim=1), "0 1 2 0 1 2"),
+    ("05.repeat_heads", lambda kv, times: kv, "the shape is (1, 3, 4, 2), wanted (1, 6, 4, 2)"),
+    ("05.seen", mask_one_too_far, "Position t sees t + 1"),
+    ("05.seen", mask_of_a_window, "Position 3 does not see position 0"),
+    ("05.seen", lambda new, cached: torch.ones(new, cached + new).tril(cached), "the dtype is torch.float32, wanted torch.bool"),
+    ("05.swiglu", lambda x, gate, up, down: (x @ gate.T * torch.nn.functional.silu(x @ up.T)) @ down.T, "The silu is on `up`"),
+    ("05.swiglu", lambda x, gate, up, down: x @ gate, "RuntimeError"),
+    ("05.next_token", lambda hidden, embedding: (hidden[0] @ embedding.T).argmax().item(), "what the first position holds likely"),
+    ("05.next_token", lambda hidden, embedding: hidden[-1] @ embedding.T, "wanted"),
     ("07.delay", loop_without_delay, "starts at the same position"),
     ("07.delay", reversed_staircase, "the wrong way"),
     ("07.delay", lambda codes, pad, stop: codes, "the shape is (3, 4), wanted (3, 7)"),
@@ -169,6 +204,13 @@ def test_labels_are_those_of_build_row():
         text_labels, audio_labels = find("07.labels").reference(text, codes, 10, 15, 514)
         assert torch.equal(text_labels, row.text_labels)
         assert torch.equal(audio_labels, row.audio_labels)
+
+
+def test_repeated_heads_are_what_grouped_attention_uses():
+    q, k, v = torch.randn(3, 2, 4, 5, 8, generator=torch.Generator().manual_seed(0)).unbind()
+    k, v, repeat = k[:, :2], v[:, :2], find("05.repeat_heads").reference
+    grouped = torch.nn.functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+    torch.testing.assert_close(grouped, torch.nn.functional.scaled_dot_product_attention(q, repeat(k, 2), repeat(v, 2)))
 
 
 def scaled(**changes) -> Exercise:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from mmo.display import GREEN, GREY, RED, Picture
 
-TASKS = {"07": "sequence"}  # notebook -> module in mmo/course/tasks
+TASKS = {"05": "thinker", "07": "sequence"}  # notebook -> module in mmo/course/tasks
 KINDS = {"passed": ("Right.", GREEN), "wrong": ("Not yet.", RED), "unsolved": ("Still open.", GREY)}
 
 
@@ -64,7 +64,7 @@ class Exercise:
     probe: Callable[[tuple, Any, Any], str | None] | None = None  # (arguments, wanted, theirs) -> diagnosis
     gradients: tuple[int, ...] = ()  # arguments through which gradients must flow
     tolerance: float = 1e-5  # of floating numbers, absolute and relative
-    picture: Callable[[Any, Any], Picture] | None = None  # (wanted, theirs), drawn for the case that failed or the last
+    picture: Callable[[Any, Any], Picture] | None = None  # (wanted, theirs), drawn for the case that failed, else for the first
 
     @property
     def notebook(self) -> str:
@@ -142,7 +142,7 @@ class Verdict:
 
 def judge(exercise: Exercise, function: Callable) -> Verdict:
     """Call `function` with every case; the first that is wrong decides."""
-    wanted = theirs = None
+    first = None
     for case in exercise.cases():
         wanted = exercise.reference(*copies(case.arguments))
         given = copies(case.arguments)
@@ -157,6 +157,7 @@ def judge(exercise: Exercise, function: Callable) -> Verdict:
             words = f"With {case.name}: {flaw}"
             diagnosis = diagnose(exercise, function, case, wanted, theirs)
             return Verdict(exercise.id, "wrong", f"{diagnosis}\n({words})" if diagnosis else words, drawn(exercise, wanted, theirs))
+        first = first or (wanted, theirs)
         changed = [number for number, value in enumerate(given) if difference(case.arguments[number], value, 0.0)]
         if changed:
             return Verdict(
@@ -166,7 +167,7 @@ def judge(exercise: Exercise, function: Callable) -> Verdict:
         flaw = gradient_flaw(exercise, function, case)
         if flaw:
             return Verdict(exercise.id, "wrong", f"With {case.name}: {flaw}")
-    return Verdict(exercise.id, "passed", f"It does what {exercise.package_name} does. {exercise.points} points.", drawn(exercise, wanted, theirs))
+    return Verdict(exercise.id, "passed", f"It does what {exercise.package_name} does. {exercise.points} points.", drawn(exercise, *first))
 
 
 def copies(arguments: tuple) -> tuple:
