@@ -162,3 +162,57 @@ def evaluate(
     except (ValueError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         raise typer.Exit(1) from None
+
+
+course = typer.Typer(no_args_is_help=True, help="The course: what is done, and both editions of its notebooks.")
+app.add_typer(course, name="course")
+
+
+@course.command("status")
+def course_status() -> None:
+    """Show which exercises are solved."""
+    from mmo.course.status import show_status
+
+    show_status()
+
+
+@course.command("reset")
+def course_reset(
+    notebook: Annotated[str, typer.Argument(help="Its number: 07.")],
+    file: Annotated[bool, typer.Option("--file", help="The notebook too, as it was handed out; your copy is kept in runs/kept.")] = False,
+) -> None:
+    """Forget what was done in one notebook."""
+    from mmo.course.build import restore
+    from mmo.course.catalogue import read_course
+    from mmo.course.progress import reset
+
+    numbers = [each.number for each in read_course()]
+    if notebook not in numbers:
+        raise typer.BadParameter(f"no notebook {notebook!r}; there are {', '.join(numbers)}")
+    print(f"{notebook}: {reset(notebook)} entries forgotten")
+    if file:
+        print(f"{restore(notebook)} is as it was handed out")
+
+
+@course.command("build")
+def course_build(
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; fail where something is not as it should be.")] = False,
+    execute: Annotated[str, typer.Option("--execute", help="First run the solution of this notebook (its number) and keep its outputs.")] = "",
+) -> None:
+    """Make notebooks/ and solutions/*.ipynb from solutions/*.py, and what else comes from course.yml."""
+    from mmo.course import build as builder
+    from mmo.course.catalogue import read_course
+
+    try:
+        if check:
+            found = builder.problems()
+            print("\n".join(found) or "everything is as the sources say")
+            raise typer.Exit(1 if found else 0)
+        changed = builder.build()
+        for entry in [each for each in read_course() if each.number == execute]:
+            print(f"{entry.file}: {builder.execute(entry):.0f} s")
+            changed += builder.build()
+        print("\n".join(f"wrote {path}" for path in changed) or "nothing to change")
+    except (ValueError, FileNotFoundError) as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(1) from None

@@ -1,0 +1,76 @@
+"""course.yml: what notebooks there are, and what each promises.  Everything else that lists them is made from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from mmo.course.exercises import exercises_of
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TABLE_BEGIN, TABLE_END = "<!-- notebooks: made by `mmo course build` from course.yml -->", "<!-- end of notebooks -->"
+
+
+@dataclass(frozen=True)
+class Notebook:
+    """One entry of course.yml."""
+
+    number: str  # "07"
+    file: str  # "07_sequence_and_delay"
+    title: str
+    aim: str  # one line: what one has at the end
+    minutes: dict[str, int]  # profile -> minutes to work through it
+    points: int
+    needs: tuple[str, ...] = ()  # numbers of notebooks
+    seconds: dict[str, int] = field(default_factory=dict)  # profile -> run from top to bottom, one core, measured
+
+    def line(self) -> str:
+        """The generated line under the title."""
+        parts = [f"{minutes} minutes ({profile})" for profile, minutes in self.minutes.items()]
+        parts += [f"runs in {seconds} s on one core ({profile})" for profile, seconds in self.seconds.items()]
+        parts.append("builds on " + ", ".join(self.needs) if self.needs else "builds on nothing before it")
+        count = len(exercises_of(self.number))
+        if count:
+            parts.append(f"{count} exercises, {self.points} points")
+        return f"*Takes {' · '.join(parts)}*"
+
+
+def read_course(root: Path = REPOSITORY) -> tuple[Notebook, ...]:
+    """The notebooks of course.yml in their order.  Raises ValueError naming an entry that cannot be used."""
+    entries = yaml.safe_load((root / "course.yml").read_text(encoding="utf-8"))["notebooks"]
+    notebooks = []
+    for entry in entries:
+        try:
+            notebook = Notebook(**entry | {"needs": tuple(entry.get("needs") or ())})
+        except TypeError as error:
+            raise ValueError(f"course.yml, {entry.get('file', entry)}: {error}") from None
+        if not notebook.file.startswith(f"{notebook.number}_"):
+            raise ValueError(f"course.yml, {notebook.file}: its name must begin with its number {notebook.number!r}")
+        notebooks.append(notebook)
+    numbers = [notebook.number for notebook in notebooks]
+    for notebook in notebooks:
+        unknown = [number for number in notebook.needs if number not in numbers]
+        if unknown:
+            raise ValueError(f"course.yml, {notebook.file}: needs {', '.join(unknown)}, which course.yml does not list")
+    return tuple(notebooks)
+
+
+def table(notebooks: tuple[Notebook, ...]) -> str:
+    """README's table."""
+    lines = ["| | | aim | minutes (tiny) | points |", "|---|---|---|---:|---:|"]
+    for each in notebooks:
+        links = f"[{each.title}](notebooks/{each.file}.ipynb)"
+        solved = f"[solved](solutions/{each.file}.ipynb)"
+        lines.append(f"| {each.number} | {links} · {solved} | {each.aim} | {each.minutes.get('tiny', '')} | {each.points or ''} |")
+    return "\n".join(lines)
+
+
+def with_table(readme: str, notebooks: tuple[Notebook, ...]) -> str:
+    """README with its table renewed.  Raises ValueError where the two markers are missing."""
+    if readme.count(TABLE_BEGIN) != 1 or readme.count(TABLE_END) != 1:
+        raise ValueError(f"README.md needs one line {TABLE_BEGIN!r} and one {TABLE_END!r}")
+    before, rest = readme.split(TABLE_BEGIN)
+    _, after = rest.split(TABLE_END)
+    return f"{before}{TABLE_BEGIN}\n{table(notebooks)}\n{TABLE_END}{after}"

@@ -1,0 +1,293 @@
+"""What an exercise is, and how an attempt at it is judged.
+
+An attempt is called with the exercise's cases and compared with the package's own function: shape, kind of number,
+finiteness, values, gradients.  Where it differs, the typical mistakes of the exercise are tried: each is a wrong
+function, and if it gives what the learner's gives, its words are the diagnosis.  So a diagnosis is never a guess.
+
+    verdict = judge(find("07.delay"), their_delay)
+    verdict.kind        # "passed", "wrong" or "unsolved"
+    verdict.words       # "Every codebook starts at the same position: ..."
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import importlib
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmo.display import GREEN, GREY, RED, Picture
+
+TASKS = {"05": "thinker", "07": "sequence"}  # notebook -> module in mmo/course/tasks
+KINDS = {"passed": ("Right.", GREEN), "wrong": ("Not yet.", RED), "unsolved": ("Still open.", GREY)}
+
+
+@dataclass(frozen=True)
+class Bug:
+    """A typical mistake: a wrong function of the reference's signature, and what to say to somebody who made it."""
+
+    words: str
+    wrong: Callable
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call: arguments, and words for them."""
+
+    name: str
+    arguments: tuple
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One exercise.  difficulty and importance: 1 to 3.  minutes: for somebody who meets it for the first time."""
+
+    id: str  # "07.delay": notebook, name
+    title: str
+    difficulty: int
+    importance: int
+    minutes: int
+    points: int
+    looks: str  # what the result should look like
+    hints: tuple[str, ...]  # from a nudge to almost the answer
+    reference: Callable  # the package's own; stands in where there is no solution
+    package_name: str  # what the package calls it: "mmo.sequence.delay"
+    cases: Callable[[], Sequence[Case]]
+    bugs: tuple[Bug, ...] = ()
+    probe: Callable[[tuple, Any, Any], str | None] | None = None  # (arguments, wanted, theirs) -> diagnosis
+    gradients: tuple[int, ...] = ()  # arguments through which gradients must flow
+    tolerance: float = 1e-5  # of floating numbers, absolute and relative
+    picture: Callable[[Any, Any], Picture] | None = None  # (wanted, theirs), drawn for the case that failed, else for the first
+
+    @property
+    def notebook(self) -> str:
+        return self.id.split(".")[0]
+
+    def line(self) -> str:
+        """The line of Markdown under the exercise's heading; `mmo course build` keeps it true."""
+        return (
+            f"*Exercise {self.id} · difficulty {dots(self.difficulty)} · importance {dots(self.importance)} · {self.minutes} minutes · "
+            f'{self.points} points · stuck? `hint("{self.id}")`*'
+        )
+
+
+def dots(number: int) -> str:
+    """2 -> "●●○"."""
+    return "●" * number + "○" * (3 - number)
+
+
+def exercises_of(notebook: str) -> tuple[Exercise, ...]:
+    """The exercises of a notebook ("07") in their order; none where it has none."""
+    if notebook not in TASKS:
+        return ()
+    return importlib.import_module(f"mmo.course.tasks.{TASKS[notebook]}").EXERCISES
+
+
+def all_exercises() -> tuple[Exercise, ...]:
+    """Every exercise, by notebook."""
+    return tuple(each for notebook in sorted(TASKS) for each in exercises_of(notebook))
+
+
+def find(id: str) -> Exercise:
+    """The exercise of that id.  Raises ValueError with the ids of its notebook, or of all."""
+    known = exercises_of(id.split(".")[0])
+    for each in known:
+        if each.id == id:
+            return each
+    names = ", ".join(each.id for each in known or all_exercises())
+    raise ValueError(f"no exercise {id!r}; there are {names}")
+
+
+# --- Verdict -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of an attempt; a notebook shows it as the value of a cell."""
+
+    id: str
+    kind: str  # "passed", "wrong", "unsolved"
+    words: str
+    picture: Picture | None = None
+
+    @property
+    def passed(self) -> bool:
+        return self.kind == "passed"
+
+    def __repr__(self) -> str:
+        return f"{self.id}: {KINDS[self.kind][0]} {self.words}"
+
+    def _repr_html_(self) -> str:
+        opening, colour = KINDS[self.kind]
+        drawn = ""
+        if self.picture:
+            data = base64.b64encode(self.picture.png).decode()
+            drawn = f'<img alt="{html.escape(self.picture.alt)}" style="max-width:100%" src="data:image/png;base64,{data}">'
+        words = html.escape(self.words).replace("\n", "<br>")
+        return (
+            f'<div style="border-left:4px solid {colour};padding:2px 10px;margin:4px 0">'
+            f"<b>{self.id} · {opening}</b> {words}</div>{drawn}"
+        )
+
+
+# --- Judging -----------------------------------------------------------------------------------------------------
+
+
+def judge(exercise: Exercise, function: Callable) -> Verdict:
+    """Call `function` with every case; the first that is wrong decides."""
+    first = None
+    for case in exercise.cases():
+        wanted = exercise.reference(*copies(case.arguments))
+        given = copies(case.arguments)
+        try:
+            theirs = function(*given)
+        except NotImplementedError:
+            return Verdict(exercise.id, "unsolved", f'{exercise.title}. {exercise.looks} For a nudge: hint("{exercise.id}").')
+        except Exception as error:  # whatever a learner's code may raise is theirs to read
+            return Verdict(exercise.id, "wrong", f"With {case.name} it stops: {where(error)}")
+        flaw = difference(wanted, theirs, exercise.tolerance)
+        if flaw:
+            words = f"With {case.name}: {flaw}"
+            diagnosis = diagnose(exercise, function, case, wanted, theirs)
+            return Verdict(exercise.id, "wrong", f"{diagnosis}\n({words})" if diagnosis else words, drawn(exercise, wanted, theirs))
+        first = first or (wanted, theirs)
+        changed = [number for number, value in enumerate(given) if difference(case.arguments[number], value, 0.0)]
+        if changed:
+            return Verdict(
+                exercise.id, "wrong", f"The result is right, but argument {changed[0] + 1} was changed in place. Whoever called you still needs it: "
+                "work on a new tensor or on a clone.",
+            )
+        flaw = gradient_flaw(exercise, function, case)
+        if flaw:
+            return Verdict(exercise.id, "wrong", f"With {case.name}: {flaw}")
+    return Verdict(exercise.id, "passed", f"It does what {exercise.package_name} does. {exercise.points} points.", drawn(exercise, *first))
+
+
+def copies(arguments: tuple) -> tuple:
+    """Arguments that may be spoilt."""
+    return tuple(value.clone() if isinstance(value, Tensor) else list(value) if isinstance(value, list) else value for value in arguments)
+
+
+def where(error: Exception) -> str:
+    """The error, and the learner's line that raised it."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "/mmo/course/" not in frame.filename.replace("\\", "/")]
+    line = f' (line {frames[0].lineno} of the cell: "{frames[0].line}")' if frames and frames[0].line else ""
+    return f"{type(error).__name__}: {error}{line}"
+
+
+def diagnose(exercise: Exercise, function: Callable, case: Case, wanted, theirs) -> str | None:
+    """The words of the mistake that gives what the learner's function gives, in all cases if there is one, else in this."""
+    here = [bug for bug in exercise.bugs if same(outcome(bug.wrong, case), theirs, exercise.tolerance)]
+    for bug in here:
+        if all(same(outcome(bug.wrong, each), outcome(function, each), exercise.tolerance) for each in exercise.cases()):
+            return bug.words
+    if here:
+        return here[0].words
+    return exercise.probe(case.arguments, wanted, theirs) if exercise.probe else None
+
+
+def outcome(function: Callable, case: Case):
+    """The result of a call, or the kind of its failure."""
+    try:
+        return function(*copies(case.arguments))
+    except Exception as error:
+        return f"{type(error).__name__}"
+
+
+def same(one, other, tolerance: float) -> bool:
+    return difference(one, other, tolerance) is None
+
+
+def difference(wanted, theirs, tolerance: float) -> str | None:
+    """What distinguishes a result from the wanted one, in words; None where nothing does."""
+    if isinstance(wanted, (tuple, list)) and not isinstance(wanted, str):
+        if not isinstance(theirs, (tuple, list)) or len(theirs) != len(wanted):
+            return f"wanted {len(wanted)} results, got {describe(theirs)}."
+        found = (difference(one, other, tolerance) for one, other in zip(wanted, theirs))
+        return next((f"result {number + 1}: {flaw}" for number, flaw in enumerate(found) if flaw), None)
+    if isinstance(wanted, Tensor):
+        return tensor_difference(wanted, theirs, tolerance)
+    if isinstance(wanted, (float, np.floating)) and isinstance(theirs, (int, float, np.number, Tensor)) and not isinstance(theirs, bool):
+        close = abs(float(theirs) - wanted) <= tolerance * (1 + abs(wanted))
+        return None if close else f"wanted {wanted:.6g}, got {float(theirs):.6g}."
+    if isinstance(wanted, int) and isinstance(theirs, Tensor) and theirs.numel() == 1:
+        theirs = theirs.item()
+    if theirs is None and wanted is not None:
+        return "got None: is there a `return`?"
+    return None if type(theirs) is type(wanted) and theirs == wanted else f"wanted {wanted!r}, got {theirs!r}."
+
+
+def describe(value) -> str:
+    """A value in few words."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    if value is None:
+        return "None: is there a `return`?"
+    return f"{type(value).__name__} {value!r:.60}"
+
+
+def tensor_difference(wanted: Tensor, theirs, tolerance: float) -> str | None:
+    if not isinstance(theirs, Tensor):
+        return f"wanted a tensor of shape {tuple(wanted.shape)}, got {describe(theirs)}"
+    if theirs.shape != wanted.shape:
+        return f"the shape is {tuple(theirs.shape)}, wanted {tuple(wanted.shape)}."
+    if theirs.dtype != wanted.dtype:
+        return f"the dtype is {theirs.dtype}, wanted {wanted.dtype}."
+    wanted, theirs = wanted.detach(), theirs.detach()
+    if wanted.is_floating_point():
+        if not theirs.isfinite().all() and wanted.isfinite().all():
+            return f"{int((~theirs.isfinite()).sum())} of {theirs.numel()} values are not finite."
+        wrong = ~torch.isclose(theirs, wanted, rtol=tolerance, atol=tolerance, equal_nan=True)
+    else:
+        wrong = theirs != wanted
+    if not wrong.any():
+        return None
+    first = tuple(int(axis) for axis in wrong.nonzero()[0])
+    place = f" at [{', '.join(map(str, first))}]" if first else ""
+    return f"{int(wrong.sum())} of {wrong.numel()} values differ; the first{place}: wanted {number(wanted[first])}, got {number(theirs[first])}."
+
+
+def number(value: Tensor) -> str:
+    return f"{value.item():.5g}" if value.is_floating_point() else str(value.item())
+
+
+def gradient_flaw(exercise: Exercise, function: Callable, case: Case) -> str | None:
+    """What is wrong with the gradients, in words."""
+    for argument in exercise.gradients:
+        wanted, theirs = (gradient(each, case, argument) for each in (exercise.reference, function))
+        if theirs is None:
+            return f"no gradient reaches argument {argument + 1}. A .detach(), .item(), .data or torch.no_grad() cuts it off."
+        flaw = tensor_difference(wanted, theirs, max(exercise.tolerance, 1e-4))
+        if flaw:
+            return f"the values are right, but the gradient of argument {argument + 1} is not: {flaw}"
+    return None
+
+
+def gradient(function: Callable, case: Case, argument: int) -> Tensor | None:
+    """The gradient of a fixed weighted sum of the result with respect to one argument."""
+    arguments = copies(case.arguments)
+    arguments[argument].requires_grad_(True)
+    with torch.enable_grad():
+        result = function(*arguments)
+        if not result.requires_grad:
+            return None
+        weights = torch.linspace(-1, 1, result.numel(), dtype=result.dtype).view(result.shape)
+        (result * weights).sum().backward()
+    return arguments[argument].grad
+
+
+def drawn(exercise: Exercise, wanted, theirs) -> Picture | None:
+    """Both results side by side, where the exercise has a picture and the learner's result can be drawn."""
+    if exercise.picture is None:
+        return None
+    try:
+        return exercise.picture(wanted, theirs)
+    except Exception:  # a wrong result may have any shape; the words have said so
+        return None

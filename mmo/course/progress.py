@@ -1,0 +1,92 @@
+"""What a learner has done, in one small file: runs/progress.json (the folder is `MMO_RUNS`).
+
+    {"version": 1,
+     "exercises": {"07.delay": {"passed": true, "attempts": 3, "hints": 1}},
+     "predictions": {"07.first": {"mine": 1, "truth": 8}}}
+
+It is read before every change and replaced in one go, so that it is whole whenever the machine stops.  A file that
+cannot be read is laid aside under another name, never overwritten.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from mmo.profiles import runs_root
+
+
+def empty() -> dict:
+    return {"version": 1, "exercises": {}, "predictions": {}}
+
+
+def progress_file() -> Path:
+    return runs_root() / "progress.json"
+
+
+def load(path: Path | None = None) -> dict:
+    """The progress so far; empty where there is no file, or where it is broken (it is kept beside, and that is said)."""
+    path = path or progress_file()
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        parts = [found["exercises"], found["predictions"]]
+        if not all(isinstance(entry, dict) for part in parts for entry in part.values()):
+            raise ValueError("its entries are no mappings")
+        return found
+    except FileNotFoundError:
+        return empty()
+    except (ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
+        aside = path.with_name(path.name + ".broken")
+        os.replace(path, aside)
+        print(f"{path} cannot be read ({error!r}); it is kept as {aside.name}, and counting starts anew.", file=sys.stderr)
+        return empty()
+
+
+def save(progress: dict, path: Path | None = None) -> None:
+    """Replace the file in one go."""
+    path = path or progress_file()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    unfinished.write_text(json.dumps(progress, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(unfinished, path)
+
+
+def note_attempt(id: str, passed: bool) -> None:
+    """Count an attempt; once passed, an exercise stays passed."""
+    progress = load()
+    entry = progress["exercises"].setdefault(id, {})
+    entry["attempts"] = entry.get("attempts", 0) + 1
+    entry["passed"] = entry.get("passed", False) or passed
+    save(progress)
+
+
+def note_hint(id: str, number: int) -> None:
+    """Remember how many hints were read."""
+    progress = load()
+    entry = progress["exercises"].setdefault(id, {})
+    entry["hints"] = max(entry.get("hints", 0), number)
+    save(progress)
+
+
+def note_prediction(id: str, **what) -> dict:
+    """Add to a prediction's entry; what was committed first stays.  Returns the entry."""
+    progress = load()
+    entry = progress["predictions"].setdefault(id, {})
+    for name, value in what.items():
+        entry.setdefault(name, value)
+    save(progress)
+    return entry
+
+
+def reset(notebook: str) -> int:
+    """Forget a notebook ("07"); returns how many entries were forgotten."""
+    progress, forgotten = load(), 0
+    for part in ("exercises", "predictions"):
+        for id in [id for id in progress[part] if id.split(".")[0] == notebook]:
+            del progress[part][id]
+            forgotten += 1
+    if forgotten:
+        save(progress)
+    return forgotten

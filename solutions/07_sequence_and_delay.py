@@ -1,0 +1,383 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 07 · The sequence and its delay
+#
+# *Takes 60 minutes (tiny) · builds on nothing before it · 4 exercises, 12 points*
+#
+# **At the end** you have laid out a spoken answer as the model sees it: eight streams of codes over one stream of words, each
+# codebook one step later than the one above it. You can go there and back, you know what is learnt at which position, and what
+# padding costs.
+#
+# **You need** tensors and slices; from the course only this: Mimi, the codec, turns each 80 ms of sound into one *frame* of eight
+# codes, one from each of eight *codebooks*. Codebook 0 says the most, and each further one refines what those before it left.
+#
+# **The claim.** A model that predicts eight codes in one step need not guess the eight codes of one frame blindly. Shift codebook
+# $k$ by $k$ steps, and each code is written knowing the coarser ones of its own frame. The price is seven steps, once, however
+# long the answer is.
+
+# %% tags=["parameters"]
+profile = "tiny"
+budget = "full"  # smoke: fewer rows where rows are counted
+
+# %%
+import torch
+from torch import Tensor
+
+from mmo import sequence
+from mmo.chat import ChatTokenizer
+from mmo.codec import Codec
+from mmo.config import IGNORE
+from mmo.course import check, exercise, hint, predict, reveal, solution
+from mmo.course.pictures import compare_grids
+from mmo.data import cut_at
+from mmo.display import listen, show_codes, show_delay
+from mmo.profiles import profile as find_profile
+from mmo.rows import open_rows
+
+settings = find_profile(profile)
+config = settings.model
+tokenizer = ChatTokenizer.load(settings.tokenizer_dir)
+codec = Codec.load(settings.codec_file, num_codebooks=config.num_codebooks)
+PAD, STOP = config.audio_pad_token, config.audio_stop_token
+print(f"codes 0 to {config.num_codes - 1}, and above them signs: pad {PAD}, stop {STOP}, speaker {config.audio_spk_token}")
+
+# %% [markdown]
+# ## One answer, as codes
+#
+# A row of the data: a question, its answer, and the answer's sound as codes. In the file they lie flat, frame after frame;
+# `sequence.frames` makes the grid of $Q$ codebooks by $F$ frames out of them.
+
+# %%
+rows = open_rows(settings.data_dir / "t2a-validation.parquet", config, settings.cache_dir())
+row = rows[4]
+question, answer = row.conversation[-2]["content"], row.conversation[-1]["content"]
+codes = sequence.frames(row.answers[-1], config.num_codebooks, config.num_codes)  # (Q, F)
+Q, F = codes.shape
+print(f"asked: {question}   answered: {answer}")
+print(f"{Q} codebooks x {F} frames = {codes.numel()} codes for {F / codec.frame_rate:.2f} seconds")
+display(show_codes(codes, config.num_codes))
+display(listen(codec.decode(codes[None])[0, 0], codec.sample_rate, answer))
+
+# %% [markdown]
+# ## Three ways to write a grid in a line
+#
+# A language model writes one step after the other. How should it write a grid? With $c_{k,f}$ for the code of codebook $k$ in frame $f$:
+#
+# | | one step writes | steps for $F$ frames | $c_{k,f}$ may look at |
+# |---|---|---|---|
+# | **flat** | one code | $Q F$ | everything before it, coarser codes of its frame too |
+# | **parallel** | the frame's $Q$ codes | $F$ | earlier frames only |
+# | **delayed** | one code of each of $Q$ frames, on a diagonal | $F + Q - 1$ | earlier frames, *and* the coarser codes of its own frame |
+#
+# Flat is exact and slow. Parallel is fast, but the eight codes of a frame are drawn without knowing of each other, and codebook 1
+# refines a codebook 0 that it has not seen. Delayed has nearly the speed of the one and nearly the knowledge of the other.
+
+# %%
+predict("07.steps", f"How many steps does each way need for this answer of {F} frames? Give the delayed one's number.", None)
+
+# %%
+for way, steps in (("flat", Q * F), ("parallel", F), ("delayed", F + Q - 1)):
+    print(f"{way:9} {steps:4} steps, {steps / (F / codec.frame_rate):6.1f} a second of speech")
+reveal("07.steps", F + Q - 1, "steps")
+
+# %% [markdown]
+# **Not to be confused.** "Multi-token prediction" often means predicting several *future* tokens of one stream. Here it means several
+# streams at one step. The eight codes of a step do not belong to one frame, nor to eight later ones: they lie on a diagonal.
+
+# %% [markdown]
+# ## Exercise: the delay pattern
+#
+# *Exercise 07.delay · difficulty ●○○ · importance ●●● · 8 minutes · 3 points · stuck? `hint("07.delay")`*
+#
+# Write the staircase. Row $k$ of the result is $k$ pads, the $F$ codes of codebook $k$, the stop sign, and pads up to the end:
+#
+#     c0.0 c0.1 c0.2 STOP  -    -
+#      -   c1.0 c1.1 c1.2 STOP  -
+#      -    -   c2.0 c2.1 c2.2 STOP
+
+# %%
+@exercise("07.delay")
+def delay(codes: Tensor, pad: int, stop: int) -> Tensor:
+    """codes (Q, F) -> (Q, F + Q), int64: row k is k pads, its F codes, the stop sign, pads."""
+    ### BEGIN SOLUTION
+    Q, F = codes.shape
+    delayed = torch.full((Q, F + Q), pad)
+    for k in range(Q):
+        delayed[k, k : k + F] = codes[k]
+        delayed[k, k + F] = stop
+    return delayed
+    ### END SOLUTION
+
+
+# %%
+check("07.delay")
+
+# %% [markdown]
+# Column by column this is what the model writes. **Read column 3 aloud:** which frames do its codes belong to? In step 3 codebook 0
+# says frame 3 and codebook 3 says frame 0, of which it can already read codebooks 0, 1 and 2 in the columns before.
+
+# %%
+delayed = delay(codes, PAD, STOP)
+print(f"{tuple(codes.shape)} -> {tuple(delayed.shape)}")
+print("column 3 holds frames", [3 - k if 0 <= 3 - k < F else None for k in range(Q)])
+predict("07.first", "The codec can only play a whole frame. After how many steps is the first one whole?", None)
+
+# %%
+first_whole = next(steps for steps in range(1, delayed.shape[1]) if sequence.undelay(delayed[:, :steps]).shape[1])
+reveal("07.first", first_whole, "steps, of which the last seven only complete what the first began")
+
+# %% [markdown]
+# ## Exercise: the way back
+#
+# *Exercise 07.undelay · difficulty ●●○ · importance ●●● · 10 minutes · 3 points · stuck? `hint("07.undelay")`*
+#
+# To hear anything the rows must be pushed back. While the model is still writing only some of the frames are whole, and behind
+# a stop there is no sound. Give the whole frames, up to but not including the first one in which *any* codebook has stopped.
+
+# %%
+@exercise("07.undelay")
+def undelay(delayed: Tensor, stop: int) -> Tensor:
+    """delayed (Q, L) -> (Q, F) whole frames, F <= max(0, L - Q + 1); none from the first stop on."""
+    ### BEGIN SOLUTION
+    Q, L = delayed.shape
+    F = max(0, L - Q + 1)
+    codes = torch.stack([delayed[k, k : k + F] for k in range(Q)])
+    stopped = (codes == stop).any(dim=0)
+    return codes[:, stopped.cumsum(dim=0) == 0]
+    ### END SOLUTION
+
+
+# %%
+check("07.undelay")
+
+# %%
+assert torch.equal(undelay(delayed, STOP), codes)
+print("there and back again: the same codes")
+
+# %% [markdown]
+# ### What an error of one step sounds like
+#
+# Nothing crashes when the delay is wrong. Codes are codes, and the codec plays whatever it gets. **Predict:** which is worse, all
+# codebooks played one frame too late, or the staircase played as it is?
+
+# %%
+predict("07.worse", "Which sounds worse: 'late' (every codebook one frame late) or 'staircase' (codebook k late by k frames)?", None)
+
+# %%
+late = torch.cat((codes[:, :1], codes[:, :-1]), dim=1)
+staircase = torch.stack([torch.cat((codes[k, :1].expand(k), codes[k, : F - k])) for k in range(Q)])
+one_off = torch.cat((codes[:1], torch.cat((codes[1:, :1], codes[1:, :-1]), dim=1)))  # codebook 0 right, the others a frame late
+for name, wrong in (("right", codes), ("late: all by one frame", late), ("codebooks 1 to 7 late by one frame", one_off), ("the staircase, not pushed back", staircase)):
+    display(listen(codec.decode(wrong[None])[0, 0], codec.sample_rate, f"{name}: {answer}"))
+reveal("07.worse", "staircase")
+
+# %% [markdown]
+# All codebooks late together is the same sentence 80 ms later. Codebooks late *against each other* refine the wrong frame: that is
+# the sound of a delay that is off by one. Keep it in your ear. It looks like nothing in a loss curve's first hour.
+
+# %% [markdown]
+# ## The whole row
+#
+# Nine streams on one clock. The text stands in the last row: question, then answer. The sound begins one position behind the
+# answer's first word, so that there is a word to be said. In front of the answer stand the codes of a *reference voice*, not
+# delayed, and before them the speaker sign. `sequence.build_row` puts it together.
+
+# %%
+ids = tokenizer.conversation(row.conversation)
+markers = sequence.Markers.from_tokenizer(tokenizer)
+reference = sequence.frames(row.reference, Q)[:, :6]
+laid = sequence.build_row(ids, codes, config, markers, ref_codes=reference, has_speaker=True)
+first, last = sequence.find_assistant_ranges(ids, markers.assistant, markers.end)[-1]
+last += len(markers.end)  # <|im_end|> and its newline are learnt too
+shown = min(first + 24, laid.input_ids.shape[1])
+words = [tokenizer.tokenizer.id_to_token(int(t)).replace("Ġ", " ").replace("Ċ", "\\n") for t in laid.input_ids[-1, :shown]]
+words = ["" if word == tokenizer.tokenizer.id_to_token(config.pad_token) else word for word in words]
+display(show_delay(laid.input_ids[:, :shown], config, first, words))
+
+# %% [markdown]
+# Look at the right end of the text row: the words are over, and the sound goes on for dozens of positions. There the text row holds pads.
+# How the Talker knows which word it is on, when there are no words any more, is the question of notebook 08.
+#
+# ## What is learnt, and what is not
+#
+# A label says what should come *next*. Most positions have none: the question was asked by somebody else, the reference voice is
+# given, pads mean nothing. Their label is -100, which cross-entropy skips. **Predict** before you count:
+
+# %%
+predict("07.labels_share", "What share of this row's 9 x T places has a label, in percent?", None)
+
+# %%
+text_labels, audio_labels = laid.text_labels, laid.audio_labels
+places = laid.input_ids.numel()
+learnt = int((text_labels != IGNORE).sum()) + int((audio_labels != IGNORE).sum())
+print(f"T = {laid.input_ids.shape[1]} positions, {places} places")
+print(f"text: {int((text_labels != IGNORE).sum())} labels; each codebook: {int((audio_labels[0] != IGNORE).sum())} labels, one of them the stop")
+reveal("07.labels_share", round(100 * learnt / places), "percent")
+
+# %% [markdown]
+# In codebook 0 one label of dozens is the stop, and the whole end of the speech hangs on it. So its loss counts tenfold:
+# with labels $y_t$ and weights $w_t = 10$ where $y_t$ is the stop, else 1, the loss of a codebook is
+# $\frac{1}{N}\sum_t w_t \cdot \mathrm{CE}_t$. The sum is weighted, the number of positions $N$ is not.
+#
+# ## Exercise: labels
+#
+# *Exercise 07.labels · difficulty ●●○ · importance ●●● · 12 minutes · 4 points · stuck? `hint("07.labels")`*
+#
+# `text` holds the whole conversation, padded to length $N$. The answer's text stands at positions `first` to `last - 1`; its end sign
+# is in it. The codes, delayed and with their stops, begin at position `first + 1`; what does not fit behind them is cut.
+# Then comes the shift by one: the label at $t$ is what stands at $t + 1$.
+
+# %%
+@exercise("07.labels")
+def labels(text: Tensor, codes: Tensor, first: int, last: int, stop: int) -> tuple[Tensor, Tensor]:
+    """text (N,), codes (Q, F) -> text labels (N - 1,), audio labels (Q, N - 1), int64, -100 where nothing is learnt."""
+    ### BEGIN SOLUTION
+    length = len(text)
+    text_labels = torch.full((length,), -100)
+    text_labels[first:last] = text[first:last]
+    audio_labels = torch.full((len(codes), length), -100)
+    staircase = sequence.delay(codes, -100, stop)[:, : length - first - 1]
+    audio_labels[:, first + 1 : first + 1 + staircase.shape[1]] = staircase
+    return text_labels[1:], audio_labels[:, 1:]
+    ### END SOLUTION
+
+
+# %%
+check("07.labels")
+
+# %% [markdown]
+# On the real row it must give what `build_row` gives:
+
+# %%
+N = laid.input_ids.shape[1] + 1
+padded = torch.tensor(ids + [config.pad_token] * (N - len(ids)))
+mine = labels(padded, codes, first, last, STOP)
+assert torch.equal(mine[0], laid.text_labels) and torch.equal(mine[1], laid.audio_labels)
+span = slice(first - 2, first + 9)
+print("inputs (columns left and right of the answer's first word) and what each is asked for:")
+display(compare_grids(laid.input_ids[:, span], torch.cat((mine[1], mine[0][None]))[:, span], {PAD: "", STOP: "stop", IGNORE: "·", config.audio_spk_token: "voice"},
+                      titles=("inputs", "labels"), mark=False, alt="What stands at eleven positions, and the label of each."))
+
+# %% [markdown]
+# ### When the row is cut
+#
+# Rows have a greatest length. What is cut off first is the end of the sound, and with it the stops. A model trained on many such rows
+# learns that speech does not end. So they are counted.
+
+# %%
+for most in (N, N - 4, N - 20):
+    short = sequence.build_row(ids, codes, config, markers, ref_codes=reference, has_speaker=True, max_length=most)
+    print(f"cut at {most:3} of {N}: {short.stop_cut} of {Q} stops lost")
+
+# %% [markdown]
+# ## The cost of padding
+#
+# A batch is a rectangle. Rows of unlike length must be padded to the longest, and the model computes every pad as if it meant something.
+# A common recipe pads every row to one fixed length. **Predict:** if every row of the training file is padded to 512 positions,
+# what share of the positions is useful?
+
+# %%
+training = open_rows(settings.data_dir / settings.stages["t2a"][0].data[0], config, settings.cache_dir())
+count = min(len(training), 256 if budget == "smoke" else 2048)
+
+
+def positions(raw) -> int:
+    """How long a row gets: its text, or up to the last stop, after the shift by one."""
+    answer_codes = sequence.frames(raw.answers[-1], Q)
+    return sequence.build_row(tokenizer.conversation(raw.conversation), answer_codes, config, markers).input_ids.shape[1]
+
+
+lengths = [positions(training[number]) for number in range(count)]
+print(f"{count} rows: {min(lengths)} to {max(lengths)} positions, {sum(lengths) / count:.0f} on average")
+predict("07.useful", "Every row padded to 512 positions: how many percent are useful?", None)
+
+# %%
+reveal("07.useful", round(100 * sum(lengths) / (512 * count)), "percent")
+
+# %% [markdown]
+# ## Exercise: computed positions
+#
+# *Exercise 07.padding · difficulty ●●○ · importance ●●○ · 10 minutes · 2 points · stuck? `hint("07.padding")`*
+#
+# Better: let rows of like length share a batch, and bound a batch by its *area*. Sort the rows; a row joins the open batch as long as
+# rows times longest stays within the budget, else it opens a new one. How many positions are computed in all?
+
+# %%
+@exercise("07.padding")
+def positions_computed(lengths: list[int], budget: int) -> int:
+    """Rows sorted by length and cut into batches of at most `budget` positions -> the sum of rows x longest."""
+    ### BEGIN SOLUTION
+    batches = [[]]
+    for length in sorted(lengths):
+        if batches[-1] and (len(batches[-1]) + 1) * length > budget:
+            batches.append([])
+        batches[-1].append(length)
+    return sum(len(batch) * batch[-1] for batch in batches)
+    ### END SOLUTION
+
+
+# %%
+check("07.padding")
+
+# %%
+from mmo.display import BLUE, drawing, finish
+
+limit = settings.stages["t2a"][0].token_budget
+useful = sum(lengths)
+batch_rows = max(1, limit // max(lengths))
+unsorted = sum(len(part) * max(part) for part in (lengths[at : at + batch_rows] for at in range(0, count, batch_rows)))
+ways = {"every row to 512": 512 * count, f"every row to the longest ({max(lengths)})": max(lengths) * count, f"batches of {batch_rows} as they come": unsorted,
+        f"sorted, at most {limit} positions": positions_computed(lengths, limit)}
+for way, cost in ways.items():
+    print(f"{way:36} {cost:9} positions, {100 * useful / cost:5.1f} % useful, {ways['every row to 512'] / cost:4.1f} times as fast as the first")
+with drawing(7.0, 1.8) as figure:
+    axes = figure.add_subplot()
+    axes.barh(list(ways), [100 * useful / cost for cost in ways.values()], color=BLUE, height=0.6)
+    axes.set(xlabel="useful positions, percent", xlim=(0, 100))
+    axes.invert_yaxis()
+    picture = finish(figure, "Share of useful positions for four ways of making batches; sorted rows waste almost nothing.")
+display(picture)
+
+# %% [markdown]
+# "Times as fast" counts positions, not seconds. `mmo.data.Batches` does this a chunk of rows at a time and shuffles the batches, so that the model does not see all short rows first. And it goes one
+# better: of all budgets that give as few batches it takes the smallest.
+
+# %%
+import inspect
+
+print(inspect.getsource(cut_at))
+
+# %% [markdown]
+# ## Summary
+#
+# - Codebook $k$ of frame $f$ stands at position `first + 1 + k + f`. One step writes a diagonal; a frame is whole when its last code is.
+# - The delay costs $Q - 1$ steps once. The first frame is whole after eight.
+# - Labels are the streams themselves, one position on, inside the last answer; everything else is -100.
+# - A wrong delay does not crash. It sounds.
+# - Padding is the largest cost that nobody sees; sorting removes it.
+#
+# **Often mistaken.** *"Delay means latency."* It costs seven steps of the model, however long they take; the 80 ms of a frame are something else.
+# *"Pad is silence."* Silence is a sound and has codes; pad is the absence of any. *"The reference voice is delayed too."* It is not: it is read, never written.
+#
+# **To try.** Delay by $2k$ instead of $k$: how many steps, and what does each code know now that it did not before? Delay only codebooks 1 to 7 by
+# one (as some models do): which codes are then guessed without knowing each other? Give `build_row` two answers: which is learnt?
+#
+# **Where to read on.** In this course: `mmo/sequence.py`, then [notebook 10](10_train_t2a.ipynb), where these rows train. Papers:
+#
+# - J. Copet, F. Kreuk, I. Gat, T. Remez, D. Kant, G. Synnaeve, Y. Adi, A. Défossez: *Simple and Controllable Music Generation.* NeurIPS 2023,
+#   [arXiv:2306.05284](https://arxiv.org/abs/2306.05284). The delay pattern beside flat, parallel and others, measured.
+# - Z. Borsos, R. Marinier, D. Vincent and others: *AudioLM: a Language Modeling Approach to Audio Generation.* 2022,
+#   [arXiv:2209.03143](https://arxiv.org/abs/2209.03143). Codes written flat, coarse ones first.
+# - C. Wang, S. Chen, Y. Wu and others: *Neural Codec Language Models are Zero-Shot Text to Speech Synthesizers.* 2023,
+#   [arXiv:2301.02111](https://arxiv.org/abs/2301.02111). VALL-E: codebook 0 step by step, the others in parallel, in a second model.
+# - A. Défossez, L. Mazaré, M. Orsini and others: *Moshi: a speech-text foundation model for real-time dialogue.* 2024,
+#   [arXiv:2410.00037](https://arxiv.org/abs/2410.00037). Text and codes on one clock; a small depth transformer writes the frame.
