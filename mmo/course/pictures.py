@@ -55,3 +55,51 @@ def compare_curves(wanted, theirs, xlabel: str = "", ylabel: str = "", alt: str 
         axes.set(xlabel=xlabel, ylabel=ylabel)
         axes.legend()
         return finish(figure, alt or "The wanted curve and yours.")
+
+
+def bare(axes) -> None:
+    """No ticks, no grid, no frame: a picture, not a diagram."""
+    axes.set(xticks=[], yticks=[])
+    axes.grid(False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def show_maps(maps, titles=(), columns: int = 6, size: float = 1.5, cmap: str = "cividis", alt: str = "", alike: bool = False, smooth: bool = False) -> Picture:
+    """Small pictures in rows: (H, W) with a colour map, or (H, W, 3) as they are.  alike: one scale for all."""
+    maps = [np.asarray(each) for each in maps]
+    flat = [each for each in maps if each.ndim == 2]
+    scale = dict(vmin=min(each.min() for each in flat), vmax=max(each.max() for each in flat)) if alike and flat else {}
+    rows = -(-len(maps) // columns)
+    across = min(columns, len(maps))
+    height = size * maps[0].shape[0] / maps[0].shape[1]
+    with drawing(across * size, rows * (height + (0.28 if len(titles) else 0.06))) as figure:
+        places = figure.subplots(rows, across, squeeze=False).ravel()
+        for axes in places:
+            axes.set_visible(False)
+        for number, (axes, each) in enumerate(zip(places, maps)):
+            axes.set_visible(True)
+            axes.imshow(each, cmap=cmap, interpolation="bilinear" if smooth else "nearest", **(scale if each.ndim == 2 else {}))
+            bare(axes)
+            if number < len(titles):
+                axes.set_title(titles[number], fontsize=8)
+        return finish(figure, alt or f"{len(maps)} small pictures: {', '.join(map(str, titles))}")
+
+
+def compare_maps(wanted, theirs, alt: str = "", xlabel: str = "", ylabel: str = "") -> Picture:
+    """Two matrices of numbers on one scale, and where they differ."""
+    wanted, theirs = np.asarray(wanted, float), np.asarray(theirs, float)
+    if wanted.ndim != 2 or theirs.ndim != 2:
+        raise ValueError(f"wanted two matrices, got shapes {wanted.shape} and {theirs.shape}")
+    scale = dict(vmin=min(wanted.min(), theirs.min()), vmax=max(wanted.max(), theirs.max()), cmap="cividis", aspect="auto", interpolation="nearest")
+    panels = [("wanted", wanted, scale), ("yours", theirs, scale)]
+    if wanted.shape == theirs.shape:
+        gap = np.abs(wanted - theirs)
+        panels.append(("difference", gap, dict(scale, vmin=0, vmax=max(gap.max(), 1e-6), cmap="Reds")))
+    with drawing(2.4 * len(panels), 1.9) as figure:
+        for axes, (title, each, how) in zip(figure.subplots(1, len(panels)), panels):
+            figure.colorbar(axes.imshow(each, **how), ax=axes, shrink=0.8)
+            axes.set(xlabel=xlabel, ylabel=ylabel if title == "wanted" else "")
+            axes.set_title(title)
+            axes.grid(False)
+        return finish(figure, alt or "The wanted matrix, yours, and where they differ.")
