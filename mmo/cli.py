@@ -208,6 +208,9 @@ def course_build(
             found = builder.problems()
             print("\n".join(found) or "everything is as the sources say")
             raise typer.Exit(1 if found else 0)
+        numbers = [each.number for each in read_course()]
+        if execute and execute not in numbers:
+            raise typer.BadParameter(f"no notebook {execute!r}; there are {', '.join(numbers)}")
         changed = builder.build()
         for entry in [each for each in read_course() if each.number == execute]:
             print(f"{entry.file}: {builder.execute(entry):.0f} s")

@@ -19,7 +19,7 @@ def model():
 
 @pytest.fixture()
 def seen(model):
-    """What the lower codebooks gave before false codes came in: its hook runs first."""
+    """What the later codebooks gave before false codes came in: its hook runs first."""
     found = SimpleNamespace(result=None)
 
     def keep(module, inputs, result):

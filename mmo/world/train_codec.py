@@ -7,7 +7,7 @@ Three losses, added:
     letters     CTC on codebook 0 alone: from each 80 ms frame a small head reads four 20 ms letters. It plays the part that
                 WavLM's distillation plays in Mimi: codebook 0 learns what is said, which makes codes easier to predict
 
-The decoder also learns to live with a Talker's mistakes: in some steps lower codebooks are left out, in some they hold codes of
+The decoder also learns to live with a Talker's mistakes: in some steps the later codebooks are left out, in some they hold codes of
 other frames (`FalseCodes`). What is said moves into the first three codebooks, which a Talker can predict.
 
 No adversary: it would need far more than an hour of two cores. Codebooks are EMA k-means, as in Mimi. Batches are whole
@@ -58,7 +58,7 @@ class CodecTraining:
     letters: float = 0.05
     letters_from: int = 400  # before that the letter head learns alone: codebook 0 is not settled enough to listen to it
     codebook_dropout: float = 0.3  # share of steps that use a random number of codebooks
-    false_codes: float = 0.4  # share of steps in which lower codebooks hold codes of other frames, see `FalseCodes`
+    false_codes: float = 0.4  # share of steps in which later codebooks hold codes of other frames, see `FalseCodes`
     quantise_from: int = 250  # before that the latent passes as it is; then k-means sets the codebooks
     seed: int = 0
 
@@ -101,22 +101,23 @@ class LetterHead(nn.Module):
 
 
 class FalseCodes:
-    """Puts codes of other frames into the lower codebooks, so that the decoder lives with a Talker's mistakes.
+    """Puts codes of other frames into the later codebooks, so that the decoder lives with a Talker's mistakes.
 
     A Talker predicts codebooks 0 and 1 well and guesses the rest: what the ear needs has to stand in the first, and a wrong
-    code further down has to do little harm. In a share of the steps a codebook from 2 to 6 is drawn; there and below, in a
+    code further on has to do little harm. In a share of the steps a codebook from 2 to 6 is drawn; from it on, in a
     drawn share of the frames, each code is that of a random frame of the batch.
     """
 
     def __init__(self, rvq_rest: nn.Module, share: float):
         self.share, self.rng = share, random.Random(0)
-        rvq_rest.register_forward_hook(self.replace)
+        rvq_rest.register_forward_hook(self.falsify)
 
     def start(self, step: int) -> None:
         """Draws depend on the step alone, so that a resumed training makes the same ones."""
         self.rng = random.Random(f"false-{step}")
 
-    def replace(self, rvq_rest: nn.Module, inputs: tuple, result):
+    def falsify(self, rvq_rest: nn.Module, inputs: tuple, result):
+        """The hook: moshi's QuantizedResult, its `x` (B, D, F) perhaps changed, its codes as they were."""
         codes = result.codes  # (B, n, F): codebooks 1 … n
         first = self.rng.randint(1, 5)  # in rvq_rest, that is codebook 2 … 6
         if not rvq_rest.training or self.rng.random() >= self.share or codes.shape[1] <= first:

@@ -52,7 +52,7 @@ class Recipe:
     text_blocks: int = 2
     kernel: int = 11
     dropout: float = 0.1
-    steps: int = 2_400
+    steps: int = 4_500
     batch: int = 20
     learning_rate: float = 2e-3
     warmup_steps: int = 150
