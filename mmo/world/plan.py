@@ -12,14 +12,20 @@ from dataclasses import dataclass
 
 from . import text
 
-QUESTION_VOICES = ("joe", "slt", "awb", "en-us+m3", "en-us+f2", "en-gb+m7", "en-gb+f4", "en-gb-scotland+m1", "en-us+f5",
-                   "en-029+m5", "en-gb-x-rp+f1", "en-us+m8")
+# Who asks in training: every third question one of three voices of people, the others eSpeak NG, whose variants are many throats.
+PEOPLE = ("joe", "slt", "awb")
+FORMANT_VOICES = (
+    "en-us+m3", "en-us+f2", "en-gb+m7", "en-gb+f4", "en-gb-scotland+m1", "en-us+f5", "en-029+m5", "en-gb-x-rp+f1", "en-us+m8",
+    "en-us+klatt2", "en-gb+klatt4", "en-us+Alex", "en-gb-x-gbcwmd+m2", "en-us+linda", "en-gb-x-gbclan+m6", "en-us-nyc+steph", "en-us+paul",
+    "en-gb-scotland+f3", "en-us+Gene", "en-us-nyc+Michael", "en-gb-x-rp+edward", "en-us+belinda", "en-029+f2", "en-us+victor",
+    "en-gb+Annie", "en-us+klatt", "en-gb-x-rp+Lee",
+)
 VALIDATION_VOICE = "en-gb+m4"
 TEST_VOICES = ("rms", "kal")  # rms: a voice never heard; kal: from Festival's diphone synthesiser, absent from training
 
 ANSWERS = {"joe": 10_500, "slt": 10_500}
 ANSWER_RATES = (1.0, 1.1)  # of training: a voice has its pace; held-out answers are spoken at 1.05
-QUESTIONS = 5_200
+QUESTIONS = 6_600
 TEST_SENTENCES = {"sentence": 320, "pair": 160, "fact": 160}
 VALIDATION_SENTENCES = 160
 HELD_OUT_QUESTIONS = (("test", "sentence", 300), ("test", "pair", 60), ("test", "fact", 60), ("validation", "sentence", 100))
@@ -135,8 +141,15 @@ QUESTION_SHARES = {"plus": 16, "minus": 16, "bigger": 12, "smaller": 12, "after"
                    "opposite": 5, "day": 3, "month": 4, "colour": 2, "sound": 1, "legs": 1, "sides": 0.5, "chat": 4, "say": 12}
 
 
+def question_voice(number: int) -> str:
+    """Who asks training question `number`: PEOPLE every third time, else FORMANT_VOICES, each in turn."""
+    if number % 3 == 0:
+        return PEOPLE[number // 3 % len(PEOPLE)]
+    return FORMANT_VOICES[(number - number // 3 - 1) % len(FORMANT_VOICES)]
+
+
 def question_plan(seed: int = 1) -> list[Rendering]:
-    """Every spoken question: training in QUESTION_VOICES, validation and test in voices never heard."""
+    """Every spoken question: training in the voices of `question_voice`, validation and test in voices never heard."""
     rng = random.Random(seed)
     facts, plan = Facts(rng), []
 
@@ -157,7 +170,7 @@ def question_plan(seed: int = 1) -> list[Rendering]:
         question = rng.choice(fact.questions)
         if text.WITHHELD_PAIRS.isdisjoint(text.pairs(question)):  # "I have eight apples …" is answered without saying them again
             worn[fact.answer] += 1
-            add("train", "train", QUESTION_VOICES[len(plan) % len(QUESTION_VOICES)], fact, question)
+            add("train", "train", question_voice(len(plan)), fact, question)
     asked: set[str] = set()
     for split, name, count in HELD_OUT_QUESTIONS:
         taken, kinds = 0, Counter()
