@@ -262,6 +262,9 @@ class Draws:
     system_prompt: float = 0.2
     empty_think: float = 0.2  # how often an empty think block is kept, where the chat template writes one
     drop_reference: float = 0.5  # reference codes; the speaker's vector stays
+    # Ours: the answer is only written. Such rows are short and gather in batches without the Talker, so that hearing and seeing
+    # are learnt from several times as many questions in the same time.
+    silent: float = 0.0
     # Scheduled sampling (Bengio et al. 2015, arXiv:1506.03099): uniform ids in the place of true history
     random_codes: float = 0.05  # of the answer's positions, all codebooks together, over the whole audio vocabulary
     random_text: float = 0.05
@@ -278,7 +281,7 @@ class Draws:
         """No chance at all: the question as sound where there is one, nothing dropped, nothing replaced."""
         quiet = dict(
             question=(1.0, 0.0, 0.0), sound_last=0.0, picture_moves=False, system_prompt=0.0, empty_think=1.0,
-            drop_reference=0.0, random_codes=0.0, random_text=0.0, hidden_history=0.0,
+            drop_reference=0.0, silent=0.0, random_codes=0.0, random_text=0.0, hidden_history=0.0,
         )
         return cls(**(quiet | changes))
 

@@ -137,6 +137,8 @@ def realise(corpus: Corpus, index: int, copy: int, rng: np.random.Generator, lay
     try:
         text, heard, shown = render(turns, len(sound), len(pictures), draws, corpus.system_prompts, rng, layout)
         codes = raw.answers[last_answer] if last_answer < len(raw.answers) else None
+        if draws.silent and rng.random() < draws.silent:
+            codes = None
         keep = draws.drop_reference <= rng.random()
         row = build_row(
             layout.tokenizer.encode(text),

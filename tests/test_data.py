@@ -226,6 +226,19 @@ def test_question_as_sound_text_or_both(tmp_path, layout, tokenizer):
     assert shares == pytest.approx({"sound": 0.4, "text": 0.2, "sound, text": 0.2, "text, sound": 0.2}, abs=0.09)
 
 
+def test_silent_rows_are_only_written(tmp_path, layout):
+    """draws.silent: the answer's codes stay away, its text is learnt, and a batch of such rows leaves the Talker out."""
+    shown = {share: open_world(tmp_path, draws=Draws.none(silent=share)) for share in (0.0, 0.5, 1.0)}
+    spoken = {}
+    for share, corpus in shown.items():
+        rows = [realise(corpus, n, 0, np.random.default_rng(n), layout) for n in range(len(corpus))]
+        spoken[share] = sum(bool((each.row.audio_labels != IGNORE).any()) for each in rows)
+        assert all((each.row.text_labels != IGNORE).any() for each in rows), f"silent {share}: a row without text to learn"
+    assert spoken[0.0] == len(shown[0.0]) and spoken[1.0] == 0 and 0 < spoken[0.5] < len(shown[0.5])
+    silent = next(Batches([shown[1.0]], [1.0], layout, 320).start())
+    assert not silent.spoken and silent.inputs("cpu")["talk"] is False
+
+
 def test_system_prompt_and_reference_are_drawn(tmp_path, layout, tokenizer):
     corpus = open_world(tmp_path, draws=Draws.none(system_prompt=0.2, drop_reference=0.5))
     drawn = texts_of(corpus, layout, tokenizer)

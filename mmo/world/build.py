@@ -145,7 +145,7 @@ def build(data: Path = Path("data/tiny"), work: Path = Path("build/world"), work
         question_sounds = speech.load(work / "speech", "questions", len(questions))
         for split in SPLITS:
             rows.write(rows.a2a_rows(spoken, questions, question_sounds, split, round(share * rows.SHIPPED_QUESTIONS)), data / f"a2a-{split}.parquet")
-            rows.write(rows.i2t_rows(split), data / f"i2t-{split}.parquet")
+            rows.write(rows.i2t_rows(split, spoken), data / f"i2t-{split}.parquet")
             rows.write(rows.t2a_rows(spoken, answer_sounds, split), data / f"t2a-{split}.parquet")
 
     def sounds() -> list[np.ndarray]:

@@ -47,7 +47,7 @@ BACKGROUNDS = ((244, 236, 220), (232, 226, 214), (214, 232, 240), (220, 238, 222
 TURNS = {"square": 5, "diamond": 5, "cross": 8, "triangle": 8, "star": 12, "heart": 10, "moon": 14, "circle": 0, "ring": 0}  # degrees
 
 SPLITS = (("test", "sentence", 400), ("test", "pair", 100), ("test", "fact", 100), ("validation", "sentence", 160))
-TRAINING_PICTURES = 4_200
+TRAINING_PICTURES = 6_000
 POOL = 100  # captions that a picture has to choose among when retrieval is measured
 KINDS = ("one", "two", "two", "two", "count")  # each as often as it stands here
 

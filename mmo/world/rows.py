@@ -136,8 +136,11 @@ def a2a_rows(answers: SpokenAnswers, questions: list[Rendering], sounds: list[np
     return rows
 
 
-def i2t_rows(split: str, seed: int = 2) -> list[dict]:
-    """Pictures in, text out: mostly captions, some questions about one thing; held-out pictures ask for the caption."""
+def i2t_rows(split: str, answers: SpokenAnswers, seed: int = 2) -> list[dict]:
+    """Pictures in, text out: mostly captions, some questions about one thing; held-out pictures ask for the caption.
+
+    Training answers that were spoken for T2A bring their sound along: so the Talker learns to speak behind a picture.
+    """
     rng = random.Random(f"{seed}-{split}")
     rows = []
     for picture in picture_plan():
@@ -145,5 +148,7 @@ def i2t_rows(split: str, seed: int = 2) -> list[dict]:
             caption, *others = picture.scene.facts()
             others = [f for f in others if text.tier(f.kind, f.answer) == "train"]
             fact = rng.choice(others) if split == "train" and others and rng.random() < 0.4 else caption
-            rows.append(row(rng.choice(fact.questions), fact.answer, image_bytes=webp(picture.draw()), tier=picture.tier, kind=fact.kind))
+            spoken = answers.any_rendering(fact.answer) if split == "train" else None
+            rows.append(row(rng.choice(fact.questions), fact.answer, image_bytes=webp(picture.draw()), tier=picture.tier, kind=fact.kind,
+                            **(answers.columns(spoken) if spoken is not None else {})))
     return rows

@@ -292,6 +292,19 @@ def set_codebooks(model: nn.Module, sounds: list[np.ndarray], settings: CodecTra
             codebook.embedding_sum.mul_(share)
 
 
+def read_answers(build: Path, shards: int | None = None) -> tuple[list[np.ndarray], list[str]]:
+    """Sounds (int16, 24 kHz) and sentences of the spoken training answers, of the first `shards` shards only if given."""
+    answers = plan.answer_plan()
+    sounds, sentences = [], []
+    for path in sorted((build / "speech").glob("answers-*[0-9].npz"))[:shards]:
+        with np.load(path) as shard:
+            for i, sound in zip(shard["ids"], np.split(shard["samples"], np.cumsum(shard["lengths"])[:-1])):
+                if answers[i].split == "train":
+                    sounds.append(sound)
+                    sentences.append(answers[i].spoken)
+    return sounds, sentences
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--build", type=Path, default=Path("build/world"))
@@ -300,15 +313,7 @@ def main() -> None:
     parser.add_argument("--shards", type=int, help="train on this many shards only (a trial)")
     parser.add_argument("--from", type=Path, dest="start_from", help="a trained codec to begin with (codec.safetensors)")
     options = parser.parse_args()
-    answers = plan.answer_plan()
-    sounds, sentences = [], []
-    paths = sorted((options.build / "speech").glob("answers-*[0-9].npz"))
-    for path in paths[: options.shards] if options.shards else paths:
-        with np.load(path) as shard:
-            for i, sound in zip(shard["ids"], np.split(shard["samples"], np.cumsum(shard["lengths"])[:-1])):
-                if answers[i].split == "train":
-                    sounds.append(sound)
-                    sentences.append(answers[i].spoken)
+    sounds, sentences = read_answers(options.build, options.shards)
     hours = sum(map(len, sounds)) / SAMPLE_RATE / 3600
     print(f"{len(sounds)} utterances, {hours:.2f} hours", flush=True)
     began = time.time()
