@@ -2,6 +2,7 @@
 
     runs/tiny/t2a.state.safetensors     while a stage runs: weights, average, optimiser (fp32), random state, position
     runs/tiny/t2a.safetensors           when it is done: the weights alone, as `omni.save_model` writes them
+    runs/tiny/snapshots/t2a-00800.safetensors   if asked for: the weights on the way, to listen to
 
 A state is one file, written beside its place and moved there in one go: whenever the process is killed, the file is the old state
 or the new one.
@@ -71,6 +72,17 @@ def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
 def stage_file(run_dir: Path, stage: str) -> Path:
     """Where a stage's finished weights go."""
     return run_dir / f"{stage}.safetensors"
+
+
+def snapshot_file(run_dir: Path, stage: str, step: int) -> Path:
+    """Where a stage's weights after so many steps go."""
+    return run_dir / "snapshots" / f"{stage}-{step:05d}.safetensors"
+
+
+def snapshots_of(run_dir: Path, stage: str) -> list[tuple[int, Path]]:
+    """The snapshots of a stage that are there: step and file, earliest first."""
+    found = (run_dir / "snapshots").glob(f"{stage}-*.safetensors")
+    return sorted((int(path.stem.rsplit("-", 1)[1]), path) for path in found)
 
 
 def latest_weights(profile: Profile, run_dir: Path, before: str | None = None) -> tuple[Path, str]:

@@ -21,7 +21,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -33,7 +34,8 @@ from tqdm.auto import tqdm
 
 from mmo.chat import ChatTokenizer
 from mmo.checkpoint import (
-    latest_weights, load_state, random_state, save_state, set_random_state, stage_file, with_prefix, without_prefix,
+    latest_weights, load_state, random_state, save_state, set_random_state, snapshot_file, snapshots_of, stage_file, with_prefix,
+    without_prefix,
 )  # fmt: skip
 from mmo.config import Draws, StageConfig
 from mmo.data import Batch, Batches, Corpus, Counts, DataFile, Layout, find_files
@@ -238,15 +240,21 @@ class Stepper:
     @torch.no_grad()
     def validate(self, batches: Sequence[Batch]) -> dict:
         """Losses of the averaged weights on held-out batches, without dropout."""
+        totals, rows = 0.0, 0
+        with self.averaged() as model:
+            for batch in batches:
+                with self.autocast():
+                    _, parts = losses_of(model, batch, self.stage, self.device)
+                totals, rows = totals + parts * len(batch.names), rows + len(batch.names)
+        return named(totals / rows) if rows else {}
+
+    @contextmanager
+    def averaged(self) -> Iterator[OmniModel]:
+        """The model as it would be shipped now: with the averaged weights, in eval mode, until the block ends."""
         self.average.swap()
         self.model.eval()
         try:
-            totals, rows = 0.0, 0
-            for batch in batches:
-                with self.autocast():
-                    _, parts = losses_of(self.model, batch, self.stage, self.device)
-                totals, rows = totals + parts * len(batch.names), rows + len(batch.names)
-            return named(totals / rows) if rows else {}
+            yield self.model
         finally:
             self.model.train()
             self.average.swap()
@@ -422,7 +430,11 @@ class StageRun:
         deadline = time.monotonic() + 60 * minutes if minutes else None
         resumed = self.resume()
         model = self.model()
-        log = Log(self.run_dir, self.stage, self.progress.before + self.progress.step if resumed else 0)
+        begun = self.progress.before + self.progress.step if resumed else 0
+        log = Log(self.run_dir, self.stage, begun)
+        for step, path in snapshots_of(self.run_dir, self.stage):
+            if step > begun:
+                path.unlink()  # of an earlier run
         try:
             for number in range(self.progress.done, len(self.passes)):
                 if not self.run_pass(model, self.passes[number], log, deadline, progress_bar):
@@ -499,7 +511,10 @@ class StageRun:
         pending.clear()
 
     def validate(self, stepper: Stepper, stage: StageConfig, held_out: dict[str, list[Batch]], log: Log) -> None:
-        """Held-out losses of the averaged weights."""
+        """Held-out losses of the averaged weights; with `snapshots`, these weights are kept."""
+        if self.settings["snapshots"]:
+            with stepper.averaged() as model:
+                save_model(model, snapshot_file(self.run_dir, self.stage, self.progress.before + self.progress.step), torch.float16)
         for name, batches in held_out.items():
             figures = stepper.validate(batches)
             if figures:
@@ -562,13 +577,15 @@ def train(
     device: torch.device | None = None,
     dtype: torch.dtype | None = None,
     save_at: Sequence[int] = (),
+    snapshots: bool = False,
 ) -> TrainResult:
     """Train one stage ("t2a", "a2a", "i2t") of a profile, or go on with it where it was interrupted.
 
     budget: "full", or "smoke" for a few dozen steps.  run_dir: default runs/<profile>[-smoke].  minutes: pause after so
     long (state saved; the schedule stays as it is).  steps: another number of steps in all, for a scaled recipe.  fresh:
     forget an interrupted run.  strict: raise at the first bad row.  encoders, device, dtype: default the profile's.
-    save_at: also save the state after these steps of a pass.
+    save_at: also save the state after these steps of a pass.  snapshots: keep the averaged weights of every validation (half
+    precision, `checkpoint.snapshots_of`), to listen to the same sentence on the way.
 
     Writes <run_dir>/<stage>.safetensors when done.  Raises DataError (file and row), FileNotFoundError, ValueError.
     """
@@ -578,7 +595,7 @@ def train(
     settings = {
         "passes": planned_passes(profile, stage, budget, steps),
         "seed": seed, "fresh": fresh, "strict": strict, "device": device, "dtype": dtype or profile.dtype(device),
-        "checkpoint_seconds": profile.checkpoint_seconds, "save_at": set(save_at),
+        "checkpoint_seconds": profile.checkpoint_seconds, "save_at": set(save_at), "snapshots": snapshots,
     }  # fmt: skip
     run = StageRun(profile, stage, run_dir, settings, encoders)
     finished = run.run(minutes, progress_bar)

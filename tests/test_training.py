@@ -13,7 +13,7 @@ import torch
 import worlds
 from typer.testing import CliRunner
 
-from mmo.checkpoint import latest_weights, load_state, save_state
+from mmo.checkpoint import latest_weights, load_state, save_state, snapshots_of
 from mmo.config import IGNORE, StageConfig
 from mmo.data import Batches, Draws, Layout, collate
 from mmo.omni import TIED, OmniModel, load_model
@@ -77,6 +77,18 @@ def test_losses_fall(profile, tmp_path):
     first, last = log[:5], log[-5:]
     for name in ("text", "audio"):
         assert np.mean([entry[name] for entry in last]) < np.mean([entry[name] for entry in first])
+
+
+def test_snapshots_are_the_weights_on_the_way(profile, tmp_path):
+    """One a validation; the last is the finished model; keeping them changes nothing, and a fresh run throws the old ones away."""
+    kept, plain = (run(profile, "t2a", tmp_path / name, steps=9, snapshots=keep) for name, keep in (("kept", True), ("plain", False)))
+    found = snapshots_of(tmp_path / "kept", "t2a")
+    assert [step for step, _ in found] == [3, 6, 9] and not snapshots_of(tmp_path / "plain", "t2a")
+    assert losses(kept.log_file) == losses(plain.log_file)
+    finished, last = load_model(kept.model_file).state_dict(), load_model(found[-1][1]).state_dict()
+    assert all(torch.equal(value.half().float(), last[name]) for name, value in finished.items())
+    run(profile, "t2a", tmp_path / "kept", steps=6, snapshots=True, fresh=True)
+    assert [step for step, _ in snapshots_of(tmp_path / "kept", "t2a")] == [2, 4, 6]
 
 
 def test_experts_train_by_the_same_words(profile, tmp_path):
