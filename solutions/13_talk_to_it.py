@@ -11,7 +11,12 @@
 # %% [markdown]
 # # 13 · Talk to it
 #
-# **At the end** you have asked it by text, by voice and by picture, in both voices, and seen when its first sound arrives.
+# *Takes 30 minutes (tiny) · builds on 12*
+#
+# **At the end** you have asked it by text, by voice and by picture, in both voices, warm and cold, with your own words and your own microphone if you have one, and seen when its
+# first sound arrives.
+#
+# **You need** nothing but the finished model; the shipped one will do.
 #
 # **The claim.** It speaks while it writes: the first sound is there long before the sentence is done, and each second of speech
 # takes less than a second to make, on a plain CPU.
@@ -23,37 +28,27 @@ budget = "full"
 # %%
 # %matplotlib inline
 import time
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
-from safetensors.torch import load_file
+import pyarrow.parquet
 
-from mmo.chat import ChatTokenizer
-from mmo.checkpoint import latest_weights
-from mmo.codec import Codec
+from mmo.assistant import Assistant
+from mmo.course import predict, reveal
 from mmo.display import listen, show_codes
-from mmo.generation import Generator, Prompt, Sound, TextPiece
-from mmo.omni import load_model
+from mmo.features import read_sound
+from mmo.generation import Sound, TextPiece
 from mmo.profiles import profile as find_profile
 from mmo.profiles import run_dir
-from mmo.sampling import Decoding
+from mmo.rows import open_rows
+from mmo.sequence import frames
+from mmo.training import read_picture
 
 settings = find_profile(profile)
-run = run_dir(settings, budget)
-path, which = latest_weights(settings, run)
-print(which)
-model = load_model(path)
-tokenizer = ChatTokenizer.load(settings.tokenizer_dir)
-codec = Codec.load(settings.codec_file, num_codebooks=model.config.num_codebooks)
-generator = Generator(model, codec, tokenizer)
-voices = load_file(settings.data_dir / "voices.safetensors")
-
-
-def ask(text: str, voice: str | None = None, seed: int = 0, decoding: Decoding | None = None):
-    """One text question, answered in a voice."""
-    ids = tokenizer.prompt([{"role": "user", "content": text}])
-    return generator.answer(Prompt(ids, voices[voice or next(iter(voices))], seed=seed), decoding)
-
+assistant = Assistant.load(settings, run_dir(settings, budget))
+print(assistant.which)
+print("voices:", ", ".join(assistant.voices))
 
 # %% [markdown]
 # ## The same answer in each voice
@@ -61,8 +56,8 @@ def ask(text: str, voice: str | None = None, seed: int = 0, decoding: Decoding |
 # The weights are the same; one vector at one position differs.
 
 # %%
-for voice in voices:
-    answer = ask("What is three plus four?", voice)
+for voice in assistant.voices:
+    answer = assistant.ask("What is three plus four?", voice=voice)
     display(listen(answer.samples, answer.sample_rate, f"{voice}: {answer.text}"))
 
 # %% [markdown]
@@ -73,9 +68,40 @@ for voice in voices:
 # %%
 for question in ("Hello.", "Which is bigger, nine or twelve?", "What is the opposite of hot?", "Count from three until eight.",
                  "Say: a large red circle above a small blue square."):
-    answer = ask(question)
+    answer = assistant.ask(question)
     print("asked:", question)
     display(listen(answer.samples, answer.sample_rate, answer.text))
+
+# %% [markdown]
+# ## Ask aloud
+#
+# A question in a voice that was in no training. For your own: record a few seconds to a file (any program does; WAV, FLAC, Ogg and MP3 are read) and put its path into `own_recording`.
+
+# %%
+own_recording = None  # "question.wav"
+
+# %%
+row = pyarrow.parquet.read_table(settings.data_dir / "a2a-test.parquet", columns=["question_audios"]).slice(0, 1).to_pylist()[0]
+data = open(own_recording, "rb").read() if own_recording else row["question_audios"][0]
+sound = read_sound(data)
+display(listen(sound, 16_000, "the question"))
+answer = assistant.ask(sound=sound)
+display(listen(answer.samples, answer.sample_rate, answer.text))
+
+# %% [markdown]
+# ## Show it a picture
+#
+# Its world has nine shapes in nine colours on a calm ground. Put the path of a picture of yours into `own_picture`: what does it make of a photograph?
+
+# %%
+own_picture = None  # "picture.png"
+
+# %%
+row = pyarrow.parquet.read_table(settings.data_dir / "i2t-test.parquet", columns=["image_bytes"]).slice(1, 1).to_pylist()[0]
+picture = read_picture(open(own_picture, "rb").read() if own_picture else row["image_bytes"])
+display(picture.resize((192, 192)))
+answer = assistant.ask("What do you see?", picture=picture)
+display(listen(answer.samples, answer.sample_rate, answer.text))
 
 # %% [markdown]
 # ## When does it begin to speak?
@@ -83,16 +109,18 @@ for question in ("Hello.", "Which is bigger, nine or twelve?", "What is the oppo
 # **Predict:** a frame lasts 80 ms and needs its eight codes, which lie on a diagonal. How many steps pass before the first sound?
 
 # %%
+predict("13.steps", "Steps before the first sound?", None)
+
+# %%
+generator, config = assistant.generator, assistant.generator.config
 events, started = [], time.perf_counter()
-ids = tokenizer.prompt([{"role": "user", "content": "What is eleven plus eight?"}])
-for event in generator.stream([Prompt(ids, next(iter(voices.values())))]):
+for event in generator.stream([assistant.prompt("What is eleven plus eight?")]):
     events.append((1000 * (time.perf_counter() - started), event))
 final = events[-1][1].answer
 text_at = [at for at, event in events if isinstance(event, TextPiece)]
 sound_at = [(at, len(event.samples) / 24) for at, event in events if isinstance(event, Sound)]
 figure, axis = plt.subplots(figsize=(9, 2.2))
 axis.scatter(text_at, [1] * len(text_at), marker="|", s=300, label="a piece of text")
-ready = sum((length for _, length in sound_at), 0.0)
 axis.barh([0] * len(sound_at), [length for _, length in sound_at], left=np.cumsum([0] + [length for _, length in sound_at[:-1]]) + (sound_at[0][0] if sound_at else 0),
           height=0.35, alpha=0.35, label="when it is played")
 axis.scatter([at for at, _ in sound_at], [0] * len(sound_at), marker="|", s=300, color="black", label="sound is ready")
@@ -103,21 +131,83 @@ plt.show()
 if final.first_audio_ms is not None:
     print(f"first sound after {final.first_audio_ms:.0f} ms; {final.real_time_factor:.2f} s of work per second of speech")
 display(listen(final.samples, final.sample_rate, final.text))
+reveal("13.steps", config.num_codebooks + 1, "steps: one for the answer's first word, and one for each codebook of the first frame")
 
 # %% [markdown]
 # ## Warm and cold
 #
-# Codebook 0 decides what is said; a little warmth there varies the reading. Greedy decoding gives one reading, always the same.
+# At temperature 0 the likeliest code wins every time, and there is one reading. With warmth there are many. **Predict:** at temperature 1 for all
+# codebooks, what suffers first, the words or the voice?
 
 # %%
-for name, decoding in (("as tuned", generator.decoding), ("greedy", generator.decoding.greedy())):
-    answer = ask("What comes after Monday?", decoding=decoding)
-    display(listen(answer.samples, answer.sample_rate, f"{name}: {answer.text}"))
+predict("13.warm", "'words' or 'voice'?", None)
+
+# %%
+for temperature in (0.0, 0.2, 0.6, 1.0):
+    answer = assistant.ask("What comes after Monday?", decoding=replace(generator.decoding, temperature=temperature))
+    display(listen(answer.samples, answer.sample_rate, f"temperature {temperature}: {answer.text}"))
+reveal("13.warm", "words")
+
+# %% [markdown]
+# Timbre is in every code that is likely at all; which of the likely ones comes next is what makes a word. The same answer with another seed:
+
+# %%
+for seed in range(3):
+    answer = assistant.ask("What comes after Monday?", seed=seed, decoding=replace(generator.decoding, temperature=0.6))
+    display(listen(answer.samples, answer.sample_rate, f"seed {seed}: {answer.text}", picture=False))
 if answer.codes.shape[1]:
-    display(show_codes(answer.codes, model.config.num_codes))
+    display(show_codes(answer.codes, config.num_codes))
 else:
     print("No codes to draw: this Talker, hardly trained, stopped before its first frame.")
 
 # %% [markdown]
-# **Summary.** You built it, you trained it, it answers. `runs/…/report.json` has the figures: what an independent judge hears,
-# beside the ceiling that the codec sets and the floor that the judge itself has.
+# ## A voice by example
+#
+# Instead of a vector alone, the prompt may carry *reference codes*: some frames of the wanted voice, right before the answer. Here the vector of one voice meets the
+# sound of the other. Which does it follow?
+
+# %%
+train_rows = open_rows(settings.data_dir / settings.stages["t2a"][0].data[0], config, settings.cache_dir())
+if len(assistant.voices) > 1:
+    first, second = list(assistant.voices)[:2]
+    example = next(train_rows[n] for n in range(len(train_rows)) if np.allclose(train_rows[n].speaker, assistant.voices[second], atol=1e-4))
+    reference = frames(example.answers[-1], config.num_codebooks, config.num_codes)
+    for name, codes in ((f"vector of {first}", None), (f"vector of {first}, reference of {second}", reference)):
+        answer = generator.answer(replace(assistant.prompt("What colour is the sky?", voice=first), ref_codes=codes))
+        display(listen(answer.samples, answer.sample_rate, f"{name}: {answer.text}"))
+
+# %% [markdown]
+# ## To play with
+#
+# With a live kernel: a question, a voice, a temperature. (Under papermill this cell only shows its widgets.)
+
+# %%
+import ipywidgets as widgets
+
+question = widgets.Text("What is two plus three?", description="question", layout=widgets.Layout(width="70%"))
+voice = widgets.Dropdown(options=list(assistant.voices), description="voice")
+warmth = widgets.FloatSlider(0.2, min=0.0, max=1.2, step=0.1, description="temperature")
+button, page = widgets.Button(description="ask"), widgets.Output()
+
+
+@page.capture(clear_output=True, wait=True)
+def answer_it(_=None):
+    answer = assistant.ask(question.value, voice=voice.value, decoding=replace(generator.decoding, temperature=warmth.value))
+    display(listen(answer.samples, answer.sample_rate, answer.text))
+
+
+button.on_click(answer_it)
+display(question, voice, warmth, button, page)
+
+# %% [markdown]
+# ## Summary
+#
+# You built it, you trained it, it answers. It speaks from the ninth step on; one vector is a voice; warmth costs words first.
+# `runs/…/report.json` has the figures: what an independent judge hears, beside the ceiling that the codec sets and the floor that the judge itself has.
+#
+# **Often mistaken.** *"Streaming means low latency."* It means that sound comes before the end; how soon is another question. *"The voice is in the weights."* Both voices are; the vector chooses.
+#
+# **To try.** Two vectors, half of each: whose voice is that? A question that is not of its world: where does it go wrong, in the text or in the speech?
+#
+# **Where to read on.** `mmo/generation.py`, `mmo/streaming.py`, `mmo/assistant.py`; A. Défossez, L. Mazaré, M. Orsini and others: *Moshi: a speech-text foundation model for real-time dialogue.* 2024,
+# [arXiv:2410.00037](https://arxiv.org/abs/2410.00037).

@@ -1,0 +1,103 @@
+"""A finished model, ready to be asked by text, sound or picture: what the notebooks talk to.
+
+    assistant = Assistant.load(settings, run)             # the run's last weights, else the shipped ones
+    answer = assistant.ask("What is three plus four?", voice="slt")
+    answer = assistant.ask(sound=samples)                 # 16 kHz
+    answer = assistant.ask("What do you see?", picture=image)
+
+Encoders are loaded when they are first needed.  `mmo say` does the same for files, with words of advice (say.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mmo.chat import IMAGE_MARK, ChatTokenizer, user_content
+from mmo.checkpoint import latest_weights
+from mmo.codec import Codec
+from mmo.config import Decoding
+from mmo.generation import Answer, Generator, Prompt
+from mmo.omni import load_model
+from mmo.profiles import Profile
+from mmo.profiles import run_dir as default_run_dir
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from mmo.speech_encoder import SpeechEncoder
+    from mmo.vision_encoder import VisionEncoder
+
+
+@dataclass(frozen=True)
+class Assistant:
+    """Model, codec and tokenizer of a profile, with the voices it can answer in (name to speaker vector)."""
+
+    settings: Profile
+    which: str  # a sentence: which weights these are
+    generator: Generator
+    voices: dict[str, Tensor]
+
+    @classmethod
+    def load(cls, settings: Profile, run_dir: Path | None = None, weights: Path | None = None) -> Assistant:
+        """The given weights, else the run's last ones, else the shipped ones.  Raises FileNotFoundError where there are none."""
+        if weights is None:
+            weights, which = latest_weights(settings, run_dir or default_run_dir(settings))
+        else:
+            which = f"weights: {weights}"
+        model = load_model(weights)
+        codec = Codec.load(settings.codec_file, num_codebooks=model.config.num_codebooks)
+        generator = Generator(model, codec, ChatTokenizer.load(settings.tokenizer_dir), settings.decoding)
+        voices = settings.data_dir / "voices.safetensors"
+        return cls(settings, which, generator, load_file(voices) if voices.is_file() else {})
+
+    @cached_property
+    def speech_encoder(self) -> SpeechEncoder:
+        from mmo.speech_encoder import SpeechEncoder
+
+        return SpeechEncoder.load(self.settings.speech_encoder_dir)
+
+    @cached_property
+    def vision_encoder(self) -> VisionEncoder:
+        from mmo.vision_encoder import VisionEncoder
+
+        return VisionEncoder.load(self.settings.vision_encoder_dir)
+
+    def prompt(self, text: str = "", sound: np.ndarray | None = None, picture: Image | None = None, voice: str | None = None, seed: int = 0) -> Prompt:
+        """One question as training laid it out: words, a sound (N,) at 16 kHz, a picture, or several of these.
+
+        Raises ValueError where there is nothing to answer, or no such voice.
+        """
+        if not text and sound is None and picture is None:
+            raise ValueError("nothing to answer: give text, sound or picture")
+        if voice is not None and voice not in self.voices:
+            raise ValueError(f"no voice {voice!r}; there are {', '.join(self.voices)}")
+        heard = seen = None
+        if sound is not None:
+            features, lengths = self.speech_encoder.encode([sound])
+            heard = features[0, : int(lengths[0])]
+        if picture is not None:
+            seen = self.vision_encoder.encode([picture])[0]
+            text = f"{IMAGE_MARK}\n{text}" if text else IMAGE_MARK
+        content = user_content(
+            text,
+            sound_length=0 if heard is None else len(heard),
+            pictures=0 if seen is None else 1,
+            image_length=self.generator.model.config.image_token_len,
+        )
+        ids = self.generator.tokenizer.prompt([{"role": "user", "content": content}])
+        speaker = self.voices[voice] if voice else next(iter(self.voices.values()), None)
+        return Prompt(ids, speaker, audio_features=heard, image_features=seen, seed=seed)
+
+    def ask(
+        self, text: str = "", sound: np.ndarray | None = None, picture: Image | None = None, voice: str | None = None, seed: int = 0,
+        decoding: Decoding | None = None,
+    ) -> Answer:  # fmt: skip
+        """The answer to one question, text and speech; see `prompt`."""
+        return self.generator.answer(self.prompt(text, sound, picture, voice, seed), decoding)
