@@ -5,6 +5,7 @@
 #   make weekend BUDGET=smoke    the same path in a few minutes, into runs/tiny-smoke
 #   make test | test-fast        unit tests and the notebooks as tests | unit tests only
 #   make lab                     JupyterLab        make doctor   what can run here, and what is missing
+#   make book                    the executed notebooks as pages to read and listen to, into runs/book
 #   make venv                    create or renew .venv from constraints.txt
 
 BUDGET  ?= full
@@ -24,7 +25,7 @@ MMO := $(BIN)/python -m mmo
 INSTALLED := $(VENV)/.mmo-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv weekend test test-fast lab doctor constraints
+.PHONY: help venv weekend test test-fast lab doctor book constraints
 
 help:
 	@sed -n 's/^#  *\(make .*\)/\1/p' Makefile
@@ -43,6 +44,9 @@ lab: | $(INSTALLED)
 
 doctor: | $(INSTALLED)
 	$(MMO) doctor
+
+book: | $(INSTALLED)
+	$(MMO) course book
 
 # An order-only prerequisite above: an existing environment is used as it is, so that nothing needs the network again.
 # `make venv` renews it after constraints.txt has changed; `mmo doctor` says when that is needed.

@@ -194,6 +194,19 @@ def course_reset(
         print(f"{restore(notebook)} is as it was handed out")
 
 
+@course.command("book")
+def course_book(to: Annotated[Path, typer.Option("--to", help="The folder to write; open its index.html.")] = Path("runs/book")) -> None:
+    """Make a static site of the executed notebooks, with their sounds."""
+    from mmo.course.book import write_book
+
+    try:
+        pages = write_book(to)
+    except (ValueError, FileNotFoundError) as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(1) from None
+    print(f"{len(pages)} pages: {pages[0]}")
+
+
 @course.command("build")
 def course_build(
     check: Annotated[bool, typer.Option("--check", help="Write nothing; fail where something is not as it should be.")] = False,

@@ -1,0 +1,51 @@
+"""The book: a page for every notebook, its sounds inside, solutions folded, links that lead somewhere."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from mmo.course.book import page_link, write_book
+from mmo.course.build import BEGIN
+from mmo.course.catalogue import read_course
+
+
+@pytest.fixture(scope="module")
+def book(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("book")
+    return {path.name: path.read_text(encoding="utf-8") for path in write_book(folder)}
+
+
+def test_has_a_page_for_every_notebook(book):
+    assert set(book) == {"index.html", *(f"{entry.file}.html" for entry in read_course())}
+
+
+def test_links_between_pages_lead_somewhere(book):
+    for name, text in book.items():
+        for target in re.findall(r'href="([^"#:]+\.html)[^"]*"', text):
+            assert target in book, f"{name}: no page {target}"
+
+
+def test_sounds_are_inside(book):
+    assert "<audio" in book["07_sequence_and_delay.html"] and "data:audio/mpeg;base64," in book["07_sequence_and_delay.html"]
+
+
+def test_solutions_are_folded(book):
+    text = book["07_sequence_and_delay.html"]
+    assert BEGIN not in text and "one way to do it" in text
+    open_part = re.sub(r"<details.*?</details>", "", text, flags=re.DOTALL)
+    assert "raise" in open_part and "delayed[k, k : k + F] = codes[k]" not in re.sub(r"<[^>]+>", "", open_part)
+
+
+@pytest.mark.parametrize(
+    ("target", "wanted"),
+    [
+        ("08_talker_and_mtp.ipynb", "](08_talker_and_mtp.html)"),
+        ("08_talker_and_mtp.ipynb#summary", "](08_talker_and_mtp.html#summary)"),
+        ("https://arxiv.org/abs/1", "](https://arxiv.org/abs/1)"),
+        ("../docs/install.md", "](index.html)"),
+    ],
+)
+def test_page_links(target, wanted):
+    assert page_link(target) == wanted
