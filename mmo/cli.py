@@ -81,13 +81,30 @@ def say(
 def test(
     more: typer.Context,
     fast: Annotated[bool, typer.Option("--fast", help="Unit tests only, no notebooks.")] = False,
+    changed: Annotated[bool, typer.Option("--changed", help="Only the notebooks that your changes since the last commit touch.")] = False,
 ) -> None:
-    """Run the tests, units first and then the notebooks; what follows `--` goes to pytest."""
+    """Run the tests, units first and then the notebooks, side by side; what follows `--` goes to pytest."""
+    chosen = ["-m", "not notebook"] if fast else []
+    if changed:
+        from mmo.course.changed import changed_files, touched
+
+        names = [entry.file for entry in touched(changed_files())]
+        if not names:
+            print("no notebook is touched by what changed since the last commit")
+            raise typer.Exit(0)
+        chosen = ["tests/test_notebooks.py", "tests/test_course.py", "-k", " or ".join([*names, *(f"{name[:2]}." for name in names)])]
     repository = Path(__file__).resolve().parents[1]
-    command = [sys.executable, "-m", "pytest", *(["-m", "not notebook"] if fast else []), *more.args]
+    command = [sys.executable, "-m", "pytest", "-n", str(tests_side_by_side()), "--dist", "loadgroup", *chosen, *more.args]
     # Tests need neither a screen nor the network; where one asks for either, it must fail rather than wait.
     environment = os.environ | {"MPLBACKEND": "Agg", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     raise typer.Exit(subprocess.run(command, cwd=repository, env=environment).returncode)
+
+
+def tests_side_by_side(memory_each: float = 4e9) -> int:
+    """How many tests may run at once: one a core, as far as memory allows for a notebook each (at most eight)."""
+    import psutil
+
+    return max(1, min(os.cpu_count() or 1, int(psutil.virtual_memory().available // memory_each), 8))
 
 
 @app.command()

@@ -183,7 +183,12 @@ def compute_features(path: Path, column: str, frozen: Frozen, folder: Path, copi
     np.savez(unfinished / "index.npz", first_item=np.array(first_item), starts=np.cumsum([0, *lengths]))
     about = {"copies": copies, "dim": frozen.dim, "bad": [asdict(row) for row in bad]}
     (unfinished / "about.json").write_text(json.dumps(about), encoding="utf-8")
-    os.replace(unfinished, folder)
+    try:
+        os.replace(unfinished, folder)
+    except OSError:  # another process was quicker: a folder that holds files is not replaced
+        if not folder.is_dir():
+            raise
+        shutil.rmtree(unfinished)
 
 
 def read_items(

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import papermill
 import psutil
-from nbclient.exceptions import DeadKernelError
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
@@ -47,6 +47,10 @@ class NotebookFailed(RuntimeError):
     """A notebook did not come to its end; the message names the cell and where the executed copy lies."""
 
 
+class OutOfTime(RuntimeError):
+    """A notebook took longer than it may."""
+
+
 class Stopped(SystemExit):
     """SIGTERM arrived. No `Exception`, so that nothing on the way takes it for an error of its own and goes on."""
 
@@ -63,15 +67,21 @@ class Watch:
     started: float = field(default_factory=time.monotonic)
     rss: int = 0  # bytes, now
     peak_rss: int = 0  # bytes
+    limit: float | None = None  # seconds the running thing may take
 
-    def starts(self, what: str) -> None:
-        self.running, self.started = what, time.monotonic()
+    def starts(self, what: str, limit: float | None = None) -> None:
+        self.running, self.started, self.limit = what, time.monotonic(), limit
         self.cell, self.number, self.where = None, 0, Watch.where
 
     def cell_starts(self, cells: list, number: int) -> None:
         # In words at once: papermill inserts cells of its own above one that fails.
         self.cell, self.number = cells[number], number
         self.where = f'cell {number + 1} of {len(cells)}, "{title_of(cells, number)}"'
+
+    def check_time(self) -> None:
+        """Raises OutOfTime where the limit has passed; within a cell, the kernel's own timeout does the same."""
+        if self.limit is not None and time.monotonic() - self.started > self.limit:
+            raise OutOfTime(f"more than its {self.limit:.0f} seconds have passed")
 
     def line(self) -> str:
         """The progress line: what runs, for how long, with how much memory, and the last words it printed."""
@@ -145,6 +155,7 @@ class WatchedEngine(NBClientEngine):
 
         def watched_start(cell, cell_index=None, **rest):
             watch.cell_starts(nb_man.nb.cells, cell_index)
+            watch.check_time()
             cell_start(cell, cell_index, **rest)
 
         nb_man.cell_start = watched_start
@@ -159,21 +170,29 @@ class WatchedEngine(NBClientEngine):
 papermill_engines.register("mmo", WatchedEngine)
 
 
-def run_notebook(source: Path, copy: Path, parameters: dict, watch: Watch) -> float:
-    """Execute one notebook into `copy`; returns its seconds. Raises NotebookFailed, which names the cell."""
+def run_notebook(source: Path, copy: Path, parameters: dict, watch: Watch, limit: float | None = None) -> float:
+    """Execute one notebook into `copy`; returns its seconds. Raises NotebookFailed, which names the cell.
+
+    limit: seconds that the notebook may take; no single cell may take longer either.
+    """
     if not source.is_file():
         raise NotebookFailed(f"{source} is not there; the weekend needs {', '.join(NOTEBOOKS.values())}")
     copy.parent.mkdir(parents=True, exist_ok=True)
-    watch.starts(source.stem)
+    watch.starts(source.stem, limit)
     try:
         papermill.execute_notebook(
             source, copy, parameters=parameters, engine_name="mmo", watch=watch, progress_bar=False,
             cwd=source.parent, autosave_cell_every=30, extra_arguments=["--log-level=ERROR"],
+            execution_timeout=None if limit is None else int(limit),
         )
     except PapermillExecutionError as error:
         reason = f"{error.ename}: {error.evalue}"
     except DeadKernelError:
         reason = "its kernel died (out of memory is the usual cause; `mmo doctor` shows how much there is)"
+    except OutOfTime as error:
+        reason = str(error)
+    except CellTimeoutError:
+        reason = f"the cell alone took longer than the {limit:.0f} seconds that the notebook has"
     except (KeyboardInterrupt, Stopped):
         reason = "stopped from outside"
     else:

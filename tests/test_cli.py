@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -86,18 +87,31 @@ def test_test_runs_pytest_in_the_repository_without_network(monkeypatch, argumen
     monkeypatch.setattr(cli.subprocess, "run", run)
     result = CliRunner().invoke(cli.app, ["test", *arguments, "--", "-k", "codec"])
     assert result.exit_code == 3, "pytest's exit status is lost"
-    assert seen["command"] == [sys.executable, "-m", "pytest", *marks, "-k", "codec"]
+    side_by_side = ["-n", str(cli.tests_side_by_side()), "--dist", "loadgroup"]
+    assert seen["command"] == [sys.executable, "-m", "pytest", *side_by_side, *marks, "-k", "codec"]
     assert seen["cwd"] == doctor.REPOSITORY and seen["env"]["HF_HUB_OFFLINE"] == "1"
 
 
-def test_notebook_tests_run_last(request):
+@pytest.mark.parametrize(("cores", "free", "wanted"), [(2, 24e9, 2), (8, 9e9, 2), (2, 1e9, 1), (64, 900e9, 8)])
+def test_as_many_tests_at_once_as_memory_allows(monkeypatch, cores, free, wanted):
+    import psutil
+
+    monkeypatch.setattr(cli.os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
+    assert cli.tests_side_by_side() == wanted
+
+
+def test_notebook_tests_run_last_and_files_stay_together(request):
     """Units first: whoever waits for notebooks should know by then that the parts hold."""
+    added = []
 
     def item(name: str, *marks: str) -> SimpleNamespace:
-        return SimpleNamespace(name=name, get_closest_marker=lambda mark: mark if mark in marks else None)
+        find = lambda mark: mark if mark in marks else None  # noqa: E731
+        return SimpleNamespace(name=name, path=Path(f"test_{name}.py"), get_closest_marker=find, add_marker=added.append)
 
-    items = [item("a"), item("b", "notebook"), item("c"), item("d", "notebook")]
+    items = [item("a"), item("b", "notebook"), item("c", "xdist_group"), item("d", "notebook")]
     (ours,) = [plugin for plugin in request.config.pluginmanager.get_plugins()
                if getattr(plugin, "__file__", None) == str(doctor.REPOSITORY / "tests" / "conftest.py")]
     ours.pytest_collection_modifyitems(items)
     assert [each.name for each in items] == ["a", "c", "b", "d"]
+    assert [mark.args for mark in added] == [("test_a",), ("test_b",), ("test_d",)], "one with a group of its own keeps it"

@@ -128,6 +128,15 @@ def test_a_dead_kernel_is_named_and_the_copy_says_where(tmp_path):
     assert [cell.metadata.papermill.status for cell in copy.cells][-2:] == ["completed", "failed"]
 
 
+def test_a_notebook_has_its_time(tmp_path):
+    """Between cells and within one: who takes too long is stopped, and named."""
+    write_notebook(tmp_path / "slow.ipynb", TEXT("# Wait"), CODE("import time\ntime.sleep(3)"), TEXT("## Never reached"), CODE("print('late')"))
+    write_notebook(tmp_path / "stuck.ipynb", TEXT("# Stuck"), CODE("import time\ntime.sleep(60)"))
+    for name, limit, where in (("slow", 2.9, ""), ("stuck", 3.0, "Stuck")):
+        with pytest.raises(weekend.NotebookFailed, match=f"{name}.ipynb failed in .*{where}.*seconds"):
+            weekend.run_notebook(tmp_path / f"{name}.ipynb", tmp_path / "copies" / f"{name}.ipynb", {}, weekend.Watch(Console(file=io.StringIO())), limit)
+
+
 def test_a_missing_notebook_is_named(tmp_path):
     with pytest.raises(weekend.NotebookFailed, match="none.ipynb is not there"):
         run(tmp_path, tmp_path / "runs" / "x", names=["none"])
