@@ -114,7 +114,7 @@ TINY_DRAWS = Draws(
     hidden_history=0.15,
 )
 # Hearing and seeing are learnt in writing: most rows are silent, the rest and T2A's keep the Talker in step (`Draws.silent`).
-TINY_WRITTEN = replace(TINY_DRAWS, silent=1.0)
+TINY_WRITTEN = replace(TINY_DRAWS, question=(1.0, 0.0, 0.0), silent=1.0)
 TINY_HEARD = replace(TINY_DRAWS, silent=0.85)
 TINY_SEEN = replace(TINY_DRAWS, silent=0.5)  # two thirds of the pictures have no spoken answer anyway
 # Small batches and Muon: after the same three minutes of a core the held-out audio loss was 5.14; with AdamW 5.23, with AdamW,

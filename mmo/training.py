@@ -229,6 +229,8 @@ class Stepper:
         self.optimisers.set_rate(rate_factor(number, self.steps, self.stage))
         with self.autocast():
             loss, parts = losses_of(self.model, batch, self.stage, self.device)
+        if not loss.requires_grad:  # only a projector learns, and nothing in this batch goes through it
+            return torch.cat((parts, parts.new_zeros(2)))
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.stage.clip_norm)
         bad = 1 - (loss.isfinite() & norm.isfinite()).float()

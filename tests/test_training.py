@@ -110,6 +110,16 @@ def test_a_projector_pass_moves_nothing_else(profile, tmp_path):
         choose_trainable(model, "ears")
 
 
+def test_a_batch_that_nothing_learns_from_changes_nothing(profile, tmp_path):
+    """A projector's pass may meet a batch without a sound: its losses are told, no weight moves, and the step counts."""
+    config = profile.stages["a2a"][0]
+    stepper = Stepper(OmniModel(profile.model).train(), config.replace(trainable="audio_proj"), 4, CPU, torch.float32)
+    before = {name: value.clone() for name, value in stepper.model.state_dict().items()}
+    figures = stepper.step(some_batch(profile, tmp_path, "t2a"), 0)
+    assert figures[0] > 0 and figures[-2:].tolist() == [0, 0]
+    assert all(torch.equal(value, before[name]) for name, value in stepper.model.state_dict().items())
+
+
 def test_bf16_trains_like_fp32(profile, tmp_path):
     batch = some_batch(profile, tmp_path)
     found = {}
