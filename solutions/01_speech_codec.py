@@ -159,26 +159,27 @@ tables = torch.stack(tables)  # (3 tables, 8 entries, 2)
 
 def show_steps(steps: list[tuple[Tensor, Tensor]]):
     """For each step the points, the entries, and which region of the plane belongs to which entry."""
-    reach = float(steps[0][0].abs().quantile(0.995)) * 1.1
-    line = torch.linspace(-reach, reach, 200)
-    everywhere = torch.cartesian_prod(line, line)
-    with drawing(3.0 * len(steps), 3.0) as figure:
+    widest = reach = float(steps[0][0].abs().quantile(0.995)) * 1.1
+    with drawing(3.0 * len(steps), 3.15) as figure:
         for number, (axes, (points, table)) in enumerate(zip(figure.subplots(1, len(steps)), steps)):
+            reach = float(points.abs().quantile(0.995)) * 1.1
+            line = torch.linspace(-reach, reach, 200)
+            everywhere = torch.cartesian_prod(line, line)
             regions = nearest(everywhere, table)[0].view(200, 200).T
             axes.imshow(regions, origin="lower", extent=(-reach, reach) * 2, cmap="Pastel1", interpolation="nearest")
             axes.scatter(*points.T, s=3, color=INK, alpha=0.25, linewidths=0)
             axes.scatter(*table.T, s=28, color=RED, edgecolors="white", linewidths=0.8)
             axes.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=[], yticks=[])
-            axes.set_title(f"step {number}: " + ("the latents" if number == 0 else "what is left"))
+            axes.set_title(f"step {number}: " + ("the latents" if number == 0 else f"what is left, {widest / reach:.1f} times magnified"))
             axes.grid(False)
-        return finish(figure, f"{len(steps)} panels: points in the plane, 8 entries each (red) and their regions; from step to step what is left gathers around zero.")
+        return finish(figure, f"{len(steps)} panels: points in the plane, 8 entries each (red) and their regions; what is left after a step lies around zero and gets smaller from step to step.")
 
 
 display(show_steps(seen))
 
 # %% [markdown]
 # Left: each region is the part of the plane that gets the same code, and the red dot is what a decoder would put in its place. Middle: the
-# residuals of all regions, laid on top of each other. The cloud is smaller, and it lies around zero. A second table of eight entries, made for
+# residuals of all regions, laid on top of each other. The cloud is smaller (mind the scale), and it lies around zero. A second table of eight entries, made for
 # *this* cloud, says where in its region a point lies. Right: once more.
 #
 # Three tables of eight entries are 24 vectors to store. But a point now gets one of $8 \cdot 8 \cdot 8 = 512$ triples. Is that better than *one* table with 24 entries?
@@ -274,17 +275,17 @@ with torch.no_grad():
 print(f"{tuple(by_hand.shape)}, largest difference to Mimi's own {float((by_hand - by_mimi).abs().max()):.1e}")
 
 # %% [markdown]
-# How much does each step of the long chain take away? Measured over all latents from above, as a share of what there was in the beginning:
+# How much does each step of the long chain take away? Measured over all latents from above, as a share of their variance:
 
 # %%
-x = latents @ rest.project_in.T
+left = latents @ rest.project_in.T  # (N, d)
+variance = (left - left.mean(dim=0)).square().sum()
 remaining = [1.0]
-left = x
 for table in rest.codebooks:
     _, left = nearest(left, table)
-    remaining.append(float(left.square().sum() / x.square().sum()))
+    remaining.append(float(left.square().sum() / variance))
 for k, share in enumerate(remaining):
-    print(f"after {k} of {Q - 1} codebooks {100 * share:5.1f} % of the squared length is left")
+    print(f"after {k} of {Q - 1} codebooks {100 * share:6.2f} % are left")
 with drawing(5.4, 1.9) as figure:
     axes = figure.add_subplot()
     axes.bar(range(Q), [100 * share for share in remaining], color=BLUE, width=0.7)
@@ -295,7 +296,7 @@ display(picture)
 
 # %% [markdown]
 # Steep at first, then flat. That is the shape of every residual quantiser, and the reason why the Talker's loss may weigh the first codebooks
-# more. It also means: the last codebooks hold detail that is nearly noise, and nearly unpredictable.
+# more. It also means: what the last codebooks hold is fine detail, much like noise and hard to predict.
 #
 # In moshi the step is these lines. Yours and theirs differ in names:
 
@@ -317,8 +318,8 @@ for q in heard_with:
     display(listen(codec.decode(codes[:, :q])[0, 0], codec.sample_rate, f"{q} codebook{'s' if q > 1 else ''} of {Q}: {said.truth}"))
 
 # %% [markdown]
-# With one codebook there is a rhythm, and something like vowels. The second brings the voice. What the later ones bring is smaller and smaller: a
-# cleaner hiss, steadier harmonics. Compare the spectrograms where your ear gives no answer.
+# Codebook 0 alone is a murmur: its chain was never meant to sound. The second brings the voice, for it is the first of the long chain. What the later
+# ones bring is smaller and smaller. Compare the spectrograms where your ear gives no answer.
 #
 # ### A judge with a number
 #
@@ -329,17 +330,26 @@ for q in heard_with:
 # %%
 pairs = spread_voices(recorded, 3 if budget == "smoke" else 20)  # each sentence in two voices, one after the other
 clips = [pairs[2 * number + number % 2] for number in range(len(pairs) // 2)]  # each sentence once, voices in turn
-predict("01.wer", f"{len(clips)} sentences with four codebooks: what is the judge's WER, in percent? Its floor is at about fifteen to twenty.", None)
-
-# %%
 judge = Judge.from_file(tiny.data_dir / "words.txt")
 truths = [item.truth for item in clips]
 waves = [torch.from_numpy(read_uncoded(item.uncoded)[0]) for item in clips]
+
+
+def ask_judge(group) -> list[str]:
+    """What the judge hears in sounds (n,)."""
+    return judge.transcribe([(each, codec.sample_rate) for each in group], workers=1)
+
+
+heard = {"floor": ask_judge([each.numpy() for each in waves])}
+floor = word_errors(truths, heard["floor"])
+print(f"{len(clips)} sentences, uncoded: WER {100 * floor.wer:.0f} %, 95 % interval {100 * floor.interval()[0]:.0f} to {100 * floor.interval()[1]:.0f}")
+predict("01.wer", f"The same sentences with {4 if budget == 'full' else Q} codebooks: what is the judge's WER, in percent?", None)
+
+# %%
 coded = [codec.encode(each[None, None]) for each in tqdm(waves, desc="encoding")]
 counts = (1, Q) if budget == "smoke" else (1, 2, 3, 4, Q)
 decoded = {q: [codec.decode(each[:, :q])[0, 0].numpy() for each in coded] for q in tqdm({*counts, 2}, desc="decoding")}
-sounds = {"floor": [each.numpy() for each in waves], **{q: decoded[q] for q in counts}}
-heard = {name: judge.transcribe([(each, codec.sample_rate) for each in group], workers=1) for name, group in tqdm(sounds.items(), desc="listening")}
+heard |= {q: ask_judge(decoded[q]) for q in tqdm(counts, desc="listening")}
 errors = {name: word_errors(truths, texts) for name, texts in heard.items()}
 with drawing(5.4, 2.2) as figure:
     axes = figure.add_subplot()
@@ -383,7 +393,7 @@ abx(f"01.abx{few}", coarse, fine, codec.sample_rate, names=(f"{few} codebooks", 
 # any other, while you soon know what sentences of this world are like.
 
 # %%
-hears = heard.get(2) or judge.transcribe([(each, codec.sample_rate) for each in decoded[2]], workers=1)
+hears = heard[2] if 2 in heard else ask_judge(decoded[2])
 print("Words of this world:", ", ".join(judge.words))
 dictation("01.dictation", decoded[2], truths, codec.sample_rate, heard=hears)
 
@@ -399,11 +409,13 @@ predict("01.shift", "Every code raised by one: 'same', 'higher' or 'nothing'?", 
 # %%
 shifted = codec.decode((codes + 1) % C)[0, 0]
 display(listen(shifted, codec.sample_rate, f"every code raised by one; it was: {said.truth}"))
-print("the judge hears:", judge.transcribe([(shifted.numpy(), codec.sample_rate)], workers=1)[0] or "nothing")
+understood = ask_judge([shifted.numpy()])
+lost = word_errors([said.truth], understood).wer
+print(f"the judge hears: {understood[0] or 'no word'} (WER {100 * lost:.0f} %)")
 neighbours = (rest.codebooks[0][1:] - rest.codebooks[0][:-1]).norm(dim=1).mean()
 strangers = torch.pdist(rest.codebooks[0]).mean()
 print(f"mean distance of entries with neighbouring numbers {neighbours:.2f}, of any two entries {strangers:.2f}")
-reveal("01.shift", "nothing")
+reveal("01.shift", "nothing" if lost > 0.6 else "some of it")
 
 # %% [markdown]
 # Entry 18 is no nearer to entry 17 than to any other. So the model that writes codes must not treat them as numbers: no rounding, no averaging, no

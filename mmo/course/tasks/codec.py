@@ -14,6 +14,7 @@ from torch import Tensor
 from mmo.codec import bit_rate, perplexity
 from mmo.course.exercises import Bug, Case, Exercise
 from mmo.course.pictures import compare_grids, compare_maps
+from mmo.display import BLUE, INK, RED, Picture, drawing, finish
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -29,12 +30,14 @@ def nearest(x: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
     return codes, x - codebook[codes]
 
 
+# The first point is nearer to the second entry, though its absolute differences to the first add up to less.
+POINTS = torch.tensor([[0.0, 0.0], [2.0, 1.0], [-1.0, 2.0], [0.2, -1.8]])
+ENTRIES = torch.tensor([[0.9, 0.0], [0.5, 0.5], [3.0, 3.0], [-1.5, 1.0], [0.5, -2.5]])
+
+
 def nearest_cases() -> Sequence[Case]:
-    # The first point is nearer to the second entry, though its absolute differences to the first add up to less.
-    plane = torch.tensor([[0.0, 0.0], [2.0, 1.0], [-1.0, 2.0], [0.2, -1.8]])
-    entries = torch.tensor([[0.9, 0.0], [0.5, 0.5], [3.0, 3.0], [-1.5, 1.0], [0.5, -2.5]])
     return [
-        Case("4 points and 5 entries in the plane", (plane, entries)),
+        Case("4 points and 5 entries in the plane", (POINTS, ENTRIES)),
         Case("12 points and 7 entries in 5 dimensions", (drawn(12, 5), drawn(7, 5, seed=1))),
         Case("one entry", (drawn(3, 4, seed=2), drawn(1, 4, seed=3))),
     ]
@@ -48,6 +51,25 @@ def nearest_by(score, sign=1):
         return codes, sign * (x - codebook[codes])
 
     return wrong
+
+
+def show_choices(wanted: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]) -> Picture:
+    """In the plane: each point, the entry its code names, and what is said to be left; else the residuals as maps."""
+    if wanted[1].shape != POINTS.shape:
+        return compare_maps(wanted[1], theirs[1], "What is left of each point; wanted, yours, difference.", xlabel="dimension", ylabel="point")
+    with drawing(5.6, 2.9) as figure:
+        for axes, (codes, left), title in zip(figure.subplots(1, 2), (wanted, theirs), ("wanted", "yours")):
+            axes.scatter(*ENTRIES.T, color=RED, s=36, label="entries")
+            axes.scatter(*POINTS.T, color=INK, s=14, label="points")
+            for number, entry in enumerate(ENTRIES):
+                axes.annotate(str(number), entry, textcoords="offset points", xytext=(5, 4), color=RED, fontsize=8)
+            for entry, rest in zip(ENTRIES[codes], left):
+                axes.annotate("", entry + rest, entry, arrowprops={"arrowstyle": "->", "color": BLUE, "linewidth": 1.2})
+            axes.set(xlim=(-2.4, 4), ylim=(-3.4, 3.8), xticks=[], yticks=[])
+            axes.grid(False)
+            axes.set_title(title)
+        figure.get_axes()[0].legend(loc="lower right")
+        return finish(figure, "Points and entries in the plane; an arrow leads from each chosen entry along what is left, and ought to end at the point.")
 
 
 NEAREST = Exercise(
@@ -73,10 +95,7 @@ NEAREST = Exercise(
         Bug("What is left has the wrong sign: it must be what is still to be added to the entry to get to the point, x − entry.", lambda x, book: (nearest(x, book)[0], -nearest(x, book)[1])),
         Bug("The codes are right, but you return the chosen entries. Wanted is what they leave: x minus its entry.", lambda x, book: (nearest(x, book)[0], book[nearest(x, book)[0]])),
     ),
-    picture=lambda wanted, theirs: compare_maps(
-        torch.cat((wanted[0][:, None], wanted[1]), dim=1), torch.cat((theirs[0][:, None], theirs[1]), dim=1), "For each point (row) its code, then what is left; wanted, yours, difference.",
-        xlabel="code, then what is left", ylabel="point",
-    ),
+    picture=show_choices,
 )
 
 
