@@ -103,7 +103,8 @@ for voice in voices:
     display(listen(answer.samples, answer.sample_rate, f"{voice}: {answer.text}"))
     if answer.first_audio_ms is not None:
         print(f"first sound after {answer.first_audio_ms:.0f} ms; {answer.real_time_factor:.2f} s of work per second of speech")
-reveal("00.first", None if answer.first_audio_ms is None else round(answer.first_audio_ms), "milliseconds in the last voice")
+if answer.first_audio_ms is not None:
+    display(reveal("00.first", round(answer.first_audio_ms), "milliseconds in the last voice, as busy as this machine was"))
 
 # %% [markdown]
 # The same weights speak in each voice; one vector at one position differs. It does not read a finished text aloud: it speaks *while* it writes.
@@ -113,8 +114,8 @@ reveal("00.first", None if answer.first_audio_ms is None else round(answer.first
 #
 # ## Ask it aloud
 #
-# Now the question is a recording. The speaker, and the synthesiser that made the voice, were never heard in training. The test questions are taken as they come, without choosing, and the answer that would be
-# right stands beside each. A model of this size errs, here most of all.
+# Now the question is a recording, in a voice that was never heard in training. The test questions are taken as they come, one from each part of the file, and where the answer is not right, the right one
+# stands beside it. A model of this size errs, here most of all.
 
 # %%
 asked = [item for item in read_items(settings.data_dir / "a2a-test.parquet", model.config) if item.tier == "sentence"]
@@ -152,8 +153,8 @@ for item in seen:
     display(listen(answer.samples, answer.sample_rate, f"asked: {item.question} Answered: {answer.text} ({verdict})", picture=False))
 
 # %% [markdown]
-# The text is right more often than the sound is clear: the Talker has spoken each of these captions seldom or never. What you hear there is where the course
-# will spend its effort. `README.md` has the figures, each beside its floor and its ceiling.
+# Of pictures like these it never saw one in training, and of these captions it never spoke one. In writing it is right more often than aloud: long captions come out blurred.
+# That is honest, and it is where the course spends its effort. `README.md` has the figures, each beside its floor and its ceiling.
 #
 # ## What it really writes
 #

@@ -79,7 +79,8 @@ def test_other_ways_to_the_same_result_pass():
         (tasks.SUM, lambda codes, books: torch.stack([books[k][codes[k]] for k in range(len(codes))]).mean(0), "average"),
         (tasks.SUM, lambda codes, books: sum(books[k][codes[k]] for k in range(len(codes))).detach(), "no gradient"),
         (tasks.PERPLEXITY, entropy_with_zeros, "0 · log 0 is nan"),
-        (tasks.BITRATE, lambda rate, Q, C: rate * Q * C.bit_length(), "wanted 1100"),
+        (tasks.BITRATE, lambda rate, Q, C: rate * Q * len(f"{C:b}"), "need 11 bits"),
+        (tasks.NEAREST, lambda x, book: (i := ((x[:, None] - book) ** 2).sum(-1).argmin(0), x - book[i]), "nearest point for each entry"),
     ],
 )
 def test_mistakes_written_by_hand_are_diagnosed(task, wrong, words):

@@ -31,13 +31,13 @@ def nearest(x: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
 
 
 # The first point is nearer to the second entry, though its absolute differences to the first add up to less.
-POINTS = torch.tensor([[0.0, 0.0], [2.0, 1.0], [-1.0, 2.0], [0.2, -1.8]])
+POINTS = torch.tensor([[0.0, 0.0], [2.0, 1.0], [-1.0, 2.0], [0.2, -1.8], [-1.9, -0.4]])
 ENTRIES = torch.tensor([[0.9, 0.0], [0.5, 0.5], [3.0, 3.0], [-1.5, 1.0], [0.5, -2.5]])
 
 
 def nearest_cases() -> Sequence[Case]:
     return [
-        Case("4 points and 5 entries in the plane", (POINTS, ENTRIES)),
+        Case("5 points and 5 entries in the plane", (POINTS, ENTRIES)),
         Case("12 points and 7 entries in 5 dimensions", (drawn(12, 5), drawn(7, 5, seed=1))),
         Case("one entry", (drawn(3, 4, seed=2), drawn(1, 4, seed=3))),
     ]
@@ -51,6 +51,11 @@ def nearest_by(score, sign=1):
         return codes, sign * (x - codebook[codes])
 
     return wrong
+
+
+def nearest_point_of_each_entry(x: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
+    codes = torch.cdist(x, codebook).argmin(dim=0)
+    return codes, x - codebook[codes]
 
 
 def show_choices(wanted: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]) -> Picture:
@@ -91,6 +96,7 @@ NEAREST = Exercise(
     bugs=(
         Bug("You take the entry with the largest scalar product. A long entry wins that even from far away; wanted is the smallest distance.", nearest_by(lambda x, book: x @ book.T)),
         Bug("You take the entry that is farthest away: argmin of the distance, not argmax.", nearest_by(torch.cdist)),
+        Bug("You found the nearest point for each entry. Wanted is the nearest entry for each point: the smallest along the other dimension of the N x C table.", nearest_point_of_each_entry),
         Bug("You add up absolute differences. Distance is meant in the plain sense, √Σ(x − e)²: one large difference then counts more than two half as large.", nearest_by(lambda x, book: -torch.cdist(x, book, p=1))),
         Bug("What is left has the wrong sign: it must be what is still to be added to the entry to get to the point, x − entry.", lambda x, book: (nearest(x, book)[0], -nearest(x, book)[1])),
         Bug("The codes are right, but you return the chosen entries. Wanted is what they leave: x minus its entry.", lambda x, book: (nearest(x, book)[0], book[nearest(x, book)[0]])),
@@ -255,6 +261,7 @@ BITRATE = Exercise(
         Bug("That is the number of codes a second. Each of them is worth log2(codes) bits.", lambda rate, Q, C: float(rate * Q)),
         Bug("Those are the bits of one frame. How many frames are there in a second?", lambda rate, Q, C: Q * math.log2(C)),
         Bug("All codebooks went into one logarithm. A frame's codes are one of C to the power Q combinations, and log2(C^Q) is Q · log2(C).", lambda rate, Q, C: rate * math.log2(Q * C)),
+        Bug("(2048).bit_length() is 12, but 2048 codes, numbered from 0, need 11 bits: log2. And where it is no whole number, such as log2(1000), that is what a code is worth on average.", lambda rate, Q, C: rate * Q * C.bit_length()),
         Bug("Those are bytes: wanted are bits.", lambda rate, Q, C: bit_rate(rate, Q, C) / 8),
         Bug("Those are kilobits: wanted are bits.", lambda rate, Q, C: bit_rate(rate, Q, C) / 1000),
     ),
