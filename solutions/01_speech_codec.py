@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 01 · The speech codec
 #
-# *Takes 75 minutes (tiny) · runs in 60 s on one core (tiny) · builds on nothing before it · 5 exercises, 13 points*
+# *Takes 75 minutes (tiny) · runs in 75 s on one core (tiny) · builds on nothing before it · 5 exercises, 13 points*
 #
 # **At the end** you have built a residual quantiser that gives Mimi's own codes. You have heard a sentence with one to eight
 # of its codebooks, put a number to what you hear, and worked out what a second of speech costs.
@@ -289,14 +289,14 @@ for k, share in enumerate(remaining):
 with drawing(5.4, 1.9) as figure:
     axes = figure.add_subplot()
     axes.bar(range(Q), [100 * share for share in remaining], color=BLUE, width=0.7)
-    axes.set(xlabel="codebooks of the second chain in use", ylabel="percent left", xticks=range(Q), xticklabels=["none", *(f"1–{k}" if k > 1 else "1" for k in range(1, Q))])
+    axes.set(xlabel="codebooks of the second chain in use", ylabel="percent left", yscale="log", xticks=range(Q), xticklabels=["none", *(f"1–{k}" if k > 1 else "1" for k in range(1, Q))])
     axes.grid(False, axis="x")
-    picture = finish(figure, "Bar chart: what is left of the latents after 0 to 7 codebooks of the second chain; each step takes less than the one before.")
+    picture = finish(figure, "Bar chart on a logarithmic scale: what is left of the latents after 0 to 7 codebooks of the second chain; each step takes less than the one before.")
 display(picture)
 
 # %% [markdown]
-# Steep at first, then flat. That is the shape of every residual quantiser, and the reason why the Talker's loss may weigh the first codebooks
-# more. It also means: what the last codebooks hold is fine detail, much like noise and hard to predict.
+# Mind the scale: each step takes a share of what is left, and so less and less. That is the shape of every residual quantiser, and the reason why the Talker's loss may weigh
+# the first codebooks more. (That the first one takes so much is no accident. In training the encoder is pulled towards the entries, so that there is little to lose.) It also means: what the last codebooks hold is fine detail, much like noise and hard to predict.
 #
 # In moshi the step is these lines. Yours and theirs differ in names:
 
@@ -396,6 +396,43 @@ abx(f"01.abx{few}", coarse, fine, codec.sample_rate, names=(f"{few} codebooks", 
 hears = heard[2] if 2 in heard else ask_judge(decoded[2])
 print("Words of this world:", ", ".join(judge.words))
 dictation("01.dictation", decoded[2], truths, codec.sample_rate, heard=hears)
+
+# %% [markdown]
+# ## Which codebook carries the words?
+#
+# Take one codebook, shuffle its codes in time, and leave the other seven as they are. What is lost is what this codebook said and no other one says.
+# Codebook 0 is the one that was taught the words. **Predict**:
+
+# %%
+predict("01.worst", "Which codebook, shuffled in time, costs the most words: its number?", None)
+
+# %%
+group = range(3 if budget == "smoke" else 10)
+tried = (0, 1, Q - 1) if budget == "smoke" else tuple(range(Q))
+cost = {}
+for k in tqdm(tried, desc="codebooks"):
+    shuffled = []
+    for number in group:
+        changed = coded[number].clone()
+        order = torch.randperm(changed.shape[2], generator=torch.Generator().manual_seed(number))
+        changed[:, k] = changed[:, k, order]
+        shuffled.append(codec.decode(changed)[0, 0].numpy())
+    cost[k] = word_errors([truths[number] for number in group], ask_judge(shuffled)).wer
+whole = word_errors([truths[number] for number in group], [heard[Q][number] for number in group]).wer
+with drawing(5.4, 1.9) as figure:
+    axes = figure.add_subplot()
+    axes.bar(list(cost), [100 * each for each in cost.values()], color=[RED if k == 0 else BLUE for k in cost], width=0.7)
+    axes.axhline(100 * whole, color=GREEN)
+    axes.text(Q - 0.5, 100 * whole + 2, "nothing shuffled", ha="right", color=GREEN, fontsize=8)
+    axes.set(xlabel="the codebook that is shuffled", ylabel="WER, percent", xticks=range(Q))
+    axes.grid(False, axis="x")
+    picture = finish(figure, f"The judge's WER with one codebook shuffled: {', '.join(f'{k}: {100 * each:.0f} %' for k, each in cost.items())}; none: {100 * whole:.0f} %.")
+display(picture)
+reveal("01.worst", max(cost, key=cost.get), f"({100 * max(cost.values()):.0f} % WER; codebook 0 costs {100 * cost[0]:.0f} %, none {100 * whole:.0f} %)")
+
+# %% [markdown]
+# The long chain looks at the whole latent, words included, and its first step is a large one. So the *decoder* takes much of what it needs from codebook 1. That codebook 0 was taught the words helps
+# somebody else: the *model* that has to predict codes, and finds in codebook 0 a stream that follows the words closely. From the third codebook on you may shuffle nearly unpunished, as far as words go.
 
 # %% [markdown]
 # ## Codes are names, not numbers
@@ -551,10 +588,10 @@ print(inspect.getsource(Codec.encode))
 # - Mimi turns 1920 samples, 80 ms, into one latent, and the latent into eight codes: 12.5 Hz × 8 codebooks, a hundred numbers a second.
 # - A code names the nearest entry of a table. Residual quantisation puts tables in a row: each one quantises what is left. The way back is a sum.
 # - $Q$ tables of $C$ entries cost $Q \cdot C$ vectors and reach $C^Q$ places: $8 \cdot 2048$ vectors, $2^{88}$ places.
-# - Codebook 0 stands apart in Mimi, and it is meant to carry the words. Few codebooks are understood; the others make it pleasant.
+# - Codebook 0 stands apart in Mimi and is taught the words; for the ear the first of the long chain counts as well. Few codebooks are understood; the others make it pleasant.
 # - Codes are names. $12.5 \cdot 8 \cdot \log_2 2048 = 1100$ bits a second at most; perplexity says how much of that is used.
 #
-# **Often mistaken.** *"Codebook 1 refines codebook 0."* In Mimi it does not see it: both look at the latent. From codebook 2 on it is true. *"Each codebook is a frequency band."* None is;
+# **Often mistaken.** *"The words are in codebook 0."* Not only there: shuffle it and see. *"Codebook 1 refines codebook 0."* In Mimi it does not see it: both look at the latent. From codebook 2 on it is true. *"Each codebook is a frequency band."* None is;
 # each moves the whole latent. *"With half the codebooks half the words are gone."* Look at the curve. *"The codec understands speech."* It only finds it again: it codes
 # a foreign language, a cough or a song as willingly, as far as its training reached.
 #
