@@ -20,10 +20,12 @@ Letters: B batch, Q codebooks, F frames.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from moshi.models import loaders
@@ -175,7 +177,35 @@ def load_mimi(path: str | os.PathLike, device: torch.device | str = "cpu", num_c
     return model.requires_grad_(False).to(device)
 
 
+# --- Figures of codes --------------------------------------------------------------------------------------------
+
+
+def bit_rate(frame_rate: float, codebooks: int, codes: int) -> float:
+    """Bits a second of a stream with `codebooks` codes a frame, each one of `codes`: Mimi's 12.5, 8, 2048 give 1100."""
+    return frame_rate * codebooks * math.log2(codes)
+
+
+def perplexity(codes: Tensor, num_codes: int) -> float:
+    """codes (N,) of one codebook -> how many of its `num_codes` codes are in use: exp of the entropy, 1 .. num_codes.
+
+    A codebook whose codes are all equally frequent has perplexity `num_codes`; its logarithm to base 2 is the bits
+    that a code really carries.  Raises ValueError where there are no codes.
+    """
+    if not codes.numel():
+        raise ValueError("no codes to count")
+    shares = torch.bincount(codes.flatten(), minlength=num_codes).double() / codes.numel()
+    return float(torch.special.entr(shares).sum().exp())  # entr(p) = -p log p, and 0 where p is 0
+
+
 # --- Using -------------------------------------------------------------------------------------------------------
+
+
+class Quantiser(NamedTuple):
+    """The parts of a residual quantiser of q codebooks, each of C entries of width d; the latent has width D."""
+
+    project_in: Tensor  # (d, D)
+    codebooks: Tensor  # (q, C, d)
+    project_out: Tensor  # (D, d)
 
 
 class Codec:
@@ -217,6 +247,11 @@ class Codec:
         """Codes a codebook has: 2048, in the tiny world 512."""
         return self.model.cardinality
 
+    @property
+    def bit_rate(self) -> float:
+        """Bits a second of the codebooks in use."""
+        return bit_rate(self.frame_rate, self.num_codebooks, self.num_codes)
+
     def frames(self, samples: int) -> int:
         """How many frames hold this many samples; the last one may be partly silence."""
         return -(-samples // self.frame_size)
@@ -226,6 +261,18 @@ class Codec:
 
         `sample_rate` is that of `wave`; another than the codec's is an error (resample first), not a squeaky voice.
         """
+        wave = self.whole_frames(wave, sample_rate)
+        with torch.inference_mode():
+            return self.model.encode(wave).clone()
+
+    def latents(self, wave: Tensor, sample_rate: int = 24000) -> Tensor:
+        """wave (B, 1, samples) -> what is quantised: latents (B, D, F), one vector a frame.  Errors as in `encode`."""
+        wave = self.whole_frames(wave, sample_rate)
+        with torch.no_grad():  # not inference_mode: one may want to go on from here with gradients
+            return self.model.encode_to_latent(wave, quantize=False)
+
+    def whole_frames(self, wave: Tensor, sample_rate: int) -> Tensor:
+        """wave (B, 1, samples), checked and filled with silence to whole frames, where the codec is."""
         if sample_rate != self.sample_rate:
             raise ValueError(f"sound at {sample_rate} Hz, but the codec wants {self.sample_rate}: resample it first")
         if wave.dim() != 3 or wave.shape[1] != 1:
@@ -234,9 +281,19 @@ class Codec:
             raise ValueError("no sound to encode: 0 samples")
         self.check_idle()
         missing = self.frames(wave.shape[-1]) * self.frame_size - wave.shape[-1]
-        wave = torch.nn.functional.pad(wave.to(self.device, torch.float32), (0, missing))
-        with torch.inference_mode():
-            return self.model.encode(wave).clone()
+        return torch.nn.functional.pad(wave.to(self.device, torch.float32), (0, missing))
+
+    def quantisers(self) -> tuple[Quantiser, Quantiser]:
+        """The two residual quantisers of a Mimi: codebook 0 has one of its own, the other codebooks in use share the second.
+
+        Both start from the same latent, and what they give is added.  So codebook 1 does not see what codebook 0 left.
+        """
+
+        def parts(quantiser) -> Quantiser:
+            books = [layer.embedding for layer in quantiser.vq.layers[: quantiser.num_codebooks]]
+            return Quantiser(quantiser.input_proj.weight[..., 0], torch.stack(books), quantiser.output_proj.weight[..., 0])
+
+        return parts(self.model.quantizer.rvq_first), parts(self.model.quantizer.rvq_rest)
 
     def decode(self, codes: Tensor) -> Tensor:
         """codes (B, Q, F) -> wave (B, 1, 1920 F).  Rows may be padded on the right: what follows is not heard before.

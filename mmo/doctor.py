@@ -4,6 +4,7 @@ Every check gives a `Finding`; the tables only print them. The exit status is no
 run here, so that a script may ask first: `mmo doctor && mmo weekend`.
 """
 
+import contextlib
 import importlib
 import importlib.metadata
 import io
@@ -112,7 +113,8 @@ def check_package(name: str, module: str, pins: dict[str, str]) -> Finding:
     if version is None:
         return Finding(name, "not installed", False, RENEW)
     try:
-        importlib.import_module(module)
+        with contextlib.redirect_stdout(io.StringIO()):  # funasr greets with advice on ffmpeg, which nothing here needs
+            importlib.import_module(module)
     except Exception as error:  # whatever a broken installation raises: OSError, ImportError, AttributeError, …
         return Finding(name, f"{version} cannot be imported: {error}", False, RENEW)
     pin = pins[canonicalize_name(name)]

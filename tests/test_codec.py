@@ -6,7 +6,7 @@ import pytest
 import torch
 from moshi.models import loaders
 
-from mmo.codec import REAL_FILE, Codec, codec_config, load_mimi, save_codec
+from mmo.codec import REAL_FILE, Codec, bit_rate, codec_config, load_mimi, perplexity, save_codec
 from speakers import random_mimi
 
 TINY = dict(n_filters=4, dimension=32, layers=2, bins=16, codebooks=8, feedforward=64)
@@ -136,3 +136,53 @@ def test_not_finite_in_half_precision(tmp_path):
     next(model.parameters()).data.fill_(1e6)
     with pytest.raises(ValueError, match="not finite"):
         save_codec(model, codec_config(**TINY), tmp_path / "codec.safetensors")
+
+
+# --- What the codes are made of ----------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_latents_are_what_the_quantiser_sees(codec):
+    wave = torch.randn(2, 1, 5000, generator=torch.Generator().manual_seed(3))
+    latents = codec.latents(wave)
+    assert latents.shape == (2, 32, 3)
+    assert torch.equal(codec.model.quantizer.encode(latents), codec.encode(wave))
+    with pytest.raises(ValueError, match="resample"):
+        codec.latents(wave, sample_rate=16000)
+
+
+@torch.no_grad()
+def test_quantisers_are_moshis(codec):
+    """Codebook 0 alone, codebooks 1 to 7 in a second chain, both on the same latent; their outputs are added."""
+    codes = random_codes(1, 5)
+    first, rest = codec.quantisers()
+    assert first.codebooks.shape == (1, 16, 16) and rest.codebooks.shape == (7, 16, 16)
+    total = sum(
+        part.project_out @ sum(book[row] for book, row in zip(part.codebooks, rows)).T
+        for part, rows in ((first, codes[0, :1]), (rest, codes[0, 1:]))
+    )
+    torch.testing.assert_close(total, codec.model.decode_latent(codes)[0])
+
+
+def test_only_codebooks_in_use_are_handed_out():
+    codec = Codec(random_mimi(codec_config(**TINY)))
+    codec.model.set_num_codebooks(4)
+    assert [len(part.codebooks) for part in codec.quantisers()] == [1, 3]
+    assert codec.bit_rate == 12.5 * 4 * 4
+
+
+def test_bit_rate_of_mimi():
+    assert bit_rate(12.5, 8, 2048) == 1100
+    assert bit_rate(12.5, 8, 512) == 900
+
+
+@pytest.mark.parametrize(
+    "codes, wanted", [([3, 3, 3, 3], 1.0), ([0, 1, 2, 3], 4.0), ([0, 0, 1, 1], 2.0), ([0, 0, 0, 1], 4 / 27**0.25)]
+)
+def test_perplexity_counts_the_codes_in_use(codes, wanted):
+    assert perplexity(torch.tensor(codes), 8) == pytest.approx(wanted)
+
+
+def test_perplexity_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="no codes"):
+        perplexity(torch.zeros(0, dtype=torch.int64), 8)

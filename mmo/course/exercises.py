@@ -25,7 +25,16 @@ from torch import Tensor
 
 from mmo.display import GREEN, GREY, RED, Picture
 
-TASKS = {"03": "vision", "05": "thinker", "07": "sequence", "10": "training", "11": "errors", "12": "trusting"}  # notebook -> module in mmo/course/tasks
+TASKS = {  # notebook -> module in mmo/course/tasks
+    "00": "warm_up",
+    "01": "codec",
+    "03": "vision",
+    "05": "thinker",
+    "07": "sequence",
+    "10": "training",
+    "11": "errors",
+    "12": "trusting",
+}
 KINDS = {"passed": ("Right.", GREEN), "wrong": ("Not yet.", RED), "unsolved": ("Still open.", GREY)}
 
 

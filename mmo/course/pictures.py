@@ -103,3 +103,34 @@ def compare_maps(wanted, theirs, alt: str = "", xlabel: str = "", ylabel: str = 
             axes.set_title(title)
             axes.grid(False)
         return finish(figure, alt or "The wanted matrix, yours, and where they differ.")
+
+
+def show_machine(machine, needs: dict, ready: dict[str, bool]) -> Picture:
+    """What each profile needs beside what there is: memory, disk, GPUs; and whether its files are there.
+
+    machine, needs: `mmo.doctor`'s Machine and NEEDS.  ready: profile -> whether none of its files is missing.
+    """
+    columns = ("memory", "disk", "GPU", "files")
+    with drawing(7.4, 0.5 + 0.36 * (len(needs) + 1)) as figure:
+        axes = figure.add_subplot()
+        card = f"{len(machine.gpus)} × {machine.gpus[0].memory:.0f} GB" if machine.gpus else "none"
+        rows = [("this machine", [f"{machine.memory:.1f} GB", f"{machine.disk:.0f} GB free", card, ""], [None] * 4)]
+        for name, need in needs.items():
+            enough = [machine.memory >= need.memory, machine.disk >= need.disk, sum(gpu.memory >= need.gpu_memory for gpu in machine.gpus) >= need.gpus, ready[name]]
+            wants = f"{need.gpus} × {need.gpu_memory:.0f} GB" if need.gpus else "none needed"
+            rows.append((name, [f"{need.memory:.0f} GB", f"{need.disk:.0f} GB", wants, "here" if ready[name] else "to be fetched"], enough))
+        for y, (name, words, enough) in enumerate(rows):
+            fits = None if enough[0] is None else all(enough)
+            axes.text(-0.05, y, name + ("" if fits is None else "  ✓" if fits else "  ✗"), ha="right", va="center", weight="bold", color=INK if fits is None else "#009E73" if fits else RED)
+            for x, (cell, good) in enumerate(zip(words, enough)):
+                colour = "#F4F4F4" if good is None else "#CDEBDD" if good else "#F6D5C3"
+                axes.barh(y, 0.96, left=x + 0.02, height=0.84, color=colour)
+                axes.text(x + 0.5, y, cell, ha="center", va="center", fontsize=8.5)
+        axes.set(xlim=(-1.1, len(columns)), ylim=(len(rows) - 0.5, -0.5), xticks=[place + 0.5 for place in range(len(columns))], yticks=[], xticklabels=columns)
+        axes.xaxis.tick_top()
+        axes.tick_params(length=0, labelcolor=INK)
+        axes.grid(False)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        can = [name for name, _, enough in rows[1:] if all(enough)]
+        return finish(figure, f"Table: this machine has {machine.cores} cores, {machine.memory:.1f} GB of memory, GPU {card}; what each profile needs. It can run {', '.join(can) or 'none of them'}.")

@@ -2,7 +2,8 @@
 
     {"version": 1,
      "exercises": {"07.delay": {"passed": true, "attempts": 3, "hints": 1}},
-     "predictions": {"07.first": {"mine": 1, "truth": 8}}}
+     "predictions": {"07.first": {"mine": 1, "truth": 8}},
+     "ears": {"01.few": {"rounds": [{"right": 6, "trials": 8}]}}}
 
 It is read before every change and replaced in one go, so that it is whole whenever the machine stops.  A file that
 cannot be read is laid aside under another name, never overwritten.
@@ -19,7 +20,7 @@ from mmo.profiles import runs_root
 
 
 def empty() -> dict:
-    return {"version": 1, "exercises": {}, "predictions": {}}
+    return {"version": 1, "exercises": {}, "predictions": {}, "ears": {}}
 
 
 def progress_file() -> Path:
@@ -31,7 +32,8 @@ def load(path: Path | None = None) -> dict:
     path = path or progress_file()
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        parts = [found["exercises"], found["predictions"]]
+        found.setdefault("ears", {})  # files from before there was ear training have none
+        parts = [found["exercises"], found["predictions"], found["ears"]]
         if not all(isinstance(entry, dict) for part in parts for entry in part.values()):
             raise ValueError("its entries are no mappings")
         return found
@@ -80,10 +82,22 @@ def note_prediction(id: str, **what) -> dict:
     return entry
 
 
+def note_round(id: str, result: dict) -> None:
+    """Add a finished round of ear training."""
+    progress = load()
+    progress["ears"].setdefault(id, {}).setdefault("rounds", []).append(result)
+    save(progress)
+
+
+def rounds(id: str) -> list[dict]:
+    """The finished rounds of an ear training, oldest first."""
+    return load()["ears"].get(id, {}).get("rounds", [])
+
+
 def reset(notebook: str) -> int:
     """Forget a notebook ("07"); returns how many entries were forgotten."""
     progress, forgotten = load(), 0
-    for part in ("exercises", "predictions"):
+    for part in ("exercises", "predictions", "ears"):
         for id in [id for id in progress[part] if id.split(".")[0] == notebook]:
             del progress[part][id]
             forgotten += 1

@@ -1,12 +1,15 @@
-"""`mmo course status`: what is done, as a table."""
+"""`mmo course status`, and the same in notebook 00: what is done, as a table."""
 
 from __future__ import annotations
+
+import html
 
 from rich.console import Console
 from rich.table import Table
 
 from mmo.course import progress
 from mmo.course.catalogue import Notebook, read_course
+from mmo.course.desk import Words, strict
 from mmo.course.exercises import exercises_of
 
 
@@ -35,4 +38,43 @@ def show_status(console: Console | None = None) -> None:
         table.add_row(notebook.number, notebook.title, "  ".join(marks(notebook, done)), earned)
     console = console or Console()
     console.print(table)
+    for line in last_rounds(progress.load()["ears"]):
+        console.print(f"ears  {line}")
     console.print(f"{sum(points(each, done) for each in course)} of {sum(each.points for each in course)} points. Kept in {progress.progress_file()}", soft_wrap=True)
+
+
+def shares(done: dict) -> dict[str, float]:
+    """Notebook number -> share of its points earned, for those that have points."""
+    return {each.number: points(each, done) / each.points for each in read_course() if each.points}
+
+
+def last_rounds(ears: dict, count: int = 3) -> list[str]:
+    """The latest rounds of each ear training: "01.abx3: 6 of 8, 8 of 8"."""
+    lines = []
+    for id, entry in sorted(ears.items()):
+        found = entry.get("rounds", [])[-count:]
+        words = [f"{each['right']} of {each['trials']}" if "right" in each else f"WER {100 * each['wer']:.0f} %" for each in found]
+        lines += [f"{id}: {', '.join(words)}"] if words else []
+    return lines
+
+
+def so_far() -> dict:
+    """The progress to be shown; none with MMO_STRICT=1, where a solution is executed and it is nobody's."""
+    return progress.empty() if strict() else progress.load()
+
+
+def status_page(found: dict | None = None) -> Words:
+    """The table for a notebook."""
+    found, course = found or so_far(), read_course()
+    done, lines, rows = found["exercises"], [], []
+    for each in course:
+        earned = f"{points(each, done)} of {each.points}" if each.points else ""
+        words = "  ".join(marks(each, done))
+        lines.append(f"{each.number} {each.title}: {earned} {words}".rstrip())
+        cells = (each.number, each.title, words, earned)
+        rows.append("<tr>" + "".join(f'<td style="text-align:left">{html.escape(cell)}</td>' for cell in cells) + "</tr>")
+    total = f"{sum(points(each, done) for each in course)} of {sum(each.points for each in course)} points."
+    ears = last_rounds(found["ears"])
+    heard = f"<p>Ears: {html.escape('; '.join(ears))}</p>" if ears else ""
+    page = f"<table>{''.join(rows)}</table><p>{total}</p>{heard}"
+    return Words("\n".join([*lines, total, *ears]), page)
