@@ -110,25 +110,25 @@ check("02.windows")
 
 # %%
 cut = windows(sound, WINDOW, HOP)  # (T, 400)
-loudest = int(cut.square().sum(dim=1).argmax())
-before = 32768 * sound[loudest * HOP : loudest * HOP + WINDOW]
-spectra = [torch.fft.rfft(each, n=512).abs().clamp(min=1).log10() * 20 for each in (before * torch.hamming_window(WINDOW), cut[loudest])]
+voiced = int(torch.fft.rfft(cut, n=512)[:, :32].abs().square().sum(dim=1).argmax())  # the most energy below 1 kHz: a vowel
+before = 32768 * sound[voiced * HOP : voiced * HOP + WINDOW]
+spectra = [torch.fft.rfft(each, n=512).abs().clamp(min=1).log10() * 20 for each in (before * torch.hamming_window(WINDOW), cut[voiced])]
 with drawing(9.0, 2.1) as figure:
     left, right = figure.subplots(1, 2)
-    for values, colour, name in ((before, ORANGE, "as it came"), (cut[loudest], BLUE, "made ready")):
+    for values, colour, name in ((before, ORANGE, "as it came"), (cut[voiced], BLUE, "made ready")):
         left.plot(np.arange(WINDOW) / 16, values, color=colour, linewidth=1.0, label=name)
     for values, colour in zip(spectra, (ORANGE, BLUE)):
         right.plot(np.arange(257) * SAMPLE_RATE / 512 / 1000, values, color=colour, linewidth=1.0)
     left.set(xlabel="milliseconds", ylabel="16-bit numbers")
     right.set(xlabel="kHz", ylabel="decibels")
-    left.legend()
-    picture = finish(figure, "One window before and after, as samples on the left and as a spectrum on the right: low tones are pushed down, high ones lifted.")
-print(f"{tuple(sound.shape)} -> {tuple(cut.shape)}; drawn is window {loudest}")
+    left.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    picture = finish(figure, "One window before and after, as samples on the left and as a spectrum on the right: low tones are pushed down, the rest stays.")
+print(f"{tuple(sound.shape)} -> {tuple(cut.shape)}; drawn is window {voiced}")
 display(picture)
 
 # %% [markdown]
-# On the right you see what pre-emphasis does: the low end comes down, the high end up. The comb of narrow peaks is the voice's pitch and its
-# multiples; the slow hills above it are the mouth's shape, and they make the vowel.
+# On the right you see what pre-emphasis does: the low end comes down by twenty decibels and more, the middle stays, and what the strong low tones had spilt into the empty band above 4 kHz goes down with
+# them. The narrow peaks, one close to the next, are the voice's pitch and its multiples; the slow hills over them are the mouth's shape, and they make the vowel.
 #
 # ## Exercise: mel bands
 #
@@ -333,8 +333,8 @@ with drawing(10.0, 4.6) as figure:
     end = len(best) * 0.06
     top.imshow(frames.T, origin="lower", aspect="auto", cmap="magma", extent=(0, len(frames) / 100, 0, 80))
     top.set(ylabel="band", title="log mel, 100 a second")
-    middle.imshow(features[0].T, aspect="auto", cmap="cividis", extent=(0, end, encoder.dim, 0), interpolation="nearest")
-    middle.set(ylabel="feature", title="features, 16.67 a second")
+    middle.imshow((features[0] - features[0].mean(dim=0)).T, aspect="auto", cmap="cividis", extent=(0, end, encoder.dim, 0), interpolation="nearest")
+    middle.set(ylabel="feature", title="features, 16.67 a second, each less its mean")
     for axes in (top, middle):
         axes.grid(False)
     below.plot(np.arange(len(best)) * 0.06 + 0.03, chances[:, encoder.model.blank_id], color="#BBBBBB", label="blank")
@@ -456,7 +456,7 @@ display(picture)
 reveal("02.voice", scores["voice"][-1], f"percent; loudness {scores['loudness'][-1]}, the kind of question {scores['kind of question'][-1]}")
 
 # %% [markdown]
-# Blue: what the loss asked for rises, block by block. Green: loudness is in plain sight in the frames and gone at the end. You have met the reason: the norms take it off. Orange is the surprise: nobody asked for the voice, and most of it is still there. Forgetting costs work, and a loss that only asks for words
+# Blue: what the loss asked for rises, block by block. Green: loudness is in plain sight in the frames and gone at the end. You have met one reason, the norm at the entrance; the blocks do the rest. Orange is the surprise: nobody asked for the voice, and most of it is still there. Forgetting costs work, and a loss that only asks for words
 # pays for no more forgetting than it needs.
 #
 # So be careful with "it only keeps the words". What a probe can read, a projector can read too. What it cannot read may still be there, folded away.

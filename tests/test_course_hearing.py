@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from mmo.course.exercises import find, judge
 from mmo.course.tasks import hearing
-from mmo.speech_encoder import SAMPLE_RATE, STACK, STRIDE, WINDOW, HOP, auto_model, resynthesise
+from mmo.speech_encoder import HOP, SAMPLE_RATE, STACK, STRIDE, WINDOW, auto_model, resynthesise
 
 
 def noise(samples: int) -> torch.Tensor:
@@ -78,3 +79,29 @@ def test_a_sound_can_be_heard_again_from_its_mel_frames():
     assert abs(low - 440) < 60 and abs(high - 2_500) < 150
     assert again.std() / wave.std() == pytest.approx(1.0, abs=0.35)
     assert (log_mel(again) - log_mel(wave)[: len(log_mel(again))]).abs().median() < 1.5
+
+
+def from_the_middle_of_nowhere(frames, width, stride):
+    """A loop that begins at the frame itself."""
+    padded = torch.cat((frames, frames[-1:].expand(width, -1)))
+    return torch.stack([padded[n : n + width].flatten() for n in range(0, len(frames), stride)])
+
+
+def normalise_in_place(frames, shift, scale):
+    frames += shift
+    frames *= scale
+    return frames
+
+
+@pytest.mark.parametrize("id, wrong, words", [
+    ("02.windows", lambda wave, size, hop: hearing.windows(wave / 32768, size, hop), "times 32768"),
+    ("02.windows", lambda wave, size, hop: wave, "the shape is (30,), wanted (6, 8)"),
+    ("02.mel_bank", lambda bands, size, rate, low: hearing.mel_bank(bands, size, rate, low).T, "the shape is"),
+    ("02.stack", from_the_middle_of_nowhere, "only looks ahead"),
+    ("02.normalise", normalise_in_place, "argument 1 was changed in place"),
+    ("02.collapse", lambda best, blank: [int(best[0])] + [int(b) for a, b in zip(best, best[1:]) if a != b and b != blank], "wanted"),
+    ("02.collapse", lambda best, blank: torch.unique_consecutive(best[best != blank]).tolist(), "Blanks were dropped first"),
+])  # fmt: skip
+def test_mistakes_written_by_hand_are_diagnosed(id, wrong, words):
+    verdict = judge(find(id), wrong)
+    assert verdict.kind == "wrong" and words in verdict.words

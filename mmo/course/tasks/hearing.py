@@ -246,7 +246,7 @@ STACK = Exercise(
         Bug("The last row is missing: where T is no multiple of the stride there is one row more, filled up by the last frame.", lambda frames, width, stride: stack(frames, width, stride)[: len(frames) // stride]),
         Bug("The frames were averaged. Stacking keeps them all, side by side.", lambda frames, width, stride: stack(frames, width, stride).view(-1, width, frames.shape[1]).mean(dim=1)),
     ),
-    picture=lambda wanted, theirs: compare_grids(wanted.int(), theirs.int()),
+    picture=lambda wanted, theirs: compare_grids(wanted[:8, :14].int(), theirs[:8, :14].int()),
 )
 
 
