@@ -284,6 +284,19 @@ class Batch:
         """Positions computed, padding included."""
         return self.input_ids.shape[0] * self.input_ids.shape[2]
 
+    def written(self) -> Batch:
+        """The same rows as if nothing were spoken: cut behind the last text label, no label for a sound."""
+        length = self.text_length
+        text_labels = self.text_labels[:, :length]
+        return replace(
+            self,
+            input_ids=self.input_ids[..., :length],
+            text_labels=text_labels,
+            audio_labels=torch.full_like(self.audio_labels[..., :length], IGNORE),
+            spoken=False,
+            useful=int(((text_labels != IGNORE).flip(1).cumsum(dim=1) > 0).sum()),  # up to each row's last label
+        )
+
     def inputs(self, device) -> dict:
         """Arguments of `OmniModel.hidden_states`, on the device."""
         moved = {

@@ -26,6 +26,23 @@ class Projector(nn.Module):
         return self.mlp(features)
 
 
+def runs(ids: Tensor, placeholder: int) -> tuple[Tensor, Tensor]:
+    """Which run of placeholders a position belongs to, and its place in it; both count from 0 and are -1 elsewhere.
+
+    ids (B, T) -> (B, T), (B, T).  Runs are numbered row by row.
+
+        ids      7  9 <pad> <pad>  4 <pad>
+        run     -1 -1   0     0   -1   1
+        offset  -1 -1   0     1   -1   0
+    """
+    here = ids == placeholder
+    first = here.clone()
+    first[:, 1:] &= ~here[:, :-1]
+    position = torch.arange(ids.shape[1], device=ids.device)
+    start = torch.where(first, position, 0).cummax(dim=1).values
+    return torch.where(here, first.cumsum(dim=1) - 1, -1), torch.where(here, position - start, -1)
+
+
 def place_features(
     stream: Tensor, ids: Tensor, placeholder: int, features: Tensor, lengths: Tensor | None = None
 ) -> Tensor:
@@ -37,17 +54,11 @@ def place_features(
     """
     B, T, D = stream.shape
     _, R, N, _ = features.shape
-    here = ids == placeholder
-    first = here.clone()
-    first[:, 1:] &= ~here[:, :-1]
-    position = torch.arange(T, device=ids.device)
-    run = first.cumsum(dim=1) - 1  # (B, T) number of the run at or before each position
-    run_start = torch.where(first, position, 0).cummax(dim=1).values
-    offset = position - run_start
+    run, offset = runs(ids, placeholder)
     row = torch.arange(B, device=ids.device)[:, None]
     safe_run = run.clamp(0, R - 1)
     valid = N if lengths is None else lengths[row, safe_run].clamp(max=N)
-    filled = here & (run < R) & (offset < valid)
-    source = (row * R + safe_run) * N + offset.clamp(max=N - 1)  # index into all features, flattened
+    filled = (run >= 0) & (run < R) & (offset < valid)
+    source = (row * R + safe_run) * N + offset.clamp(0, N - 1)  # index into all features, flattened
     chosen = features.reshape(-1, D).index_select(0, source.flatten()).view(B, T, D)
     return torch.where(filled[..., None], chosen.to(stream.dtype), stream)

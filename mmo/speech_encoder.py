@@ -117,12 +117,47 @@ class SpeechEncoder:
     def spell(self, features: torch.Tensor, lengths: torch.Tensor) -> list[str]:
         """Greedy CTC: the likeliest token of each feature vector, repeats merged, blanks dropped."""
         best = self.model.ctc.argmax(features)
+        tokens = getattr(self.tokenizer, "token_list", None)
         found = []
         for row, length in zip(best, lengths.tolist()):
-            ids = [token for token in torch.unique_consecutive(row[:length]).tolist() if token != self.model.blank_id]
-            tokens = getattr(self.tokenizer, "token_list", None)
+            ids = collapse(row[:length], self.model.blank_id)
             found.append(" ".join(tokens[token] for token in ids) if tokens else self.tokenizer.decode(ids))
         return found
+
+
+def collapse(best: torch.Tensor, blank: int) -> list[int]:
+    """CTC's way from one token a feature vector, best (N,), to what is written: repeats merged first, then blanks dropped.
+
+    So a blank between two equal tokens keeps them apart (Graves et al., "Connectionist Temporal Classification", 2006).
+    """
+    return [token for token in torch.unique_consecutive(best).tolist() if token != blank]
+
+
+def resynthesise(log_mel: torch.Tensor, rounds: int = 48) -> torch.Tensor:
+    """A sound whose mel frames are about these: to hear what 80 numbers every 10 ms still say. (T, 80) -> (samples,), full scale 1.
+
+    Bands are spread over the frequencies they came from, the frontend's pre-emphasis is undone, and phases, which no mel frame
+    holds, are found by going back and forth between sound and spectrum (Griffin & Lim, "Signal Estimation from Modified
+    Short-Time Fourier Transform", 1984). The same frames give the same sound.
+    """
+    import torchaudio.compliance.kaldi as kaldi
+
+    size = 512  # the frontend's FFT
+    bank, _ = kaldi.get_mel_banks(log_mel.shape[1], size, SAMPLE_RATE, 20.0, 0.0, 100.0, -500.0, 1.0)
+    bank = torch.nn.functional.pad(bank, (0, 1))  # (bands, bins); Kaldi leaves the last bin out
+    density = log_mel.exp() / bank.sum(dim=1)
+    power = density @ bank / bank.sum(dim=0).clamp(min=1e-3)  # (T, bins)
+    turn = torch.exp(-1j * torch.linspace(0, torch.pi, bank.shape[1]))
+    magnitude = power.sqrt() / (1 - 0.97 * turn).abs() / 32768
+    window = torch.hamming_window(WINDOW, periodic=False)
+    place = torch.arange(len(log_mel))[:, None] * HOP + torch.arange(WINDOW)  # (T, WINDOW): sample numbers
+    weight = torch.zeros(int(place[-1, -1]) + 1).index_add_(0, place.flatten(), (window**2).repeat(len(log_mel)))
+    phase = 2 * torch.pi * torch.rand(magnitude.shape, generator=torch.Generator().manual_seed(0))
+    for _ in range(rounds):
+        pieces = torch.fft.irfft(torch.polar(magnitude, phase), n=size)[:, :WINDOW] * window
+        wave = torch.zeros_like(weight).index_add_(0, place.flatten(), pieces.flatten()) / weight
+        phase = torch.fft.rfft(wave[place] * window, n=size).angle()
+    return wave
 
 
 def check_folder(folder: Path) -> Path:

@@ -28,7 +28,9 @@ from mmo.display import GREEN, GREY, RED, Picture
 TASKS = {  # notebook -> module in mmo/course/tasks
     "00": "warm_up",
     "01": "codec",
+    "02": "hearing",
     "03": "vision",
+    "04": "projector",
     "05": "thinker",
     "07": "sequence",
     "10": "training",
