@@ -33,6 +33,7 @@ TASKS = {  # notebook -> module in mmo/course/tasks
     "04": "projector",
     "05": "thinker",
     "07": "sequence",
+    "08": "talker",
     "10": "training",
     "11": "errors",
     "12": "trusting",
