@@ -32,7 +32,7 @@ import time
 
 import numpy as np
 import torch
-import torch.nn.functional as F_
+import torch.nn.functional as F_  # F is the number of frames here
 from moshi.modules.conv import StreamingConv1d, StreamingConvTranspose1d
 from moshi.modules.seanet import SEANetResnetBlock
 from safetensors.torch import load_file
@@ -45,8 +45,8 @@ from mmo.codec import Codec
 from mmo.config import each
 from mmo.course import check, exercise, hint, predict, reveal, solution
 from mmo.display import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, drawing, finish, listen, show_codes
-from mmo.generation import Generator, Prompt, end_speech
-from mmo.omni import last_hidden, load_model
+from mmo.generation import Generator, Prompt
+from mmo.omni import load_model
 from mmo.profiles import profile as find_profile
 from mmo.profiles import run_dir
 from mmo.rows import open_rows
@@ -64,7 +64,8 @@ words = row.conversation[-1]["content"]
 codes = sequence.frames(row.answers[-1], config.num_codebooks, config.num_codes)[None]  # (1, Q, F)
 Q, F, N = codes.shape[1], codes.shape[2], codec.frame_size
 print(f"{F} frames of {N} samples, {F / codec.frame_rate:.2f} seconds: {words}")
-print(which := latest_weights(settings, run_dir(settings, budget))[1])
+weights_file, _ = latest_weights(settings, run_dir(settings, budget))
+print(f"weights: {weights_file.name}")
 
 # %% [markdown]
 # ## A decoder that only looks back
@@ -131,7 +132,7 @@ with drawing(9.0, 2.3) as figure:
     left.plot(milliseconds, alone[span], color=RED, linewidth=1.0, label="frame by frame, nothing kept")
     left.axvline(0, color=GREY, linewidth=0.8)
     left.set(xlabel=f"milliseconds from the seam before frame {loud}")
-    left.legend(loc="lower left")
+    left.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     right.plot(np.roll(steps_by_place(whole), 40)[:80], color=BLUE)
     right.plot(np.roll(steps_by_place(alone), 40)[:80], color=RED, linewidth=1.0)
     right.set(xlabel="samples from a seam (at 40), mean of all", ylabel="distance to the one before")
@@ -156,14 +157,15 @@ def error(wave: Tensor) -> float:
 
 context_errors = {}
 for context in (0, 1, 2, 4, 8, 16) if budget == "smoke" else (0, 1, 2, 4, 8, 16, 32):
-    parts = [codec.decode(codes[..., max(0, f - context) : f + 1])[0, 0, -N:] for f in range(F)]
-    context_errors[context] = error(torch.cat(parts))
-    print(f"{context:3} frames of context: error {context_errors[context]:.5f}, {context + 1} times the work")
+    windows = codes[0].unfold(-1, context + 1, 1).transpose(0, 1)  # (F - context, Q, context + 1): each frame and those before it
+    own = codec.decode(windows)[:, 0, -N:]  # of each window only its last frame's samples
+    context_errors[context] = error(torch.cat((whole[: context * N], own.flatten())))  # the first frames have no more context than that
+    print(f"{context:3} frames of context: error {context_errors[context]:.1e}, {context + 1} times the work")
 enough = [context for context, found in context_errors.items() if found < 1e-3]
 reveal("09.context", enough[0] if enough else f"more than {max(context_errors)}", "frames")
 
 # %% [markdown]
-# Computing the past again is dear and never quite right. Keeping it is cheap and exact. What must be kept? Layer by layer.
+# Computing the past again is dear, and right only when it is all of the past. Keeping it is cheap and exact. What must be kept? Layer by layer.
 #
 # ## A convolution
 #
@@ -307,7 +309,8 @@ for name, wave in (("everything kept", by_hand), ("the convolutions forget", wit
 reveal("09.which", "convolutions" if jumps["the convolutions forget"] > jumps["the transformer forgets"] else "transformer")
 
 # %% [markdown]
-# Two losses, two sounds. Missing sums make a jump; missing attention makes a voice that forgets each moment what it was saying and how.
+# Two losses, two sounds. Missing inputs and sums make a jump. Missing attention makes none: the seams stay smooth, and what is between them drifts from
+# what was meant. An error can be large and smooth, or small and a click; one number for both hides which it is.
 #
 # ## The same in the package
 #
@@ -327,6 +330,10 @@ for at_once in (1, 3, 8):
 # last breath in its convolutions and its words in the attention. Nothing crashes. How long does the old sentence echo?
 
 # %%
+predict("09.stale", "A second sentence in the same block: how many of its frames differ from what they should be: 'few', 'half' or 'all'?", None)
+
+# %%
+looks_back = next(part.context for part in mimi.decoder_transformer.modules() if hasattr(part, "context"))  # positions
 other = sequence.frames(rows[11].answers[-1], Q, config.num_codes)[None]
 fresh = codec.decode(other)[0, 0]
 with codec.streaming(batch=1, largest=8) as stream:
@@ -339,9 +346,12 @@ with drawing(7.0, 1.9) as figure:
     axes.bar(range(len(gap)), fresh.view(-1, N).square().mean(dim=1).sqrt(), color=GREY, alpha=0.4, label="the sentence itself")
     axes.bar(range(len(gap)), gap, color=RED, width=0.5, label="error from the sentence before")
     axes.set(xlabel="frame of the second sentence", ylabel="root mean square")
-    axes.legend(loc="upper right")
-    picture = finish(figure, "Loudness of the second sentence by frame, and its error: largest in the first frames, then small, but not gone.")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    picture = finish(figure, "Loudness of the second sentence by frame, and its error, which goes on for as long as the sentence does.")
 display(picture)
+touched = float((gap > 1e-4).float().mean())
+print(f"{100 * touched:.0f} % of the frames differ by more than {1e-4:g}; the transformer looks back {looks_back / mimi.encoder_frame_rate:.0f} seconds")
+reveal("09.stale", "all" if touched > 0.9 else "half" if touched > 0.3 else "few")
 
 # %% [markdown]
 # ## The sampling step
@@ -394,7 +404,7 @@ with drawing(9.0, 1.9) as figure:
         kept = made_up.topk(top_k or 12).values[-1]
         axes.plot((made_up / temperature).masked_fill(made_up < kept, -torch.inf).softmax(-1), ".", color=BLUE)
         axes.set_title(f"temperature {temperature}" + (f", best {top_k}" if top_k else ""))
-        axes.set(xlabel="id")
+        axes.set(xlabel="id", xticks=range(0, 12, 3))
     picture = finish(figure, "Drawn shares as bars and wanted shares as dots: at a low temperature one bar, at a high one all alike, with top-k four bars.")
 display(picture)
 
@@ -489,7 +499,7 @@ check("09.stop")
 # the Talker is still at work, and nothing that is heard changes.
 
 # %%
-model = load_model(latest_weights(settings, run_dir(settings, budget))[0])
+model = load_model(weights_file)
 tokenizer = ChatTokenizer.load(settings.tokenizer_dir)
 generator = Generator(model, codec, tokenizer, settings.decoding)
 twin = generator.model  # the same weights, the Talker's tables laid out for single steps
@@ -507,13 +517,13 @@ def speak(prompt: Prompt, decoding, largest: int = 1):
     text_end, speech_end = decoding.max_text, torch.tensor([decoding.max_frames])
     held, waiting, number = torch.zeros(0, Q, dtype=torch.long), [], 0
     with codec.streaming(batch=1, largest=largest) as stream:
-        clock = time.perf_counter()
+        clock = time.thread_time()
         cache = twin.make_cache(1, streams.shape[-1] + longest)
         hidden = twin.hidden_states(streams, speaker=prompt.speaker[None], cache=cache)
         text, audio = hidden.text[:, -1:], hidden.audio[:, -1:]
-        yield "read the prompt", time.perf_counter() - clock, streams.shape[-1]
+        yield "read the prompt", time.thread_time() - clock, streams.shape[-1]
         for step in range(longest):
-            clock = time.perf_counter()
+            clock = time.thread_time()
             uniform = noise.next()[0]  # (Q + 1,)
             token = config.pad_token
             if step < text_end:
@@ -523,9 +533,9 @@ def speak(prompt: Prompt, decoding, largest: int = 1):
             logits = twin.audio_head(audio)[0, 0] + allowed  # (Q, A)
             sampled = torch.cat([choose(logits[k : k + 1], temperatures[k], widths[k], uniform[k : k + 1]) for k in range(Q)])
             fed, speech_end = end_speech(sampled[None], step, speech_end, PAD, STOP)
-            yield "choose", time.perf_counter() - clock, (token, fed[0])
+            yield "choose", time.thread_time() - clock, (token, fed[0])
 
-            clock = time.perf_counter()
+            clock = time.thread_time()
             frame = None
             if step >= 1:  # step 0 has no code yet
                 held, frame = push(held, fed[0])
@@ -536,14 +546,14 @@ def speak(prompt: Prompt, decoding, largest: int = 1):
             if waiting and (len(waiting) == largest or over):
                 sound = stream.decode(torch.stack(waiting, dim=1)[None])[0, 0]
                 waiting = []
-                yield "decode", time.perf_counter() - clock, sound
+                yield "decode", time.thread_time() - clock, sound
             if over:
                 return
-            clock = time.perf_counter()
+            clock = time.thread_time()
             position = torch.cat((fed[0], torch.tensor([token])))[None, :, None]  # (1, Q + 1, 1)
             hidden = twin.hidden_states(position, cache=cache, tail=step + 1 > text_end)
             text, audio = hidden.text, hidden.audio
-            yield "think", time.perf_counter() - clock, cache.length
+            yield "think", time.thread_time() - clock, cache.length
 
 
 # %%
@@ -589,15 +599,16 @@ reveal("09.nine", sum(name == "choose" for name in names[:until]), "steps")
 
 # %% [markdown]
 # Nine, not one. The first step writes a word and no code, for the sound begins one position behind the text. Then codebook 0 says its code of frame 0,
-# and seven steps later codebook 7 does. In step 9 the frame is whole.
+# and seven steps later codebook 7 does. In the ninth step the frame is whole.
 #
-# Here they are, as they were measured just now. Each bar is one piece of work; below it what can be played, and when.
+# Here they are, as measured. Each bar is one piece of work; below it what can be played, and when. The clock counts this thread's own processor
+# time, so that other programs do not blur the picture; on a machine with nothing else to do it is the time you would wait.
 
 # %%
 COLOURS = {"read the prompt": PURPLE, "choose": ORANGE, "think": BLUE, "decode": GREEN}
-repeats = 1 if budget == "smoke" else 5
+repeats = 1 if budget == "smoke" else 3
 runs = [list(speak(prompt, settings.decoding)) for _ in range(repeats)]
-work = min(runs, key=lambda run_: sum(seconds for _, seconds, _ in run_))  # the least disturbed
+work = min(runs, key=lambda one: sum(seconds for _, seconds, _ in one))  # the least disturbed
 
 
 def timeline(work) -> tuple[list[float], list[float], list[float]]:
@@ -637,8 +648,8 @@ if ready:
     print(f"first sound after {ready[0]:.1f} ms of work")
 
 # %% [markdown]
-# The steps are what costs. A model with twice the work a step doubles eight ninths of this bar, and no codec can help it. That is where a smaller
-# Talker, fewer codebooks, or a depth transformer that writes a whole frame in one step of the large model change the sum.
+# Most of the bar is steps: they stand in it nine times, the prompt and the codec once. So a faster codec helps less than a faster step, and both help less than
+# fewer steps: fewer codebooks, or a small depth transformer that writes the whole frame within one step of the large model.
 #
 # ## Three numbers, not one
 #
@@ -655,7 +666,7 @@ predict("09.pieces", "From 1 frame a call to 8: by how many milliseconds does th
 found = {}
 for largest in (1, 2, 4, 8):
     tries = [list(speak(prompt, settings.decoding, largest)) for _ in range(repeats)]
-    found[largest] = min(tries, key=lambda run_: sum(seconds for _, seconds, _ in run_))
+    found[largest] = min(tries, key=lambda one: sum(seconds for _, seconds, _ in one))
     at, plays, _ = timeline(found[largest])
     total = sum(seconds for _, seconds, _ in found[largest])
     decoding_ms = 1000 * sum(seconds for name, seconds, _ in found[largest] if name == "decode") / max(1, sum(plays) / 80)
@@ -685,14 +696,14 @@ if loud_enough:
 with drawing(7.0, 2.2) as figure:
     axes = figure.add_subplot()
     step_ms = np.linspace(1, 90, 90)
-    for frames_codebooks, colour in ((8, BLUE), (4, ORANGE), (1, GREEN)):
-        axes.plot(step_ms, (frames_codebooks + 1) * step_ms, color=colour, label=f"{frames_codebooks} codebooks: {frames_codebooks + 1} steps")
+    for number_of, colour in ((8, BLUE), (4, ORANGE), (1, GREEN)):
+        axes.plot(step_ms, (number_of + 1) * step_ms, color=colour, label=f"{number_of} codebook{'s' * (number_of > 1)}: {number_of + 1} steps")
     axes.axvline(80, color=RED, linewidth=1.0, linestyle="--")
-    axes.text(79, 20, "a step as long as a frame:\nit can no longer keep up", color=RED, fontsize=8, ha="right", va="bottom")
-    mine_ms = 1000 * np.mean([seconds for name, seconds, _ in work if name == "think"])
-    axes.axvline(mine_ms, color=GREY, linewidth=1.0)
-    axes.text(mine_ms + 1, 640, "this machine,\nthis model", color=GREY, fontsize=8)
-    axes.set(xlabel="milliseconds a step", ylabel="ms to the first frame", ylim=(0, 830))
+    axes.text(81, 815, "a step as long as a frame:\nspeech cannot keep up", color=RED, fontsize=8, va="top")
+    mine_ms = 1000 * sum(seconds for name, seconds, _ in work if name in ("choose", "think")) / fed.shape[1]
+    axes.plot([mine_ms] * 2, [0, 620], color=GREY, linewidth=1.0)
+    axes.text(mine_ms + 1, 630, "your step just now", color=GREY, fontsize=8)
+    axes.set(xlabel="milliseconds a step", ylabel="ms to the first frame", ylim=(0, 830), xlim=(0, 115))
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     picture = finish(figure, "Time to the first frame against the time of a step: a line for each number of codebooks; at 80 ms a step the speech stalls.")
 display(picture)

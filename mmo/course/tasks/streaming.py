@@ -414,13 +414,13 @@ def stop_cases() -> Sequence[Case]:
     stopping[0] = STOP
     most = torch.tensor([50])
     return [
+        Case("three rows at different places", (torch.stack((sampled, stopping, sampled)), 6, torch.tensor([50, 50, 4]), PAD, STOP)),
         Case("the middle of the speech", (sampled[None], 9, most, PAD, STOP)),
         Case("codebook 0 says stop", (stopping[None], 9, most, PAD, STOP)),
         Case("two steps behind the stop", (sampled[None], 11, torch.tensor([8]), PAD, STOP)),
         Case("a second stop behind the first", (stopping[None], 10, torch.tensor([8]), PAD, STOP)),
         Case("the beginning: the lower codebooks' turn has not come", (sampled[None], 2, most, PAD, STOP)),
         Case("step 0, where only text is written", (stopping[None], 0, most, PAD, STOP)),
-        Case("three rows at different places", (torch.stack((sampled, stopping, sampled)), 6, torch.tensor([50, 50, 4]), PAD, STOP)),
     ]
 
 
