@@ -679,7 +679,17 @@ later = timeline(found[8])[0][:1], timeline(found[1])[0][:1]
 reveal("09.pieces", round(later[0][0] - later[1][0]) if all(later) else "nothing, for there was no sound", "ms later")
 
 # %% [markdown]
-# `mmo.streaming.SpeechStream` has both: single frames until something is heard, then pieces that grow. Until something *is heard*, because the first frames
+# Here the first sound may be played at once, for each piece is ready long before the one before it has been played. Let one piece be late, once, by a third of a second:
+
+# %%
+at, plays, _ = timeline(found[1])
+if len(at) > 4:
+    hiccup = [moment + (330 if number >= 3 else 0) for number, moment in enumerate(at)]
+    print(f"the average is still fine: all work done after {hiccup[-1]:.0f} ms, {sum(plays):.0f} ms of speech")
+    print(f"but playing may begin at {earliest_start(hiccup, plays):.0f} ms instead of {at[0]:.0f}, or there is a gap")
+
+# %% [markdown]
+# So a player on a real line waits a little on purpose. `mmo.streaming.SpeechStream` has both: single frames until something is heard, then pieces that grow. Until something *is heard*, because the first frames
 # are often silence: the breath before a word. The clock that counts for a person runs until the first frame that is loud enough.
 
 # %%
@@ -699,7 +709,7 @@ with drawing(7.0, 2.2) as figure:
     for number_of, colour in ((8, BLUE), (4, ORANGE), (1, GREEN)):
         axes.plot(step_ms, (number_of + 1) * step_ms, color=colour, label=f"{number_of} codebook{'s' * (number_of > 1)}: {number_of + 1} steps")
     axes.axvline(80, color=RED, linewidth=1.0, linestyle="--")
-    axes.text(81, 815, "a step as long as a frame:\nspeech cannot keep up", color=RED, fontsize=8, va="top")
+    axes.text(81, 640, "a step as long as a frame:\nspeech cannot keep up", color=RED, fontsize=8, va="top")
     mine_ms = 1000 * sum(seconds for name, seconds, _ in work if name in ("choose", "think")) / fed.shape[1]
     axes.plot([mine_ms] * 2, [0, 620], color=GREY, linewidth=1.0)
     axes.text(mine_ms + 1, 630, "your step just now", color=GREY, fontsize=8)
