@@ -187,6 +187,22 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 # --- The loop ----------------------------------------------------------------------------------------------------
 
 
+def end_speech(sampled: Tensor, step: int, speech_end: Tensor, pad: int, stop: int) -> tuple[Tensor, Tensor]:
+    """Codes as they are *fed*: sampled (B, Q) of a step, speech_end (B,) -> codes (B, Q), speech_end (B,).
+
+    At step s codebook k is at frame s - 1 - k.  speech_end is the number of the first frame that is not spoken; it begins
+    as the most frames allowed, and a stop of codebook 0 before that moves it.  A codebook gets pad before its frame 0, the
+    stop at frame speech_end, pad behind it, whatever was sampled there.
+    """
+    frame = step - 1 - torch.arange(sampled.shape[1], device=sampled.device)  # (Q,)
+    if step >= 1:
+        stopped = (sampled[:, 0] == stop) & (step - 1 < speech_end)
+        speech_end = torch.where(stopped, step - 1, speech_end)
+    behind = frame - speech_end[:, None]  # (B, Q)
+    codes = torch.where(behind == 0, stop, sampled)
+    return torch.where((behind > 0) | (frame < 0), pad, codes), speech_end
+
+
 @dataclass
 class Batch:
     """Prompts of unequal length, padded on the right."""
@@ -267,7 +283,6 @@ class Decoder:
             each(decoding.temperature, Q), each(decoding.top_k, Q), config.audio_vocab_size, self.device
         )
         self.allowed = allowed_codes(config, self.device)
-        self.codebook = torch.arange(Q, device=self.device)
         # Both ends begin at their bound: reaching it looks exactly like having sampled the end there.  Without speech
         # its end lies before every frame, so that nothing but pad is ever fed.
         max_frames = decoding.max_frames if speech else -Q - 1
@@ -336,16 +351,11 @@ class Decoder:
         tokens = torch.where(behind == 1, config.newline_token, tokens)
         tokens = torch.where(behind > 1, config.pad_token, tokens)
 
-        frame = s - 1 - self.codebook  # (Q,) the frame each codebook is at
         logits = self.model.audio_head(self.audio_hidden)[:, 0] + self.allowed  # (B, Q, A)
-        codes = self.choose_codes(logits, uniform[:, :-1])
-        if s >= 1:
-            stopped = (codes[:, 0] == config.audio_stop_token) & (s - 1 < self.speech_end)
-            self.stopped |= stopped
-            self.speech_end = torch.where(stopped, s - 1, self.speech_end)
-        behind = frame - self.speech_end[:, None]  # (B, Q)
-        codes = torch.where(behind == 0, config.audio_stop_token, codes)
-        codes = torch.where((behind > 0) | (frame < 0), config.audio_pad_token, codes)
+        sampled = self.choose_codes(logits, uniform[:, :-1])
+        codes, end = end_speech(sampled, s, self.speech_end, config.audio_pad_token, config.audio_stop_token)
+        self.stopped |= end < self.speech_end
+        self.speech_end = end
         return tokens, codes
 
     def select(self, places: list[int]) -> Tensor:

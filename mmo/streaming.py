@@ -14,6 +14,8 @@ Letters: B batch, Q codebooks, F frames.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -80,3 +82,17 @@ class SpeechStream:
             self.size = min(self.size + 1, self.largest)
         self.heard = self.heard or bool(sound.abs().amax() > HEARD)
         return sound
+
+
+def earliest_start(ready: Sequence[float], lengths: Sequence[float]) -> float:
+    """When playing may begin so that it never has to wait: pieces i are ready at ready[i] and play for lengths[i].
+
+    Piece i is wanted when all before it have been played, so the start is the largest of ready[i] minus their lengths.
+    The unit is the caller's.  Raises ValueError where there is no piece.
+    """
+    if not ready or len(ready) != len(lengths):
+        raise ValueError(f"wanted as many lengths as times, and at least one; got {len(ready)} and {len(lengths)}")
+    start, played = ready[0], 0.0
+    for at, length in zip(ready, lengths):
+        start, played = max(start, at - played), played + length
+    return start

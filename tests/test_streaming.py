@@ -5,7 +5,7 @@ import torch
 
 from mmo.codec import Codec
 from mmo.sequence import delay, undelay
-from mmo.streaming import HEARD, SpeechStream, Straightener
+from mmo.streaming import HEARD, SpeechStream, Straightener, earliest_start
 from speakers import random_mimi
 
 PAD, STOP = 17, 18
@@ -74,3 +74,21 @@ def test_silence_is_passed_on_frame_by_frame(codec):
     stream = SpeechStream(Silent(), 8)
     delayed = delay(random_codes(1, 10)[0], PAD, STOP)[None]
     assert {piece.shape[-1] for piece in map(stream.push, delayed.unbind(-1)) if piece is not None} == {1920}
+
+
+@pytest.mark.parametrize(
+    "ready, lengths, start",
+    [
+        ([50], [80], 50),
+        ([50, 100, 150], [80, 80, 80], 50),  # faster than it plays
+        ([50, 200, 350], [80, 80, 80], 190),  # slower: the last piece decides
+        ([50, 300, 310], [80, 80, 80], 220),  # one late piece
+    ],
+)
+def test_earliest_start_leaves_no_gap(ready, lengths, start):
+    assert earliest_start(ready, lengths) == pytest.approx(start)
+
+
+def test_earliest_start_wants_pieces():
+    with pytest.raises(ValueError, match="at least one"):
+        earliest_start([], [])

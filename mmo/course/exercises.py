@@ -34,9 +34,11 @@ TASKS = {  # notebook -> module in mmo/course/tasks
     "05": "thinker",
     "07": "sequence",
     "08": "talker",
+    "09": "streaming",
     "10": "training",
     "11": "errors",
     "12": "trusting",
+    "A4": "scale",
 }
 KINDS = {"passed": ("Right.", GREEN), "wrong": ("Not yet.", RED), "unsolved": ("Still open.", GREY)}
 
