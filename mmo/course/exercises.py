@@ -25,7 +25,7 @@ from torch import Tensor
 
 from mmo.display import GREEN, GREY, RED, Picture
 
-TASKS = {"03": "vision", "05": "thinker", "07": "sequence"}  # notebook -> module in mmo/course/tasks
+TASKS = {"03": "vision", "05": "thinker", "07": "sequence", "15": "breaking"}  # notebook -> module in mmo/course/tasks
 KINDS = {"passed": ("Right.", GREEN), "wrong": ("Not yet.", RED), "unsolved": ("Still open.", GREY)}
 
 
