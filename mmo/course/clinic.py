@@ -36,7 +36,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmo import data, features, generation, measures, sampling, sequence, transformer
+from mmo import data, features, generation, measures, sequence, transformer, vision_encoder
 from mmo.chat import ChatTokenizer, user_content
 from mmo.codec import Codec, StreamingDecoder, widen_context
 from mmo.config import IGNORE
@@ -87,6 +87,14 @@ def pitch(samples: np.ndarray, rate: int, low: float = 60.0, high: float = 320.0
     return float(np.median(found)) if found else 0.0
 
 
+def long_term_spectrum(samples: np.ndarray, rate: int) -> np.ndarray:
+    """(bands,) the mean mel spectrum of the louder half of a sound, in decibels, its own mean taken off: what a voice looks like."""
+    levels = mel_spectrogram(samples, rate)
+    loud = levels.mean(axis=0)
+    mean = levels[:, loud >= np.median(loud)].mean(axis=1)
+    return mean - mean.mean()
+
+
 def lags(wanted: Tensor, found: Tensor, most: int = 3) -> list[int]:
     """How many frames late each codebook is: wanted, found (Q, F) -> Q whole numbers in -most .. most.
 
@@ -120,7 +128,7 @@ class Ward:
     SPOKEN = 6  # sentences of which one is chosen for the patients
     FALLBACK = "What is nine minus four?"
 
-    def __init__(self, settings: Profile, weights=None, *, questions: int = 16, pictures: int = 8, steps: int = STEPS) -> None:
+    def __init__(self, settings: Profile, weights=None, *, questions: int = 12, pictures: int = 8, steps: int = STEPS) -> None:
         self.settings = settings
         self.weights = weights or settings.checkpoint_file
         self.questions, self.pictures, self.steps = questions, pictures, steps  # how many a run asks, shows, trains
@@ -176,7 +184,7 @@ class Ward:
     @cached_property
     def asked(self) -> list[Item]:
         """Spoken questions of the test set, those first that a healthy run answers rightly."""
-        items = measures.spread(self.items("a2a", ("question_audios",)), 2 * self.questions)
+        items = measures.spread(self.items("a2a", ("question_audios",)), 4 * self.questions)
         texts = self.reply([HEALTHY_READ(item.question_sound) for item in items])[0]
         right = [measures.same_words(text, item.truth) for text, item in zip(texts, items)]
         return sorted(items, key=lambda item: not right[items.index(item)])[: self.questions]
@@ -206,6 +214,23 @@ class Ward:
         """The first corpus of T2A, as its training reads it."""
         stage = self.settings.stages["t2a"][0]
         return open_corpora(self.settings, stage, Encoders())[0]
+
+    @cached_property
+    def portraits(self) -> dict[str, np.ndarray]:
+        """The long-term spectrum of each answer voice, from recorded answers decoded by the codec."""
+        found = {}
+        for voice in self.voices:
+            items = measures.spread([item for item in self.said if item.voice == voice], 6)
+            found[voice] = np.mean([long_term_spectrum(self.codec.decode(item.codes[None])[0, 0].numpy(), 24_000) for item in items], axis=0)
+        return found
+
+    def nearer(self, samples: np.ndarray, voice: str) -> float:
+        """By how many decibels a sound is nearer to a voice's recordings than to the nearest other voice's; negative: it is farther."""
+        if not len(samples):
+            return 0.0
+        own = long_term_spectrum(samples, 24_000)
+        far = {name: float(np.abs(own - portrait).mean()) for name, portrait in self.portraits.items()}
+        return min(value for name, value in far.items() if name != voice) - far[voice]
 
     def generator(self, model: OmniModel | None = None, codec: Codec | None = None) -> Generator:
         return Generator(model or self.model, codec or self.codec, self.tokenizer, replace(self.settings.decoding, max_frames=75))
@@ -246,8 +271,8 @@ def spoken(ward: Ward, text: str, samples: np.ndarray, rate: int = 24_000) -> tu
     found = ward.heard(samples, rate) if len(samples) else ""
     errors = measures.word_errors([text], [found])
     figures = {"seconds": round(len(samples) / rate, 2), "words the judge gets wrong": int(errors.errors.sum()), "pitch in Hz": round(pitch(samples, rate))}
-    notes = {"it writes": text, "the judge hears": found or "(nothing)"}
-    return figures, notes, (Heard(f"meant: {text}", samples, rate),)
+    notes = {"it writes": shortened(text), "the judge hears": found or "(nothing)"}
+    return figures, notes, (Heard(f"meant: {shortened(text)}", samples, rate),)
 
 
 def answer_one(ward: Ward) -> Symptom:
@@ -271,7 +296,7 @@ def play_recorded(ward: Ward) -> Symptom:
 def answer_both_voices(ward: Ward) -> Symptom:
     """The same question in each voice, in one batch."""
     answers = ward.generator().generate_batch([ward.prompt(ward.question, voice) for voice in ward.voices])
-    figures = {f"pitch in Hz where {voice} was asked for": round(pitch(answer.samples, 24_000)) for voice, answer in zip(ward.voices, answers)}
+    figures = {f"{voice} was asked for: dB nearer to {voice}'s recordings than to others'": round(ward.nearer(answer.samples, voice), 1) for voice, answer in zip(ward.voices, answers)}
     sounds = tuple(Heard(f"{voice} was asked for: {answer.text}", answer.samples) for voice, answer in zip(ward.voices, answers))
     heard = {f"the judge hears ({voice})": ward.heard(answer.samples, 24_000) for voice, answer in zip(ward.voices, answers)}
     return Symptom(figures, {"asked": ward.question} | heard, sounds)
@@ -340,26 +365,31 @@ def describe_pictures(ward: Ward) -> Symptom:
         "mean of the network's input": round(float(given.mean()), 2),
         "red or blue, where the truth has it": sum(word in one for one, other in pairs for word in colours if word in other),
     }
-    notes = {item.truth: f"it says: {answer.text}" for item, answer in list(zip(items, answers))[:4]}
+    notes = {item.truth: f"it says: {shortened(answer.text)}" for item, answer in list(zip(items, answers))[:4]}
     return Symptom(figures, notes)
+
+
+def shortened(text: str, most: int = 70) -> str:
+    return text if len(text) <= most else f"{text[:most].rsplit(' ', 1)[0]} …"
 
 
 def train_on(ward: Ward) -> Symptom:
     """The shipped weights, trained on with T2A's recipe for a few steps; then they answer."""
     torch.manual_seed(0)
     model = copy.deepcopy(ward.model).train()
-    stage = ward.settings.stages["t2a"][0].replace(learning_rate=6e-4, muon_rate=0.01, warmup_steps=4, steps=ward.steps)
+    stage = ward.settings.stages["t2a"][0].replace(learning_rate=6e-4, optimiser="adamw", warmup_steps=4, steps=ward.steps)
     layout = data.Layout(ward.settings.model, ward.tokenizer, stage.max_length)
-    batches = data.Batches(ward.trained_rows, [1.0], layout, stage.max_length * 2, seed=0, chunk_rows=64)
+    batches = data.Batches(ward.trained_rows, [1.0], layout, stage.max_length, seed=0, chunk_rows=64)
     stepper = Stepper(model, stage, ward.steps, torch.device("cpu"), torch.float32)
     losses, labelled, places = [], 0, 0
     for number, batch in zip(range(ward.steps), batches.start()):
         parts = stepper.step(batch, number)
         losses.append(float(parts[3 : 3 + ward.settings.model.num_codebooks].mean()))
+        text_loss = float(parts[0])
         labelled, places = labelled + int((batch.audio_labels != IGNORE).sum()), places + batch.audio_labels.numel()
     (answer,) = ward.generator(model.eval()).generate_batch([ward.prompt(ward.question)])
     figures, notes, sounds = spoken(ward, answer.text, answer.samples)
-    figures = {"audio loss at the last step": round(losses[-1], 2), "places with a label, percent": round(100 * labelled / places)} | figures
+    figures = {"audio loss at the last step": round(losses[-1], 2), "text loss at the last step": round(text_loss, 2), "places with a label, percent": round(100 * labelled / places)} | figures
     return Symptom(figures, {"asked": ward.question} | notes, sounds if len(answer.samples) else (), curve=tuple(losses))
 
 
@@ -369,6 +399,7 @@ def train_on(ward: Ward) -> Symptom:
 HEALTHY_READ = features.read_sound
 HEALTHY_COLLATE = data.collate
 HEALTHY_FEATURES = generation.collate_features
+HEALTHY_OPEN = vision_encoder.open_picture
 COLOURS = frozenset("red blue green yellow orange purple pink black white".split())
 
 
@@ -472,10 +503,11 @@ def choose_and_feed_what_was_drawn(self) -> tuple[Tensor, Tensor]:
     return tokens, codes
 
 
-def to_rgb_as_opencv_has_it(picture):
+def open_picture_as_opencv_does(source, name: str = ""):
     from PIL import Image
 
-    return Image.fromarray(np.asarray(to_rgb(picture))[:, :, ::-1].copy())
+    pixels = np.asarray(HEALTHY_OPEN(source, name))
+    return Image.fromarray(pixels[:, :, ::-1].copy())
 
 
 # --- Patients ----------------------------------------------------------------------------------------------------
@@ -621,7 +653,7 @@ PATIENTS = (
     ),
     Patient(
         id="15.pixels",
-        complaint="It talks about pictures that nobody showed it. It names things and colours, fluently, and they are not there.",
+        complaint="What it says about pictures has nothing to do with them. Typed questions are answered as ever.",
         run=describe_pictures, place="mmo.vision_encoder.VisionEncoder.pixels", broken=pixels_as_they_are,
         choices=(
             Choice("The pixels reach the network as 0 to 255, not as -1 to 1: they are not normalised.",
@@ -655,15 +687,15 @@ PATIENTS = (
     ),
     Patient(
         id="15.zeros",
-        complaint="A new training run looks wonderful: after a few steps its audio loss is lower than any run's before. But what it says is no speech.",
+        complaint="A new training run looks wonderful: after two dozen steps its audio loss is lower than any run's before. But the model speaks no better for it.",
         run=train_on, place="mmo.data.collate", broken=collate_with_zeros,
         choices=(
             Choice("Positions without a label are labelled 0, and 0 is a code: most of what is learnt is to say code 0.",
-                   "Nearly every place has a label now, where a fraction should. Zeros are easy to predict; their loss is small, they are many, and the mean hides everything else."),
+                   "Every place has a label now, the question's and the padding's too. Zeros are easy to predict: the loss begins high, since nobody taught them before, then falls below all that is honest. They are many, and the mean hides how the sounds fare."),
             Choice("The learning rate is too high, and the run has diverged.",
-                   "A diverging loss rises. This one falls, faster than any honest loss can."),
+                   "A diverging loss rises. This one falls, below what two dozen steps can do for speech."),
             Choice("The labels are not shifted, so each position is asked for what it sees.",
-                   "That makes a loss fall to nothing too. But it does not change how many places have a label. Read that figure again."),
+                   "That makes a loss fall too, in time. But it does not change how many places have a label. Read that figure again."),
             Choice("It has learnt the training rows by heart.",
                    "In two dozen steps over ever new rows nothing can be learnt by heart."),
         ),
@@ -672,11 +704,11 @@ PATIENTS = (
     ),
     Patient(
         id="15.shift",
-        complaint="The loss falls like a stone and keeps falling, for text and for sound. Asked anything, the model stammers.",
+        complaint="Trained on with the new code, its loss falls steadily from step to step, while that of the old code had long come to rest. Asked anything, the model stammers.",
         run=train_on, place="mmo.sequence.shift", broken=shift_inputs_only,
         choices=(
             Choice("Labels are not shifted by one: each position is asked for what it already sees.",
-                   "To copy its input is the easiest thing a model can learn, and the loss rewards nothing else. In use it then repeats what it was fed."),
+                   "Copying its input is the easiest thing a model can learn, and the loss rewards nothing else. It begins above health, for these weights were taught otherwise, and would fall to nothing. In use the model repeats what it was fed: the stammer."),
             Choice("Positions without a label are labelled 0.",
                    "Then the share of labelled places would have jumped. It is that of health."),
             Choice("The causal mask is missing, so a position sees the next.",
@@ -684,7 +716,7 @@ PATIENTS = (
             Choice("The learning rate is too low.",
                    "Then the loss would hardly move."),
         ),
-        sign="audio loss at the last step", least=0.5,
+        sign="mel distance from health, dB", least=4.0,
         lesson="Check the labels of one row by eye, position by position, before the first run; and be suspicious of a loss below that of a known good model.",
     ),
     Patient(
@@ -693,15 +725,15 @@ PATIENTS = (
         run=answer_both_voices, place="mmo.generation.collate_features", broken=collate_features_in_another_order,
         choices=(
             Choice("Within a batch each row gets another row's speaker vector.",
-                   "The words are right, the two pitches have changed places, and alone, where a batch has one row, all is well. So rows and vectors are put side by side in different orders."),
+                   "The words are right, the two voices have changed places, and alone, where a batch has one row, all is well. So rows and vectors are put side by side in different orders."),
             Choice("The sound is played at the wrong rate.",
-                   "Then both voices would be higher, or both lower. One is higher and one is lower."),
+                   "Then both voices would be higher, or both lower, and faster or slower as well. Here each is a voice that you know, in the other's place."),
             Choice("The speaker vector is left out, and the model chooses a voice.",
                    "Then both rows would be in one voice, or in voices that change by chance. They are cleanly exchanged."),
             Choice("The reference codes of the other voice are in the prompt.",
                    "There are no reference codes in these prompts; and these, too, would help the voice they belong to, in a batch of one as well."),
         ),
-        sign="pitch in Hz where joe was asked for", least=15.0,
+        sign="joe was asked for: dB nearer to joe's recordings than to others'", least=1.0,
         lesson="Whatever is sorted must be sorted with all that belongs to it. Test batches of rows that differ.",
     ),
     Patient(
@@ -741,7 +773,7 @@ PATIENTS = (
     Patient(
         id="15.colours",
         complaint="It sees shapes, sizes and places, and is sure about them. It is wrong about some colours, always in the same way, and right about others.",
-        run=describe_pictures, place="mmo.vision_encoder.to_rgb", broken=to_rgb_as_opencv_has_it,
+        run=describe_pictures, place="mmo.vision_encoder.open_picture", broken=open_picture_as_opencv_does,
         choices=(
             Choice("The picture's channels are in the order blue, green, red.",
                    "Red and blue change places, and so do orange and some blue; green, black and white are what they were. That is an exchange of channels, nothing else does it."),
