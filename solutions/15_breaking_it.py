@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 15 · Breaking it
 #
-# *Takes *
+# *Takes 120 minutes (tiny) · builds on 07, 13 · 4 exercises, 12 points*
 #
 # **At the end** you know where this model loses what, with a number for each place, and you have diagnosed and repaired ten broken runs:
 # the mistakes that everybody makes once, and that no error message tells of.
@@ -80,7 +80,7 @@ predict("15.codec", "Of the word errors that you will see on the Talker's speech
 # %% [markdown]
 # ## Exercise: true codes on the diagonal
 #
-# *Exercise 15.given · *
+# *Exercise 15.given · difficulty ●●○ · importance ●●● · 10 minutes · 3 points · stuck? `hint("15.given")`*
 #
 # To give the Talker true codes for some codebooks, they must be put where it feeds its own: into each step, on the diagonal. In step $s$ of the
 # answer codebook $k$ is at frame $f = s - 1 - k$ (sound begins one step behind the text). For codebooks below `given`:
@@ -296,7 +296,7 @@ reveal("15.eyes", max(wrong_share, key=wrong_share.get))
 #
 # ## Exercise: errors per word, by group
 #
-# *Exercise 15.pooled · *
+# *Exercise 15.pooled · difficulty ●○○ · importance ●●○ · 6 minutes · 2 points · stuck? `hint("15.pooled")`*
 
 # %%
 @exercise("15.pooled")
@@ -474,7 +474,7 @@ for name, probabilities in ((f"temperature {temperature}", shares), ("temperatur
 #
 # ## Exercise: a choice that half precision cannot spoil
 #
-# *Exercise 15.choose · *
+# *Exercise 15.choose · difficulty ●●○ · importance ●●● · 12 minutes · 3 points · stuck? `hint("15.choose")`*
 #
 # Logits come in half precision. With the uniform number $u$ choose the first id, counted from the likeliest down, at which the summed probabilities reach $u$. Nothing on the way may
 # overflow, and no sum may be rounded away.
@@ -506,7 +506,7 @@ check("15.choose")
 #
 # ## An instrument first
 #
-# *Exercise 15.lags · *
+# *Exercise 15.lags · difficulty ●●○ · importance ●●○ · 10 minutes · 4 points · stuck? `hint("15.lags")`*
 #
 # Codes that agree with nothing may still be the right codes, at the wrong time. For each codebook find the lag $d$ at which most of `found[k, f + d]` equal `wanted[k, f]`, with $-m \le d \le m$.
 # Late is positive. Where several lags agree equally well, take the one nearest to 0, and of $d$ and $-d$ the positive.
