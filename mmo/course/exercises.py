@@ -38,6 +38,7 @@ TASKS = {  # notebook -> module in mmo/course/tasks
     "10": "training",
     "11": "errors",
     "12": "trusting",
+    "15": "breaking",
     "A4": "scale",
 }
 KINDS = {"passed": ("Right.", GREEN), "wrong": ("Not yet.", RED), "unsolved": ("Still open.", GREY)}

@@ -3,7 +3,8 @@
     {"version": 1,
      "exercises": {"07.delay": {"passed": true, "attempts": 3, "hints": 1}},
      "predictions": {"07.first": {"mine": 1, "truth": 8}},
-     "ears": {"01.few": {"rounds": [{"right": 6, "trials": 8}]}}}
+     "ears": {"01.few": {"rounds": [{"right": 6, "trials": 8}]}},
+     "clinic": {"15.delay": {"guesses": ["..."], "found": true, "repaired": false}}}
 
 It is read before every change and replaced in one go, so that it is whole whenever the machine stops.  A file that
 cannot be read is laid aside under another name, never overwritten.
@@ -32,8 +33,9 @@ def load(path: Path | None = None) -> dict:
     path = path or progress_file()
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        found.setdefault("ears", {})  # files from before there was ear training have none
-        parts = [found["exercises"], found["predictions"], found["ears"]]
+        for part in ("ears", "clinic"):  # files from before there were such have none
+            found.setdefault(part, {})
+        parts = [found[name] for name in ("exercises", "predictions", "ears", "clinic")]
         if not all(isinstance(entry, dict) for part in parts for entry in part.values()):
             raise ValueError("its entries are no mappings")
         return found
@@ -94,10 +96,28 @@ def rounds(id: str) -> list[dict]:
     return load()["ears"].get(id, {}).get("rounds", [])
 
 
+def note_diagnosis(id: str, cause: str, right: bool) -> dict:
+    """Add a guess to a patient of the clinic; once it is found, nothing more is counted.  Returns the entry."""
+    progress = load()
+    entry = progress["clinic"].setdefault(id, {"guesses": [], "found": False, "repaired": False})
+    if not entry["found"] and cause not in entry["guesses"]:
+        entry["guesses"].append(cause)
+        entry["found"] = right
+        save(progress)
+    return entry
+
+
+def note_repair(id: str) -> None:
+    """Remember that a patient was cured by the learner's own function."""
+    progress = load()
+    progress["clinic"].setdefault(id, {"guesses": [], "found": False})["repaired"] = True
+    save(progress)
+
+
 def reset(notebook: str) -> int:
     """Forget a notebook ("07"); returns how many entries were forgotten."""
     progress, forgotten = load(), 0
-    for part in ("exercises", "predictions", "ears"):
+    for part in ("exercises", "predictions", "ears", "clinic"):
         for id in [id for id in progress[part] if id.split(".")[0] == notebook]:
             del progress[part][id]
             forgotten += 1

@@ -1,0 +1,313 @@
+"""Notebook 15: true codes in the place of the Talker's, pooled error rates, a choice that half precision cannot spoil, lags."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mmo.course.clinic import lags
+from mmo.course.exercises import Bug, Case, Exercise
+from mmo.forcing import given_codes
+from mmo.sampling import Chooser
+
+STOP = 514  # the tiny world's
+
+
+def codes(Q: int, F: int, seed: int = 0) -> Tensor:
+    """(Q, F) codes that are all different."""
+    return torch.randperm(512, generator=torch.Generator().manual_seed(seed))[: Q * F].view(Q, F)
+
+
+# --- 15.given ----------------------------------------------------------------------------------------------------
+
+
+def given_cases() -> Sequence[Case]:
+    chosen = torch.tensor([600, 601, 602, 603])
+    return [
+        Case("4 codebooks, 5 frames, step 3, 2 of them given", (codes(4, 5), chosen, 3, 2, STOP)),
+        Case("step 1, in which only codebook 0 has begun", (codes(4, 5), chosen, 1, 3, STOP)),
+        Case("step 6, in which codebook 0 must stop", (codes(4, 5), chosen, 6, 4, STOP)),
+        Case("step 8, in which codebook 0 has stopped long ago", (codes(4, 5), chosen, 8, 4, STOP)),
+        Case("nothing given", (codes(4, 5), chosen, 3, 0, STOP)),
+    ]
+
+
+def given_in_one_column(codes: Tensor, chosen: Tensor, step: int, given: int, stop: int) -> Tensor:
+    """Forgets the delay: all codebooks at the same frame."""
+    fed, frame = chosen.clone(), step - 1
+    if 0 <= frame < codes.shape[1]:
+        fed[:given] = codes[:given, frame]
+    elif frame == codes.shape[1]:
+        fed[:given] = stop
+    return fed
+
+
+def given_a_step_early(codes: Tensor, chosen: Tensor, step: int, given: int, stop: int) -> Tensor:
+    return given_codes(codes, chosen, step + 1, given, stop)
+
+
+def given_without_stop(codes: Tensor, chosen: Tensor, step: int, given: int, stop: int) -> Tensor:
+    fed = given_codes(codes, chosen, step, given, stop)
+    return torch.where(fed == stop, chosen, fed)
+
+
+def given_one_more(codes: Tensor, chosen: Tensor, step: int, given: int, stop: int) -> Tensor:
+    return given_codes(codes, chosen, step, min(given + 1, len(codes)), stop)
+
+
+def given_wrapping_round(codes: Tensor, chosen: Tensor, step: int, given: int, stop: int) -> Tensor:
+    """A negative frame is an index from the end."""
+    fed, F = chosen.clone(), codes.shape[1]
+    for k in range(given):
+        frame = step - 1 - k
+        if frame < F:
+            fed[k] = codes[k, frame]
+        elif frame == F:
+            fed[k] = stop
+    return fed
+
+
+def given_the_last(codes: Tensor, chosen: Tensor, step: int, given: int, stop: int) -> Tensor:
+    fed = given_codes(codes, chosen, step, len(codes), stop)
+    fed[: len(codes) - given] = chosen[: len(codes) - given]
+    return fed
+
+
+GIVEN = Exercise(
+    id="15.given",
+    title="True codes on the diagonal",
+    difficulty=2,
+    importance=3,
+    minutes=10,
+    points=3,
+    looks="The first entries are true codes of neighbouring frames, each one frame earlier than the one above it; the rest is what was chosen.",
+    hints=(
+        "Write down for step 3 which frame each of four codebooks is at. Speech begins one step behind the text.",
+        "Codebook k is at frame step - 1 - k. It may not have begun (a negative frame), or be over.",
+        "For each k below `given`: a frame of 0 to F - 1 takes codes[k, frame]; frame F takes the stop; else keep what was chosen.",
+    ),
+    reference=given_codes,
+    package_name="mmo.forcing.given_codes",
+    cases=given_cases,
+    bugs=(
+        Bug("All codebooks get codes of one frame. In one step they stand on a diagonal: codebook k is k frames behind codebook 0.", given_in_one_column),
+        Bug("The codes come one step early: step 0 has no speech yet, so codebook 0 says frame 0 in step 1.", given_a_step_early),
+        Bug("The stop is missing: behind its last frame a given codebook must say stop, or the speech runs on.", given_without_stop),
+        Bug("One codebook too many is given: `given` counts them, so the last is number given - 1.", given_one_more),
+        Bug("A codebook that has not begun gets a code from the end of the answer: Python takes a negative index from there.", given_wrapping_round),
+        Bug("The last codebooks are given in place of the first.", given_the_last),
+    ),
+)
+
+
+# --- 15.pooled ---------------------------------------------------------------------------------------------------
+
+
+def pooled(errors: Tensor, words: Tensor, groups: Tensor, number: int) -> Tensor:
+    """errors, words, groups (N,) -> (number,): errors per word of each group, NaN where a group has no words.
+
+    What `mmo.measures.WordErrors.wer` is for the sentences of one group.
+    """
+    wrong = torch.zeros(number).index_add_(0, groups, errors.float())
+    said = torch.zeros(number).index_add_(0, groups, words.float())
+    return torch.where(said > 0, wrong / said, torch.nan)
+
+
+def pooled_mean_of_rates(errors: Tensor, words: Tensor, groups: Tensor, number: int) -> Tensor:
+    rates = errors.float() / words
+    return torch.stack([rates[groups == g].mean() for g in range(number)])
+
+
+def pooled_per_sentence(errors: Tensor, words: Tensor, groups: Tensor, number: int) -> Tensor:
+    return torch.stack([errors[groups == g].float().mean() for g in range(number)])
+
+
+def pooled_over_all(errors: Tensor, words: Tensor, groups: Tensor, number: int) -> Tensor:
+    return torch.stack([errors[groups == g].sum() / words.sum() for g in range(number)])
+
+
+def pooled_with_zero(errors: Tensor, words: Tensor, groups: Tensor, number: int) -> Tensor:
+    return torch.nan_to_num(pooled(errors, words, groups, number), 0.0)
+
+
+POOLED = Exercise(
+    id="15.pooled",
+    title="Errors per word, by group",
+    difficulty=1,
+    importance=2,
+    minutes=6,
+    points=2,
+    looks="One rate a group: all its errors over all its words.",
+    hints=(
+        "A sentence of two words with one error, and one of ten with one: how many errors per word are that together?",
+        "Add up the errors of a group and its words, then divide once.",
+        "errors[groups == g].sum() / words[groups == g].sum(); dividing float zeros gives NaN, which is what an empty group should show.",
+    ),
+    reference=pooled,
+    package_name="mmo.measures.WordErrors.wer",
+    cases=lambda: [
+        Case("two sentences of 2 and 10 words in one group", (torch.tensor([1, 1]), torch.tensor([2, 10]), torch.tensor([0, 0]), 1)),
+        Case("three groups", (torch.tensor([0, 2, 3, 1, 4]), torch.tensor([3, 4, 9, 5, 8]), torch.tensor([0, 0, 2, 1, 2]), 3)),
+        Case("a group without sentences", (torch.tensor([1, 0]), torch.tensor([4, 4]), torch.tensor([0, 2]), 3)),
+    ],
+    bugs=(
+        Bug("That is the mean of the sentences' rates: a two-word sentence counts as much as one of ten. Divide sums, once.", pooled_mean_of_rates),
+        Bug("That is errors per sentence. Long sentences have more words to get wrong: divide by words.", pooled_per_sentence),
+        Bug("You divide by the words of all groups. Each group has its own.", pooled_over_all),
+        Bug("An empty group shows 0, as if it had been heard without a mistake. It must be NaN: nothing was measured.", pooled_with_zero),
+    ),
+)
+
+
+# --- 15.choose ---------------------------------------------------------------------------------------------------
+
+
+def choose(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor:
+    """logits (B, V), uniform (B,) -> ids (B,): `mmo.sampling.Chooser` with one temperature and no top-k."""
+    chooser = Chooser([temperature], [0], logits.shape[-1])
+    return chooser(logits[:, None], uniform[:, None])[:, 0]
+
+
+def choose_cases() -> Sequence[Case]:
+    def drawn(V: int, seed: int) -> Tensor:
+        """Logits without two equal ones, shuffled."""
+        return torch.linspace(-1, 1, V)[torch.randperm(V, generator=torch.Generator().manual_seed(seed))].half()
+
+    uniform = torch.tensor([0.05, 0.4, 0.77, 0.985])
+    few = torch.stack([3 * drawn(6, seed) for seed in range(4)])
+    large = torch.tensor([[19.0, 20.0, 2.0, 18.9]]).half().expand(4, -1).contiguous()
+    many = torch.stack([drawn(1500, seed) for seed in range(4)])
+    return [
+        Case("six logits", (few, uniform, 1.0)),
+        Case("logits of 20 at temperature 0.2", (large, torch.tensor([0.3, 0.9, 0.9945, 0.9999]), 0.2)),
+        Case("1500 logits in half precision", (many, uniform, 1.0)),
+    ]
+
+
+def choose_by(logits: Tensor, uniform: Tensor, temperature: float, kind: torch.dtype = torch.float32, stable: bool = True, sort: bool = True, after: bool = False, times: bool = False) -> Tensor:
+    """The choice written out, with what may go wrong as settings."""
+    values, ids = logits.sort(dim=-1, descending=True) if sort else (logits, torch.arange(logits.shape[-1]).expand(logits.shape))
+    values = values.to(kind)
+    if not after:
+        values = values * temperature if times else values / temperature
+    if stable:
+        values = values - values.amax(dim=-1, keepdim=True)
+    shares = values.exp()
+    shares = shares / shares.sum(dim=-1, keepdim=True)
+    if after:
+        shares = shares / temperature
+    heap = shares.cumsum(dim=-1)
+    place = (heap < uniform[:, None].to(kind)).sum(dim=-1, keepdim=True)
+    return ids.gather(-1, place.clamp(max=logits.shape[-1] - 1))[:, 0]
+
+
+CHOOSE = Exercise(
+    id="15.choose",
+    title="A choice that half precision cannot spoil",
+    difficulty=2,
+    importance=3,
+    minutes=12,
+    points=3,
+    looks="One id a row: the first, counted from the likeliest down, at which the summed probabilities reach the uniform number.",
+    hints=(
+        "Which of the numbers on the way can be larger than 65504, or so small beside a sum that adding them changes nothing? In which kind of number must they be?",
+        "First .float(), then sort from the largest down, divide by the temperature, and let softmax do what keeps exp from overflowing.",
+        "heap = softmax(...).cumsum(-1); the place is how many entries of the heap are below uniform[:, None]; ids.gather gives the id that stands there.",
+    ),
+    reference=choose,
+    package_name="mmo.sampling.Chooser",
+    cases=choose_cases,
+    bugs=(
+        Bug("exp is taken of the bare logits. At temperature 0.2 a logit of 20 becomes 100, and exp(100) is infinite even in float32; infinity over infinity is NaN. Subtract the largest first, as softmax does.",
+            lambda logits, uniform, temperature: choose_by(logits, uniform, temperature, stable=False)),
+        Bug("The probabilities are summed in half precision: behind a sum of one half, each further thousandth is rounded away. Go to float32 before the softmax.",
+            lambda logits, uniform, temperature: choose_by(logits, uniform, temperature, torch.float16)),
+        Bug("The logits are multiplied by the temperature. Divided by it: a low temperature must sharpen.",
+            lambda logits, uniform, temperature: choose_by(logits, uniform, temperature, times=True)),
+        Bug("The probabilities are divided by the temperature, not the logits: behind the softmax it no longer sharpens.",
+            lambda logits, uniform, temperature: choose_by(logits, uniform, temperature, after=True)),
+        Bug("The heap is in the order of the ids. Sort from the likeliest down first, as the package does (it cuts to top-k there).",
+            lambda logits, uniform, temperature: choose_by(logits, uniform, temperature, sort=False)),
+        Bug("That is always the likeliest: the uniform number is not used.", lambda logits, uniform, temperature: logits.argmax(dim=-1)),
+    ),
+)
+
+
+# --- 15.lags -----------------------------------------------------------------------------------------------------
+
+
+def late(wanted: Tensor, by: Sequence[int]) -> Tensor:
+    """Row k of wanted (Q, F) late by by[k] frames; what comes in from outside is no code."""
+    Q, F = wanted.shape
+    found = torch.full_like(wanted, -1)
+    for k, lag in enumerate(by):
+        if lag >= 0:
+            found[k, lag:] = wanted[k, : F - lag]
+        else:
+            found[k, :lag] = wanted[k, -lag:]
+    return found
+
+
+def lags_cases() -> Sequence[Case]:
+    wanted = codes(4, 9)
+    shorter = late(codes(3, 9, 1), (1, 1, 2))[:, :7]
+    return [
+        Case("codebook 0 in time, the others one frame late", (wanted, late(wanted, (0, 1, 1, 1)), 3)),
+        Case("a staircase, one codebook early", (wanted, late(wanted, (-1, 0, 2, 3)), 3)),
+        Case("a shorter run", (codes(3, 9, 1), shorter, 3)),
+        Case("nothing late", (wanted, wanted.clone(), 2)),
+    ]
+
+
+def lags_only_late(wanted: Tensor, found: Tensor, most: int = 3) -> list[int]:
+    length = min(wanted.shape[1], found.shape[1])
+    best = []
+    for k in range(len(wanted)):
+        agree = [int((wanted[k, : length - lag] == found[k, lag:length]).sum()) for lag in range(most + 1)]
+        best.append(agree.index(max(agree)))
+    return best
+
+
+def lags_of_all(wanted: Tensor, found: Tensor, most: int = 3) -> list[int]:
+    """One lag for all codebooks."""
+    whole = lags(wanted.flatten()[None], found[:, : wanted.shape[1]].flatten()[None], most) if wanted.shape == found.shape else lags(wanted[:1], found[:1], most)
+    return whole * len(wanted)
+
+
+def lags_turned_round(wanted: Tensor, found: Tensor, most: int = 3) -> list[int]:
+    return lags(found, wanted, most)
+
+
+def lags_by_rolling(wanted: Tensor, found: Tensor, most: int = 3) -> list[int]:
+    """The right lags, as strings of numbers relative to codebook 0."""
+    own = lags(wanted, found, most)
+    return [lag - own[0] for lag in own]
+
+
+LAGS = Exercise(
+    id="15.lags",
+    title="How late is each codebook?",
+    difficulty=2,
+    importance=2,
+    minutes=10,
+    points=4,
+    looks="A list of Q whole numbers; a healthy run gives zeros, a delay that is off by one gives one 0 and seven 1.",
+    hints=(
+        "Take one codebook and one lag: which pairs of positions do you compare, and how many of them exist?",
+        "At lag d, found[k, f + d] should be wanted[k, f]. Count the equal ones for every d from -most to most, over all f for which both exist.",
+        "For d >= 0: (wanted[k, : n - d] == found[k, d : n]).sum(), with n the shorter length; for d < 0 the other way round. Then the d with the largest count.",
+    ),
+    reference=lags,
+    package_name="mmo.course.clinic.lags",
+    cases=lags_cases,
+    bugs=(
+        Bug("You look for codebooks that are late only. One may be early, too: try negative lags.", lags_only_late),
+        Bug("The sign is turned round: late is positive, found[k, f + d] equals wanted[k, f].", lags_turned_round),
+        Bug("These are lags against codebook 0. Each codebook against its own wanted row: codebook 0 may be late itself.", lags_by_rolling),
+        Bug("One lag for all codebooks: but the delays that break are those of codebooks against each other.", lags_of_all),
+    ),
+)
+
+EXERCISES = (GIVEN, POOLED, CHOOSE, LAGS)

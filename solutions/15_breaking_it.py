@@ -1,0 +1,697 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 15 · Breaking it
+#
+# *Takes 120 minutes (tiny) · builds on 07, 13 · 4 exercises, 12 points*
+#
+# **At the end** you know where this model loses what, with a number for each place, and you have diagnosed and repaired ten broken runs:
+# the mistakes that everybody makes once, and that no error message tells of.
+#
+# **You need** the whole pipeline: the delay of [notebook 07](07_sequence_and_delay.ipynb), and a model that talks
+# ([notebook 13](13_talk_to_it.ipynb)).
+#
+# **The claim.** An omni model is a chain, and a chain is judged at its joints. Give one part what it would get in the best case,
+# leave the others as they are, and the difference is what that part costs. The same habit finds bugs: follow the signal, compare it with a healthy
+# run at each joint, and look at the first joint where the two differ.
+
+# %% tags=["parameters"]
+profile = "tiny"
+budget = "full"  # smoke: fewer sentences, questions, pictures and steps
+
+# %%
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from mmo import measures, sequence
+from mmo.chat import user_content
+from mmo.course import check, exercise, hint, predict, reveal, solution
+from mmo.course.clinic import POINTS, Clinic, Ward
+from mmo.display import BLUE, GREY, ORANGE, RED, drawing, finish, listen
+from mmo.examination import read_uncoded
+from mmo.forcing import forced
+from mmo.generation import Prompt
+from mmo.profiles import profile as find_profile
+
+settings = find_profile(profile)
+config = settings.model
+small = budget == "smoke"
+# The shipped model, the codec, the encoders and the judge, each loaded when it is first needed.
+ward = Ward(settings, questions=4, pictures=3, steps=4) if small else Ward(settings)
+generator, codec, tokenizer, judge = ward.generator(), ward.codec, ward.tokenizer, ward.judge
+PAD, STOP = config.audio_pad_token, config.audio_stop_token
+torch.set_num_threads(1)  # the steps are too small to share
+print(f"{sum(p.numel() for p in ward.model.parameters()) / 1e6:.1f} M weights, shipped with the course")
+
+# %% [markdown]
+# # Part one: where the bodies are buried
+#
+# ## 1. The codec hand-off
+#
+# When the speech is bad, whom do you blame? The Talker writes codes, the codec makes sound of them, the judge writes down what it hears, and each
+# of the three has its faults. So measure them apart, on the same sentences:
+#
+# - the recording itself, never coded: what the judge gets wrong on its own (its **floor**),
+# - the recording's true codes through the codec: what is lost **before the Talker begins** (the **ceiling** of everything it can do),
+# - true codes in the first $n$ codebooks, and the Talker's own in the rest: what each further codebook costs,
+# - the Talker's codes alone.
+
+# %%
+sentences = measures.spread([item for item in ward.said if item.uncoded and len(measures.words(item.truth)) >= 4], 6 if small else 14)
+for item in sentences[:4]:
+    print(f"{item.voice}: {item.question} -> {item.truth}")
+recorded = [read_uncoded(item.uncoded) for item in sentences]
+seconds = sum(len(samples) / rate for samples, rate in recorded)
+print(f"{len(sentences)} sentences of the test set, {seconds:.0f} s of speech, {sum(len(measures.words(item.truth)) for item in sentences)} words")
+
+# %%
+predict("15.codec", "Of the word errors that you will see on the Talker's speech, what share is there already with true codes (judge and codec alone), in percent?", None)
+
+# %% [markdown]
+# ## Exercise: true codes on the diagonal
+#
+# *Exercise 15.given · difficulty ●●○ · importance ●●● · 10 minutes · 3 points · stuck? `hint("15.given")`*
+#
+# To give the Talker true codes for some codebooks, they must be put where it feeds its own: into each step, on the diagonal. In step $s$ of the
+# answer codebook $k$ is at frame $f = s - 1 - k$ (sound begins one step behind the text). For codebooks below `given`:
+#
+# $$\text{fed}_k = \begin{cases} c_{k,f} & 0 \le f < F \\ \text{stop} & f = F \\ \text{chosen}_k & \text{else}\end{cases}$$
+
+# %%
+@exercise("15.given")
+def given_codes(codes: Tensor, chosen: Tensor, step: int, given: int, stop: int) -> Tensor:
+    """codes (Q, F) true, chosen (Q,) -> (Q,) what is fed in this step: true codes in the first `given` codebooks."""
+    ### BEGIN SOLUTION
+    fed, frames = chosen.clone(), codes.shape[1]
+    for k in range(given):
+        f = step - 1 - k
+        if 0 <= f < frames:
+            fed[k] = codes[k, f]
+        elif f == frames:
+            fed[k] = stop
+    return fed
+    ### END SOLUTION
+
+
+# %%
+check("15.given")
+
+# %% [markdown]
+# `mmo.forcing.forced` puts this into the decoder of [`mmo/generation.py`](../mmo/generation.py): the model runs as ever, and before a step is fed, its text and the
+# first codebooks are replaced. Your function is used here, if it is right:
+
+# %%
+import mmo.forcing
+
+mmo.forcing.given_codes = given_codes
+prompts = [Prompt(tokenizer.prompt([{"role": "user", "content": item.question}]), item.speaker, seed=number) for number, item in enumerate(sentences)]
+ways = {"recorded": [samples for samples, _ in recorded], "all 8 true": [codec.decode(item.codes[None])[0, 0].numpy() for item in sentences]}
+answers = {}
+for given in (3, 1, 0):
+    with tqdm(desc=f"{given} codebooks given", unit="step") as bar:
+        answers[given] = forced(generator, prompts, [item.truth for item in sentences], [item.codes for item in sentences], given, progress=bar.update)
+    ways[f"first {given} true" if given else "the Talker's"] = [answer.samples for answer in answers[given]]
+
+# %%
+sounds = [(name, samples, recorded[0][1] if name == "recorded" else codec.sample_rate) for name, waves in ways.items() for samples in waves]
+with tqdm(total=len(sounds), desc="the judge listens", unit="sound") as bar:
+    texts = iter(judge.transcribe([(samples, rate) for _, samples, rate in sounds], workers=1, progress=bar.update))
+heard = {name: [next(texts) for _ in waves] for name, waves in ways.items()}
+errors = {name: measures.word_errors([item.truth for item in sentences], found) for name, found in heard.items()}
+for name, figure in errors.items():
+    low, high = figure.interval()
+    print(f"{name:13} {100 * figure.wer:5.1f} % of the words wrong   (95 % of the time between {100 * low:.0f} and {100 * high:.0f})")
+
+# %%
+order = ["recorded", "all 8 true", "first 3 true", "first 1 true", "the Talker's"]
+with drawing(7.0, 2.2) as figure:
+    axes = figure.add_subplot()
+    rates = [100 * errors[name].wer for name in order]
+    spans = [errors[name].interval() for name in order]
+    axes.barh(order, rates, color=[GREY, BLUE, ORANGE, ORANGE, RED], height=0.6,
+              xerr=[[rate - 100 * low for rate, (low, _) in zip(rates, spans)], [100 * high - rate for rate, (_, high) in zip(rates, spans)]], ecolor="#666666", capsize=3)
+    axes.set(xlabel="words the judge gets wrong, percent", xlim=(0, None))
+    axes.invert_yaxis()
+    picture = finish(figure, "Word error rates: " + ", ".join(f"{name} {rate:.0f} percent" for name, rate in zip(order, rates)))
+display(picture)
+before = errors["all 8 true"].wer / max(errors["the Talker's"].wer, 1e-9)
+reveal("15.codec", round(100 * before), "percent of the Talker's word errors are there with the true codes")
+
+# %%
+worst = int(np.argmax(errors["the Talker's"].errors - errors["all 8 true"].errors))
+for name in ("recorded", "all 8 true", "the Talker's"):
+    rate = recorded[worst][1] if name == "recorded" else codec.sample_rate
+    display(listen(ways[name][worst], rate, f"{name}: {sentences[worst].truth} (the judge hears: {heard[name][worst]})"))
+
+# %% [markdown]
+# Read it from the top. From the first bar to the second nothing was predicted: that is the codec alone, and no Talker, however large, gets below the second
+# bar. The next steps are the Talker's. Where do they begin to cost: in the last five codebooks, or in the first?
+#
+# Mind the whiskers. A dozen sentences tell apart what differs by much, and nothing else. The report of `mmo evaluate` takes hundreds.
+#
+# **Not to be confused.** "The codec is good, I heard it" is said of music and of long speech. What counts here is the words. A codec may sound
+# pleasant and swallow a consonant.
+
+# %% [markdown]
+# ## 2. The frozen encoders: a bottleneck?
+#
+# ### Ears
+#
+# A spoken question passes the speech encoder, then the projector, then the Thinker. The encoder is frozen: what it does not hear, nobody behind it can know.
+# Three ways to ask the same questions:
+#
+# - **oracle**: the true words, typed. What the Thinker knows when it hears perfectly.
+# - **cascade**: the encoder's own transcript, typed. What a pipeline of speech recognition and language model would do.
+# - **projector**: the features themselves, as the model is meant to be used.
+
+# %%
+predict("15.ears", "Which way gives more right answers, 'cascade' or 'projector'? Or is it the 'same'?", None)
+
+# %%
+questions = measures.spread(ward.items("a2a", ("question_audios",)), 8 if small else 60)
+from mmo.features import read_sound
+
+features, lengths = ward.speech_encoder.encode([read_sound(item.question_sound) for item in questions])
+transcripts = ward.speech_encoder.spell(features, lengths)
+voice = next(iter(ward.voices.values()))
+
+
+def typed(text: str) -> Prompt:
+    """A question in writing."""
+    return Prompt(tokenizer.prompt([{"role": "user", "content": text}]), voice)
+
+
+def spoken(feature: Tensor) -> Prompt:
+    """A question as features (N, D)."""
+    return Prompt(tokenizer.prompt([{"role": "user", "content": user_content(sound_length=len(feature))}]), voice, audio_features=feature)
+
+
+asked = {
+    "oracle": [typed(item.question) for item in questions],
+    "cascade": [typed(text) if text else typed("Hello.") for text in transcripts],
+    "projector": [spoken(each[:length]) for each, length in zip(features, lengths.tolist())],
+}
+right = {}
+for way, wanted in asked.items():
+    with tqdm(total=len(wanted), desc=way, unit="answer") as bar:
+        written = generator.generate_batch(wanted, speech=False, progress=bar.update)
+    right[way] = [measures.same_words(answer.text, item.truth) for answer, item in zip(written, questions)]
+    low, high = measures.share_interval(right[way])
+    print(f"{way:10} {100 * np.mean(right[way]):4.0f} % answered rightly   (95 %: {100 * low:.0f} to {100 * high:.0f})")
+misheard = [not measures.same_words(item.question, text) for item, text in zip(questions, transcripts)]
+print(f"the encoder's own transcript: {100 * measures.word_errors([item.question for item in questions], transcripts).wer:.1f} % of the words wrong, in voices it never heard")
+for way in ("cascade", "projector"):
+    for name, chosen in (("heard rightly", [not each for each in misheard]), ("misheard", misheard)):
+        hits = [hit for hit, here in zip(right[way], chosen) if here]
+        print(f"{way:10} of {len(hits):2} questions {name:13}: {sum(hits):2} answered rightly")
+shares = {way: float(np.mean(hits)) for way, hits in right.items()}
+gap = shares["projector"] - shares["cascade"]
+reveal("15.ears", "same" if abs(gap) < 0.02 else "projector" if gap > 0 else "cascade")
+
+# %% [markdown]
+# From oracle to cascade: what the ear loses. From cascade to projector: what is lost, or gained, by never writing the words down. The projector may do better than the
+# transcript: a feature vector still holds the doubt between two words, a transcript has thrown it away. It may do worse: it had to *learn* what a transcript gets as a gift.
+#
+# ### Eyes
+#
+# The same question for pictures. A linear **probe** reads an attribute straight from the frozen features ([notebook 03](03_vision_encoder.ipynb)). Beside it, the same attribute in
+# what the model says. If the probe knows and the model does not, the projector or the Thinker lost it. If neither does, it never came in.
+
+# %%
+from mmo.course.exercises import find
+from mmo.training import read_picture
+from mmo.world.text import COLOURS, SHAPES, SIZES
+
+KINDS = {"colour": COLOURS, "shape": SHAPES, "size": [size for size in SIZES if size]}
+
+
+def attributes(caption: str) -> dict[str, int] | None:
+    """The attributes of a caption of one thing; None for others."""
+    said = measures.words(caption)
+    if sum(word in COLOURS for word in said) != 1:
+        return None
+    found = {}
+    for kind, names in KINDS.items():
+        here = [number for number, name in enumerate(names) for word in said if word.rstrip("s") == name.rstrip("s") or word == f"{name}es"]
+        found[kind] = here[0] if here else len(names)  # no word of size: the middle one
+    return found
+
+
+def pictures_of(split: str, count: int) -> list:
+    """Pictures of one kind of thing whose question asks for a caption, with their attributes."""
+    from mmo.examination import read_items
+
+    items = read_items(settings.data_dir / f"i2t-{split}.parquet", config, ("image_bytes",))
+    return measures.spread([item for item in items if item.kind == "caption" and item.tier in ("train", "sentence") and attributes(item.truth)], count)
+
+
+shown = {"train": pictures_of("train", 60 if small else 400), "test": pictures_of("test", 12 if small else 60)}
+seen = {}
+for split, items in shown.items():
+    parts = [items[start : start + 40] for start in range(0, len(items), 40)]
+    seen[split] = torch.cat([ward.vision_encoder.encode([read_picture(item.picture) for item in part]) for part in tqdm(parts, desc=f"pictures, {split}")])
+print({split: tuple(each.shape) for split, each in seen.items()})
+predict("15.eyes", "Which attribute will the model say wrongly most often: 'colour', 'shape' or 'size'?", None)
+
+# %%
+asked = [
+    Prompt(tokenizer.prompt([{"role": "user", "content": user_content(item.question, pictures=1, image_length=config.image_token_len)}]), voice, image_features=each)
+    for item, each in zip(shown["test"], seen["test"])
+]
+said = [answer.text for answer in generator.generate_batch(asked, speech=False)]
+probe = find("03.probe").reference
+pooled_features = {split: torch.cat((each.mean(dim=1), each.amax(dim=1), each.amin(dim=1)), dim=1) for split, each in seen.items()}  # (N, 3 D)
+middle, spread = pooled_features["train"].mean(dim=0), pooled_features["train"].std(dim=0) + 1e-6
+wrong_share = {}
+for kind, names in KINDS.items():
+    truth = {split: torch.tensor([attributes(item.truth)[kind] for item in items]) for split, items in shown.items()}
+    weights = probe((pooled_features["train"] - middle) / spread, truth["train"], len(names) + 1, 30.0)
+    read = (((pooled_features["test"] - middle) / spread) @ weights[:-1] + weights[-1]).argmax(dim=1)
+    by_model = [(attributes(text) or {}).get(kind, -1) for text in said]
+    of_model = float((torch.tensor(by_model) == truth["test"]).float().mean())
+    print(f"{kind:7} the probe {100 * float((read == truth['test']).float().mean()):4.0f} %   the model {100 * of_model:4.0f} %   by chance about {100 / (len(names) + (kind == 'size')):3.0f} %")
+    wrong_share[kind] = 1 - of_model
+reveal("15.eyes", max(wrong_share, key=wrong_share.get))
+
+# %% [markdown]
+# A probe is a lower bound: it reads what lies on the surface, from the mean and the extremes over the 64 patches. The projector with the Thinker behind it can do more, and
+# knows where each patch stands. So *probe low, model high* is no contradiction. *Probe high, model low* is a finding.
+
+# %% [markdown]
+# ## 3. Capacity
+#
+# ### Length
+#
+# Short answers are easier. How much? The errors of part 1 by the length of the answer. But first, how does one average error rates?
+#
+# ## Exercise: errors per word, by group
+#
+# *Exercise 15.pooled · difficulty ●○○ · importance ●●○ · 6 minutes · 2 points · stuck? `hint("15.pooled")`*
+
+# %%
+@exercise("15.pooled")
+def pooled(errors: Tensor, words: Tensor, groups: Tensor, number: int) -> Tensor:
+    """errors, words, groups (N,) -> (number,) float: errors per word of each group; NaN where a group has no sentence."""
+    ### BEGIN SOLUTION
+    rates = [errors[groups == group].sum() / words[groups == group].sum() for group in range(number)]
+    return torch.stack(rates).float()
+    ### END SOLUTION
+
+
+# %%
+check("15.pooled")
+
+# %%
+predict("15.length", "How many times more errors per word does the Talker make in the longest answers than in the shortest?", None)
+
+# %%
+bounds = (5, 8)  # words
+sizes = torch.tensor([len(measures.words(item.truth)) for item in sentences])
+groups = sum((sizes > bound).long() for bound in bounds)
+names = [f"up to {bounds[0]} words", f"{bounds[0] + 1} to {bounds[1]}", f"more than {bounds[1]}"]
+by_length = {name: pooled(torch.from_numpy(errors[name].errors), torch.from_numpy(errors[name].sizes), groups, len(names)) for name in ("all 8 true", "the Talker's")}
+talker, ceiling = by_length["the Talker's"], by_length["all 8 true"]
+for group, words in enumerate(names):
+    count = int((groups == group).sum())
+    print(f"{words:18} {count:2} sentences   codec alone {100 * ceiling[group]:5.1f} %   Talker {100 * talker[group]:5.1f} %")
+with drawing(5.0, 2.0) as figure:
+    axes = figure.add_subplot()
+    place = np.arange(len(names))
+    axes.bar(place - 0.2, 100 * ceiling.numpy(), 0.38, color=BLUE, label="codec alone")
+    axes.bar(place + 0.2, 100 * talker.numpy(), 0.38, color=RED, label="Talker")
+    axes.set_xticks(place, names)
+    axes.set(ylabel="words wrong, percent")
+    axes.legend()
+    picture = finish(figure, "Word error rate by length of the answer, of the codec alone and of the Talker.")
+display(picture)
+reveal("15.length", round(float(talker[-1] / talker[0]), 1) if talker[0] > 0 else "no error in the shortest", "times")
+
+# %% [markdown]
+# Look at both colours before you blame the Talker's memory. Long answers are captions with many short words ("a", "of"), and the judge loses those even on true codes.
+# What grows *beyond* the codec's share is the Talker's. It has no text to look at any more when the last words are due: it must remember them.
+#
+# ### Width
+#
+# How wide must a Talker be? A fair answer takes a full training run for each width. A small one takes seconds: give Talkers of three widths the same four spoken answers and
+# the same number of steps, and see how much of them each can take in.
+
+# %%
+predict("15.width", "A Talker of a quarter of the width has about what share of the weights, in percent?", None)
+
+# %%
+from mmo.config import ModelConfig
+from mmo.data import Batches, Layout
+from mmo.omni import OmniModel, init_weights
+from mmo.thinker import load_thinker
+from mmo.training import Stepper
+
+steps = 6 if small else 40
+stage = settings.stages["t2a"][0].replace(warmup_steps=5, steps=steps, code_dropout=0.0, stop_weight=1.0)
+rows = Batches(ward.trained_rows, [1.0], Layout(config, tokenizer, stage.max_length), stage.max_length, seed=3, chunk_rows=8)
+batch = next(iter(rows.start()))
+print(f"the batch: {len(batch.names)} answers, {batch.size} positions")
+curves, weights_of = {}, {}
+for width in (config.talker_hidden_size // 4, config.talker_hidden_size // 2, config.talker_hidden_size):
+    torch.manual_seed(0)
+    model = OmniModel(config.replace(talker_hidden_size=width, adapter_rank=max(8, width // 3))).train()
+    load_thinker(model.model, settings.thinker_file)
+    stepper = Stepper(model, stage, steps, torch.device("cpu"), torch.float32)
+    curves[width] = [float(stepper.step(batch, number)[3:-2].mean()) for number in tqdm(range(steps), desc=f"width {width}", unit="step")]
+    weights_of[width] = sum(p.numel() for p in model.talker.parameters())
+    print(f"width {width:3}: {weights_of[width] / 1e6:5.2f} M weights, loss {curves[width][0]:.2f} -> {curves[width][-1]:.2f}")
+with drawing(5.5, 2.0) as figure:
+    axes = figure.add_subplot()
+    for (width, losses), colour in zip(curves.items(), (GREY, ORANGE, BLUE)):
+        axes.plot(losses, color=colour, label=f"width {width}")
+    axes.set(xlabel="step", ylabel="audio loss", ylim=(0, None))
+    axes.legend()
+    picture = finish(figure, "Loss on the same few answers for three widths of the Talker.")
+display(picture)
+reveal("15.width", round(100 * min(weights_of.values()) / max(weights_of.values())), "percent")
+
+# %% [markdown]
+# The blocks shrink with the square of the width, the tables of codes only in proportion, so the share lies between a sixteenth and a quarter. What you see is how fast each width *memorises*, at one learning rate.
+# It is no forecast of word errors: a wide Talker that has learnt by heart is not a good one. It tells whether the width is the thing that hurts.
+
+# %% [markdown]
+# ## 4. Half precision
+#
+# `float16` has 10 bits of fraction and ends at 65504. `bfloat16` has 7 bits and the range of `float32`. So fp16 **overflows**, and bf16 **rounds**. Where would each hurt here?
+# Run the model once, note the largest number that each part puts out, and see how much room there is to 65504. Note it for what is computed *inside* a part as well:
+# a norm squares its input, a softmax takes its exponential.
+
+# %%
+LARGEST = torch.finfo(torch.float16).max
+row = sequence.build_row(
+    tokenizer.conversation([{"role": "user", "content": sentences[0].question}, {"role": "assistant", "content": sentences[0].truth}]),
+    sentences[0].codes, config, sequence.Markers.from_tokenizer(tokenizer), has_speaker=True,
+)
+inputs = dict(input_ids=row.input_ids[None], speaker=sentences[0].speaker[None])
+largest: dict[str, float] = {}
+
+
+def watch(name: str):
+    """A hook that notes the largest magnitude of a part's output, and of the square of its input where it is a norm."""
+
+    def note(module, given, output) -> None:
+        output = output[0] if isinstance(output, tuple) else output
+        largest[name] = max(largest.get(name, 0.0), float(output.abs().max()))
+        if type(module).__name__ == "RMSNorm":
+            largest[f"{name}: x squared"] = float(given[0].square().max())
+
+    return note
+
+
+handles = [part.register_forward_hook(watch(name)) for name, part in ward.model.named_modules() if name and not list(part.children())]
+with torch.no_grad():
+    logits = ward.model(**inputs)
+for handle in handles:
+    handle.remove()
+temperature = 0.2
+audio = logits.audio_logits.float()
+largest["logits"] = float(max(audio.abs().max(), logits.text_logits.abs().max()))
+largest[f"audio logits / {temperature}"] = float(audio.abs().max()) / temperature
+loudest = float(audio.max())
+room = {name: np.log2(LARGEST / max(value, 1e-9)) for name, value in largest.items()}
+tight = sorted(room, key=room.get)[:8]
+for name in tight:
+    print(f"{name:52} {largest[name]:12.1f}   {room[name]:5.1f} doublings below 65504")
+print(f"exp(audio logits / {temperature}), without subtracting the largest first: exp({loudest / temperature:.0f}), and float16 ends at exp({np.log(LARGEST):.1f})")
+
+# %%
+predict("15.half", "With everything in float16, the softmax written out as exp / sum: what share of the positions gets probabilities that are not finite, in percent?", None)
+
+# %%
+scaled = (audio[0] / temperature).half()  # (Q, T, A)
+naive = scaled.exp() / scaled.exp().sum(dim=-1, keepdim=True)
+safe = (scaled - scaled.amax(dim=-1, keepdim=True)).exp()
+safe = safe / safe.sum(dim=-1, keepdim=True)
+broken = (~naive.isfinite()).any(dim=-1).float().mean()
+print(f"exp / sum in float16: {100 * broken:.0f} % of the positions not finite; with the largest subtracted first: {100 * (~safe.isfinite()).any(dim=-1).float().mean():.0f} %")
+stream = torch.linspace(-400, 400, config.hidden_size)  # a stream as large as those of models with some billions of weights
+for kind in (torch.float16, torch.bfloat16, torch.float32):
+    x = stream.to(kind)
+    by_hand = x * torch.rsqrt((x * x).mean() + config.rms_norm_eps)
+    print(f"RMSNorm by hand in {str(kind)[6:]:9}: mean of squares {float((x * x).mean()):10.1f}, root mean square of the result {float(by_hand.float().square().mean().sqrt()):.3f} (wanted 1)")
+reveal("15.half", round(100 * float(broken)), "percent")
+
+# %% [markdown]
+# Two different deaths. The softmax dies loudly: infinity over infinity is NaN, and the sampler raises an error or picks garbage. The norm dies silently: a mean of squares of infinity gives a scale of zero,
+# the result is *zero everywhere*, and the model goes on, deaf. In this small model the streams are far from there. In large ones they are not.
+#
+# And bf16? It never overflows here, but it has three decimal digits at most. Add up a thousand small probabilities in it, and behind a sum of one half each further thousandth is rounded away.
+
+# %%
+shares = (audio[0] / temperature).softmax(dim=-1)  # (Q, T, A), fp32
+warm = audio[0].softmax(dim=-1)
+generator_ = torch.Generator().manual_seed(0)
+uniform = torch.rand(*warm.shape[:2], 1, generator=generator_)
+for name, probabilities in ((f"temperature {temperature}", shares), ("temperature 1", warm)):
+    ordered = probabilities.sort(dim=-1, descending=True).values
+    exact = (ordered.cumsum(dim=-1) < uniform).sum(dim=-1)
+    line = []
+    for kind in (torch.float16, torch.bfloat16):
+        heap = torch.zeros(ordered.shape[:-1], dtype=kind)
+        place = torch.zeros_like(exact)
+        for rank in range(ordered.shape[-1]):  # one by one, rounding each sum, as a loop in that type does
+            heap = heap + ordered[..., rank].to(kind)
+            place += heap.float() < uniform[..., 0]
+        line.append(f"{str(kind)[6:]}: {100 * float((place != exact).float().mean()):4.1f} % of the choices differ, the sum ends at {float(heap.float().mean()):.3f}")
+    print(f"{name:16} " + "; ".join(line))
+
+# %% [markdown]
+# Hence the rule of this repository, `bf16` for the matrices and `fp32` for the choice: a product of large matrices forgives a rounding error, a running sum of small numbers does not.
+#
+# ## Exercise: a choice that half precision cannot spoil
+#
+# *Exercise 15.choose · difficulty ●●○ · importance ●●● · 12 minutes · 3 points · stuck? `hint("15.choose")`*
+#
+# Logits come in half precision. With the uniform number $u$ choose the first id, counted from the likeliest down, at which the summed probabilities reach $u$. Nothing on the way may
+# overflow, and no sum may be rounded away.
+
+# %%
+@exercise("15.choose")
+def choose(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor:
+    """logits (B, V) in half precision, uniform (B,) in 0..1 -> ids (B,)."""
+    ### BEGIN SOLUTION
+    values, ids = logits.float().sort(dim=-1, descending=True)
+    heap = (values / temperature).softmax(dim=-1).cumsum(dim=-1)
+    place = (heap < uniform[:, None]).sum(dim=-1, keepdim=True)
+    return ids.gather(-1, place.clamp(max=logits.shape[-1] - 1))[:, 0]
+    ### END SOLUTION
+
+
+# %%
+check("15.choose")
+
+# %% [markdown]
+# # Part two: the symptom clinic
+#
+# Ten patients lie in ten beds. Each is the real pipeline of the shipped model with **one function of the package exchanged for a broken one**. Nothing crashes, no warning is given. You know
+# the complaint, and you have a stethoscope: the sound, what the judge hears, some figures, and the same figures of a healthy run.
+#
+# For each patient: **see**, listen, and say aloud what you think before you read on. Then `diagnose` shows four possible causes. Your first guess counts most
+# (3 points, then 2, then 1), and each wrong one is answered with what speaks against it. Then `treat` opens the patient and shows the broken function. Write it as it should be,
+# pass it, and the run is made again: cured is who has every figure of a healthy run (1 point more).
+#
+# ## An instrument first
+#
+# *Exercise 15.lags · difficulty ●●○ · importance ●●○ · 10 minutes · 4 points · stuck? `hint("15.lags")`*
+#
+# Codes that agree with nothing may still be the right codes, at the wrong time. For each codebook find the lag $d$ at which most of `found[k, f + d]` equal `wanted[k, f]`, with $-m \le d \le m$.
+# Late is positive. Where several lags agree equally well, take the one nearest to 0, and of $d$ and $-d$ the positive.
+
+# %%
+@exercise("15.lags")
+def lags(wanted: Tensor, found: Tensor, most: int = 3) -> list[int]:
+    """wanted, found (Q, F) codes, perhaps of unlike length -> how many frames late each codebook is, Q whole numbers."""
+    ### BEGIN SOLUTION
+    length = min(wanted.shape[1], found.shape[1])
+    late = []
+    for k in range(len(wanted)):
+        best, most_equal = 0, -1
+        for lag in sorted(range(-most, most + 1), key=lambda lag: (abs(lag), -lag)):
+            ours, theirs = (wanted[k, : length - lag], found[k, lag:length]) if lag >= 0 else (wanted[k, -lag:length], found[k, : length + lag])
+            equal = int((ours == theirs).sum())
+            if equal > most_equal:
+                best, most_equal = lag, equal
+        late.append(best)
+    return late
+    ### END SOLUTION
+
+
+# %%
+check("15.lags")
+
+# %% [markdown]
+# ## The beds
+#
+# The seed says who lies where. With another seed you meet others, in another order.
+
+# %%
+clinic = Clinic(settings, seed=15, ward=ward, beds=2 if small else 10)
+
+
+def examine(bed: str):
+    """Sounds, figures and pictures of a patient; and, where there are codes, the lags of its codebooks by your instrument."""
+    chart = clinic.see(bed)
+    if chart.symptom and chart.symptom.codes is not None and chart.symptom.codes.numel():
+        print("late by, codebook by codebook:", lags(chart.healthy.codes, chart.symptom.codes, 2))
+    return chart
+
+
+# %% [markdown]
+# ### Patient A
+
+# %%
+examine("A")
+
+# %%
+clinic.diagnose("A", None)
+
+# %%
+clinic.treat("A")
+
+# %% [markdown]
+# ### Patient B
+
+# %%
+examine("B")
+
+# %%
+clinic.diagnose("B", None)
+
+# %%
+clinic.treat("B")
+
+# %% [markdown]
+# ### Patient C
+
+# %%
+examine("C")
+
+# %%
+clinic.diagnose("C", None)
+
+# %%
+clinic.treat("C")
+
+# %% [markdown]
+# ### Patient D
+
+# %%
+examine("D")
+
+# %%
+clinic.diagnose("D", None)
+
+# %%
+clinic.treat("D")
+
+# %% [markdown]
+# ### Patient E
+
+# %%
+examine("E")
+
+# %%
+clinic.diagnose("E", None)
+
+# %%
+clinic.treat("E")
+
+# %% [markdown]
+# ### Patient F
+
+# %%
+examine("F")
+
+# %%
+clinic.diagnose("F", None)
+
+# %%
+clinic.treat("F")
+
+# %% [markdown]
+# ### Patient G
+
+# %%
+examine("G")
+
+# %%
+clinic.diagnose("G", None)
+
+# %%
+clinic.treat("G")
+
+# %% [markdown]
+# ### Patient H
+
+# %%
+examine("H")
+
+# %%
+clinic.diagnose("H", None)
+
+# %%
+clinic.treat("H")
+
+# %% [markdown]
+# ### Patient I
+
+# %%
+examine("I")
+
+# %%
+clinic.diagnose("I", None)
+
+# %%
+clinic.treat("I")
+
+# %% [markdown]
+# ### Patient J
+
+# %%
+examine("J")
+
+# %%
+clinic.diagnose("J", None)
+
+# %%
+clinic.treat("J")
+
+# %%
+clinic.score()
+
+# %% [markdown]
+# ## Summary
+#
+# - Give one part the best input it could get, leave the rest, and the difference is what it costs: true codes, true words, a probe on the features.
+# - The codec sets a ceiling before the Talker begins. The judge has a floor before anybody begins. A figure without both says little.
+# - fp16 overflows, in exponentials and in squares. bf16 rounds, in long sums. Matrices in bf16, the choice in fp32.
+# - Most bugs of such a model do not crash: codes are codes. They are found by comparing with a healthy run, joint by joint.
+# - A loss that is too good is a symptom.
+#
+# **Often mistaken.** *"It trains, so the data are right."* A model learns from any labels. *"It sounds bad, so the model is too small."* Measure the ceiling first.
+# *"It worked for one question."* State, order and voices go wrong at the second one, and in batches. *"NaN is the worst that fp16 can do."* Silent zeros are worse: nobody looks.
+#
+# **To try.** Another seed for the clinic. `forced` with the true codes in the *last* codebooks only. Write a patient of your own: a broken function of the package, the complaint that somebody would make of it, three causes that
+# are wrong but tempting (`mmo/course/clinic.py` shows the form), and give it to a friend.
+#
+# **Where to read on.** In this course: [`mmo/course/clinic.py`](../mmo/course/clinic.py) and [`mmo/forcing.py`](../mmo/forcing.py). Papers:
+#
+# - P. Micikevicius, S. Narang, J. Alben and others: *Mixed Precision Training.* ICLR 2018, [arXiv:1710.03740](https://arxiv.org/abs/1710.03740). What fp16 loses, and loss scaling.
+# - D. Kalamkar, D. Mudigere, N. Mellempudi and others: *A Study of BFLOAT16 for Deep Learning Training.* 2019, [arXiv:1905.12322](https://arxiv.org/abs/1905.12322).
+# - G. Alain, Y. Bengio: *Understanding intermediate layers using linear classifier probes.* 2016, [arXiv:1610.01644](https://arxiv.org/abs/1610.01644).
+# - M. Bisani, H. Ney: *Bootstrap estimates for confidence intervals in ASR performance evaluation.* ICASSP 2004. The whiskers of part one.
+# - A. Karpathy: *A Recipe for Training Neural Networks.* 2019, [karpathy.github.io](https://karpathy.github.io/2019/04/25/recipe/). "Neural net training fails silently."
