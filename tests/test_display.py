@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from mmo.display import (
-    LossCurves, listen, mel_spectrogram, read_records, show_codes, show_delay, show_losses, smooth,
+    Curves, LossCurves, listen, mel_spectrogram, read_records, show_codes, show_delay, show_losses, smooth,
 )  # fmt: skip
 from mmo.sequence import Markers, build_row
 from speakers import TOY
@@ -104,3 +104,17 @@ def test_live_curves_follow_the_file(tmp_path):
             curves.ended.wait(0.05)
         assert "1 records" in curves.picture.alt
     assert not curves.thread.is_alive()
+
+
+def test_curves_of_any_names():
+    with Curves("one", "another", live=False, mark=(2, "here")) as curves:
+        for step in range(5):
+            curves.add(step, 5 - step, torch.tensor(2.0))
+        curves.dot(4, "one", 1.5)
+    assert "one 1, another 2" in curves.picture.alt and picture(curves.picture).width > 500
+    with pytest.raises(ValueError, match="1 values for the curves one, another"):
+        curves.add(5, 1.0)
+
+
+def test_curves_without_a_point_are_drawn():
+    assert "nothing yet" in Curves("loss", live=False).draw().alt

@@ -13,7 +13,9 @@ The folder is FunASR's own layout, and everything in it is read by FunASR: weigh
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
+import io
 import json
 import os
 import time
@@ -115,7 +117,8 @@ def token_list() -> list[str]:
 
 def build_model(recipe: Recipe, tokens: int) -> nn.Module:
     """An untrained small `funasr` SenseVoice, built from the same settings that its folder holds."""
-    auto_model()
+    with contextlib.redirect_stdout(io.StringIO()):  # funasr has a word about ffmpeg, which nobody needs here
+        auto_model()
     from funasr.models.sense_voice.model import SenseVoiceSmall
 
     return SenseVoiceSmall(encoder="SenseVoiceEncoderSmall", encoder_conf=encoder_settings(recipe), input_size=MELS * STACK,
@@ -185,15 +188,22 @@ def load_clips(folder: Path, kind: str, choose, limit: int | None = None) -> lis
     chosen = [rendering for rendering in renderings if choose(rendering)]
     if limit is not None and limit < len(chosen):
         chosen = [chosen[i * len(chosen) // limit] for i in range(limit)]
-    word_ids = {word: i for i, word in enumerate(token_list())}
-    phone_ids = {phone: i for i, phone in enumerate(phone_list())}
     rate = SAMPLE_RATE if kind == "questions" else 24_000
-    clips = []
-    for rendering in chosen:
-        words = text.words(rendering.spoken)
-        phones = tuple(phone_ids[phone] for word in words for phone in pronunciations()[word])
-        clips.append(Clip(sounds[rendering.id].copy(), rate, rendering.voice, rendering.spoken, tuple(word_ids[w] for w in words), phones))
-    return clips
+    return [make_clip(sounds[rendering.id].copy(), rate, rendering.voice, rendering.spoken) for rendering in chosen]
+
+
+def make_clip(samples: np.ndarray, rate: int, voice: str, spoken: str) -> Clip:
+    """A rendering, int16 `samples` at `rate` Hz, with its words and phones as ids.  KeyError names a word that the world has not."""
+    word_ids, phone_ids = numbered(token_list), numbered(phone_list)
+    words = text.words(spoken)
+    phones = tuple(phone_ids[phone] for word in words for phone in pronunciations()[word])
+    return Clip(samples, rate, voice, spoken, tuple(word_ids[word] for word in words), phones)
+
+
+@functools.cache
+def numbered(names) -> dict[str, int]:
+    """Name to id, of what `names()` lists."""
+    return {name: i for i, name in enumerate(names())}
 
 
 @functools.lru_cache(maxsize=64)
