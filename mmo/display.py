@@ -429,10 +429,10 @@ class Curves:
         self.show()
 
     def add(self, step: int, *values) -> None:
-        """The next point of every curve.  Raises ValueError where there are more or fewer values than names."""
+        """The next point of every curve; None where one has none.  Raises ValueError where there are more or fewer values than names."""
         if len(values) != len(self.names):
             raise ValueError(f"{len(values)} values for the curves {', '.join(self.names)}")
-        self.points.append((step, *map(float, values)))
+        self.points.append((step, *(None if value is None else float(value) for value in values)))
         if self.live and time.monotonic() - self.drawn > self.seconds:
             self.show()
 
@@ -453,8 +453,9 @@ class Curves:
                     axes.annotate(self.mark[1], (self.mark[0], 1.0), xycoords=("data", "axes fraction"), fontsize=7, color=GREY, va="top", xytext=(3, 0), textcoords="offset points")
                 axes.set(xlabel="step", ylim=(0, None))
                 axes.set_title(name)
-            last = ", ".join(f"{name} {value:.3g}" for name, value in zip(self.names, self.points[-1][1:])) if self.points else "nothing yet"
-            return finish(figure, f"Curves of {', '.join(self.names)} over {len(self.points)} steps; last: {last}.")
+            last = [f"{name} {value:.3g}" for name, value in zip(self.names, self.points[-1][1:] if self.points else ()) if value is not None]
+            last += [f"{name}, held out, {dots[-1][1]:.3g}" for name, dots in self.dots.items() if dots]
+            return finish(figure, f"Curves of {', '.join(self.names)} over {len(self.points)} steps; last: {', '.join(last) or 'nothing yet'}.")
 
     def show(self) -> None:
         """Draw in the place of the last picture; in a script there is no page to show it on."""

@@ -109,9 +109,9 @@ def test_live_curves_follow_the_file(tmp_path):
 def test_curves_of_any_names():
     with Curves("one", "another", live=False, mark=(2, "here")) as curves:
         for step in range(5):
-            curves.add(step, 5 - step, torch.tensor(2.0))
+            curves.add(step, 5 - step, torch.tensor(2.0) if step % 2 else None)
         curves.dot(4, "one", 1.5)
-    assert "one 1, another 2" in curves.picture.alt and picture(curves.picture).width > 500
+    assert "last: one 1, one, held out, 1.5." in curves.picture.alt and picture(curves.picture).width > 500
     with pytest.raises(ValueError, match="1 values for the curves one, another"):
         curves.add(5, 1.0)
 

@@ -321,12 +321,23 @@ class Trainer:
         left = (r.steps - self.step) / (r.decay_share * r.steps)
         return r.learning_rate * min(1.0, warm, left)
 
+    def features(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """frames (B, N, 560) as `heard` gives them, lengths (B,) -> (B, N, D); `middle` then holds what the phone head reads."""
+        frames = (frames - torch.from_numpy(self.mean).float()) / torch.from_numpy(self.deviation).float()
+        return self.model.encoder(frames, lengths)[0]
+
+    @torch.no_grad()
+    def word_scores(self, clip: Clip) -> torch.Tensor:
+        """Log-probabilities (N, V) of the tokens at every 60 ms of a clip, heard unchanged."""
+        self.model.eval()
+        frames = torch.from_numpy(heard(clip, np.random.default_rng(0), self.recipe, HEARING, clean_share=1.0))
+        return self.model.ctc.ctc_lo(self.features(frames[None], torch.tensor([len(frames)])))[0].log_softmax(-1)
+
     def update(self, batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """One optimiser step; returns the word loss. A batch with a non-finite loss is skipped and counted."""
         frames, lengths, words, word_lengths, phones, phone_lengths = batch
         self.model.train()
-        frames = (frames - torch.from_numpy(self.mean).float()) / torch.from_numpy(self.deviation).float()
-        features, _ = self.model.encoder(frames, lengths)
+        features = self.features(frames, lengths)
         word_loss = ctc(self.model.ctc.ctc_lo(features), lengths, words, word_lengths)
         phone_loss = ctc(self.phone_head(self.middle), lengths, phones, phone_lengths)
         loss = word_loss + self.recipe.phone_weight * phone_loss
