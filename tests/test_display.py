@@ -118,3 +118,12 @@ def test_curves_of_any_names():
 
 def test_curves_without_a_point_are_drawn():
     assert "nothing yet" in Curves("loss", live=False).draw().alt
+
+
+def test_a_small_thing_in_a_large_picture_keeps_its_colour():
+    from mmo.course.pictures import show_maps
+
+    image = np.linspace(0.2, 0.6, 96)[:, None, None] * np.ones((96, 96, 3)) * np.linspace(0.7, 1.0, 96)[None, :, None]
+    image[40:50, 40:50] = (126 / 255, 52 / 255, 178 / 255)
+    drawn = np.asarray(picture(show_maps([image] * 6, size=1.6)).convert("RGB")).astype(int)
+    assert np.abs(drawn - (126, 52, 178)).max(axis=-1).min() < 12
