@@ -44,8 +44,8 @@ from mmo.display import BLUE, GREY, ORANGE, RED, Curves, drawing, finish, listen
 from mmo.judge import Judge
 from mmo.measures import word_errors
 from mmo.profiles import profile as find_profile
-from mmo.world import shipped, train_codec
-from mmo.world.train_codec import FLOOR, SAMPLE_RATE, CodecTraining, MelLoss, Trainer
+from mmo.world import shipped
+from mmo.world.train_codec import FLOOR, SAMPLE_RATE, CodecTraining, MelLoss, Trainer, latent, unquantised
 
 settings = find_profile("tiny")  # this appendix is about the tiny world's codec, whatever the profile
 smoke = budget == "smoke"
@@ -80,14 +80,14 @@ display(listen(original[0, 0], SAMPLE_RATE, f"{example.text} (held out, uncoded)
 # %% [markdown]
 # ## What is compared
 #
-# A codec is trained to give back what it got. But what does "the same" mean? **Predict:** take the sentence above, and beside it the same sentence a quarter of a
+# A codec is trained to give back what it got. But what does "the same" mean? **Predict:** take the sentence above, and beside it the same sentence one
 # millisecond later. No ear can tell them apart. Compare them sample by sample: how large is the difference, in percent of the sound itself?
 
 # %%
-predict("A1.shift", "The same sound, six samples later: the mean absolute difference is how many percent of the mean absolute sample?", None)
+predict("A1.shift", "The same sound, 24 samples later: the mean absolute difference is how many percent of the mean absolute sample?", None)
 
 # %%
-later = original.roll(6, dims=-1)
+later = original.roll(24, dims=-1)
 sample_difference = 100 * float((later - original).abs().mean() / original.abs().mean())
 reveal("A1.shift", round(sample_difference), "percent")
 
@@ -139,7 +139,7 @@ display(picture)
 # %%
 mel = MelLoss(distance=mel_loss)
 print(inspect.getsource(MelLoss.forward))
-print(f"six samples later: {mel(later, original):.2f} by mel, {sample_difference:.0f} % by sample")
+print(f"24 samples later:  {mel(later, original):.2f} by mel, {sample_difference:.0f} % by sample")
 print(f"another sentence:  {mel(wave(held_out[1])[..., : 1920 * 12], original[..., : 1920 * 12]):.2f} by mel")
 print(f"silence:           {mel(0 * original, original):.2f} by mel")
 
@@ -225,7 +225,7 @@ check("A1.dead")
 generator = torch.Generator().manual_seed(4)
 heaps = torch.tensor([[-2.0, 1.5], [1.5, 2.0], [2.0, -1.5], [-1.0, -2.0]])
 points = (heaps[:, None] + 0.45 * torch.randn(4, 50, 2, generator=generator)).flatten(0, 1)  # (200, 2)
-corner = torch.tensor([-3.0, 3.0]) + 0.4 * torch.randn(8, 2, generator=generator)
+corner = torch.tensor([-4.0, 4.0]) + 0.3 * torch.randn(8, 2, generator=torch.Generator().manual_seed(1))
 
 
 def follow(replace_dead: bool, steps: int = 60) -> tuple[Tensor, Tensor]:
@@ -248,8 +248,8 @@ with drawing(7.0, 3.0) as figure:
         axes.plot(*points.T, ".", color=GREY, markersize=3)
         axes.plot(*corner.T, "+", color=RED, label="entries at the start")
         axes.plot(*entries.T, "o", color=BLUE, markersize=7, label="after 60 batches")
-        still = int((torch.cdist(points, entries).argmin(dim=1).bincount(minlength=8) > 0).sum())
-        axes.set_title(f"{'dead ones replaced' if replaced else 'left alone'}: {still} of 8 in use")
+        distances, codes = torch.cdist(points, entries).min(dim=1)
+        axes.set_title(f"{'dead ones replaced' if replaced else 'left alone'}: {len(codes.unique())} of 8 in use,\nmean square distance {distances.square().mean():.2f}")
         axes.set_aspect("equal")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     picture = finish(figure, "Points in four heaps and eight entries, without and with replacement of dead entries.")
@@ -282,12 +282,6 @@ def codes_of(model) -> Tensor:
     return codes
 
 
-@torch.no_grad()
-def latent_of(model) -> Tensor:
-    """The latent (D, F) of the example, before it is quantised."""
-    return model._to_framerate(model.encoder_transformer(model.encoder(original))[0])[0]
-
-
 def prepared(trial: CodecTraining, **how) -> Trainer:
     """A trainer with your distance."""
     trainer = Trainer([each.samples for each in training], [each.text for each in training], trial, **how)
@@ -317,11 +311,12 @@ reveal("A1.collapse", used[0], "of 256" if not smoke else "of 32")
 fresh = {"default weights": Trainer([], [], CodecTraining(**SIZES), variance_kept=False), "variance kept": Trainer([], [], CodecTraining(**SIZES))}
 with drawing(9.0, 2.1) as figure:
     for axes, (name, trainer) in zip(figure.subplots(1, 2), fresh.items()):
-        latent = latent_of(trainer.model)
-        image = axes.imshow(latent, aspect="auto", cmap="cividis", interpolation="nearest")
+        with torch.no_grad():
+            found = latent(trainer.model, original)[0]  # (D, F)
+        image = axes.imshow(found, aspect="auto", cmap="cividis", interpolation="nearest")
         figure.colorbar(image, ax=axes)
         axes.grid(False)
-        moving, still = latent.std(dim=1).mean(), latent.mean(dim=1).abs().mean()
+        moving, still = found.std(dim=1).mean(), found.mean(dim=1).abs().mean()
         axes.set(xlabel="frame", ylabel="latent number")
         axes.set_title(f"{name}: over time {moving:.3f}, constant {still:.3f}")
     picture = finish(figure, "The latent of one sentence before training: constant stripes with default weights, structure over time where the variance is kept.")
@@ -351,7 +346,7 @@ print(f"{weights / 1e6:.1f} million weights, {STEPS} steps of {recipe.batch_seco
 def said_again(model, sound: Tensor) -> Tensor:
     """(1, 1, samples) through all eight codebooks and back; before the codes begin, through the latent as it is."""
     model.eval()
-    again = model.decode(model.encode(sound)) if trainer.step > recipe.quantise_from else model(sound).x
+    again = model.decode(model.encode(sound)) if trainer.step > recipe.quantise_from else unquantised(model, sound)
     model.train()
     return again
 

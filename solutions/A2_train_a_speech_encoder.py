@@ -179,9 +179,8 @@ check("A2.ctc_loss")
 # Two proofs that it counts. If every token is equally likely everywhere, each way has the same probability $V^{-N}$, so the loss tells how many ways there are. And against torch's own, with the gradient behind a softmax:
 
 # %%
-even = torch.full((33, 6), -np.log(6.0)).double()
-counted = float((33 * np.log(6.0) - ctc_loss(even, [1, 2, 3, 4, 5])).exp())
-print(f"ways counted by the loss: {counted:.0f}, by formula: {comb(38, 10)}")
+even = torch.full((33, 6), -np.log(6.0), dtype=torch.float64)
+print(f"ways counted by the loss: {float((33 * np.log(6.0) - ctc_loss(even, [1, 2, 3, 4, 5])).exp()):.0f}, by formula: {comb(38, 10)}")
 print(f"with one word twice, 1 2 3 3 4: {float((33 * np.log(6.0) - ctc_loss(even, [1, 2, 3, 3, 4])).exp()):.0f}, fewer: the two need a blank between")
 mine, theirs = (torch.randn(20, 8, generator=torch.Generator().manual_seed(1)).requires_grad_(True) for _ in range(2))
 ctc_loss(mine.log_softmax(-1), [3, 1, 1, 7]).backward()

@@ -42,7 +42,7 @@ from mmo.course.pictures import show_maps
 from mmo.display import BLUE, ORANGE, Curves, drawing, finish
 from mmo.profiles import profile as find_profile
 from mmo.world import pictures, text
-from mmo.world.train_vision_encoder import SLOTS, Settings, Trainer, as_shipped, draw_batch, draw_lessons, load_pair, losses, read_slots, say, see
+from mmo.world.train_vision_encoder import SLOTS, Settings, Trainer, as_shipped, draw_batch, draw_lessons, load_pair, losses, read_slots, say, see, slots
 
 settings = find_profile("tiny")  # this appendix is about the tiny world's eye, whatever the profile
 smoke = budget == "smoke"
@@ -187,7 +187,7 @@ display(show_maps([each.permute(1, 2, 0).numpy() for each in (filters - low) / (
 # Three losses at once, and in the last part of the run a fourth. The *sigmoid* loss of notebook 03 for the two towers. A *reader* that must tell the caption's content from all 64 patch vectors, for it is these that the Thinker will read, and not the pooled one. And for every single patch: of what size, colour and shape is the thing that you are a part of? Without that
 # last question shapes are hardly learnt in the time we have; the towers find that colours will do.
 #
-# **Predict:** of six things that can be read from the patches (size, colour and shape of the first thing, the relation, how many, the whole caption), which is learnt first?
+# **Predict:** of five things that can be read from the patches (size, colour and shape of the first thing, the relation, how many), which is the first to get half-way from guessing to knowing?
 
 # %%
 predict("A3.first", "Which is learnt first: 'size', 'colour', 'shape', 'relation' or 'count'?", None)
@@ -228,9 +228,11 @@ print("read from the patches of held-out pictures, percent right")
 print(f"{'step':>6}" + "".join(f"{name:>15}" for name in watched))
 for each in readings:
     print(f"{each['step']:6}" + "".join(f"{100 * each[name]:15.0f}" for name in watched))
-chance = {name: 1 / SLOTS[name] for name in watched[:-1]}
-half = {name: next((each["step"] for each in readings if each[name] > 0.5 * (1 + chance[name])), 10**9) for name in watched[:-1]}
-reveal("A3.first", min(half, key=lambda name: (half[name], -readings[0][name])))
+contents = torch.tensor([slots(each.scene) for each in validation])  # (N, slots)
+frequent = {name: contents[:, number].bincount().max().item() / len(contents) for number, name in enumerate(SLOTS) if name in watched}
+print(f"{'guess':>6}" + "".join(f"{100 * frequent[name]:15.0f}" for name in watched[:-1]) + "   always the most frequent answer")
+half_way = {name: next((each["step"] for each in readings if each[name] > (1 + frequent[name]) / 2), 10**9) for name in watched[:-1]}
+reveal("A3.first", min(half_way, key=lambda name: (half_way[name], -readings[0][name])))
 
 # %% [markdown]
 # ## What a patch of twice the width can say

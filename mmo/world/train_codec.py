@@ -317,12 +317,24 @@ def quantise(model: nn.Module, on: bool) -> None:
         quantiser.no_quantization_rate = 0.0 if on else 1.0
 
 
+def latent(model: nn.Module, wave: Tensor) -> Tensor:
+    """wave (B, 1, 1920 F) -> what the quantiser is given, (B, D, F)."""
+    return model._to_framerate(model.encoder_transformer(model.encoder(wave))[0])
+
+
+@torch.no_grad()
+def unquantised(model: nn.Module, wave: Tensor) -> Tensor:
+    """wave (B, 1, 1920 F) -> the same through the latent as it is: what training hears before codes begin."""
+    found = latent(model, wave)
+    found = sum(quantiser.output_proj(quantiser.input_proj(found)) for quantiser in (model.quantizer.rvq_first, model.quantizer.rvq_rest))
+    return model.decoder(model.decoder_transformer(model._to_encoder_framerate(found))[0])[..., : wave.shape[-1]]
+
+
 @torch.no_grad()
 def set_codebooks(model: nn.Module, sounds: list[np.ndarray], settings: CodecTraining) -> None:
     """k-means for every codebook on two minutes of speech; their running counts are scaled to those of a training batch."""
     wide = Utterances(sounds, [""] * len(sounds), CodecTraining(batch_seconds=40, seed=settings.seed + 1))
-    latents = torch.cat([model._to_framerate(model.encoder_transformer(model.encoder(wide.batch()[0]))[0]).transpose(1, 2).flatten(0, 1)
-                         for _ in range(3)])[None].transpose(1, 2)  # (1, D, about 1500 frames)
+    latents = torch.cat([latent(model, wide.batch()[0]).transpose(1, 2).flatten(0, 1) for _ in range(3)])[None].transpose(1, 2)  # (1, D, about 1500 frames)
     for quantiser in (model.quantizer.rvq_first, model.quantizer.rvq_rest):
         residual = quantiser.input_proj(latents)[0].T
         for layer in quantiser.vq.layers:
