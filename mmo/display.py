@@ -18,6 +18,7 @@ import html
 import io
 import json
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,12 +91,15 @@ def drawing(width: float, height: float) -> Iterator[Figure]:
 
 
 def finish(figure: Figure, alt: str) -> Picture:
-    """Draw the figure into a Picture of 128 colours, which is a third of the size and looks the same."""
+    """Draw the figure into a Picture of 256 colours, which is a third of the size and looks the same.
+
+    Colours are chosen so that none is far from its own: the usual median cut goes by area, and a small thing in a large picture changes colour.
+    """
     from PIL import Image
 
     drawn, buffer = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png")
-    Image.open(drawn).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    Image.open(drawn).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
     return Picture(buffer.getvalue(), alt)
 
 
@@ -391,6 +395,76 @@ class LossCurves:
         import sys
 
         self.picture = show_losses(*read_records(self.log), title=self.title)
+        if "IPython" not in sys.modules or sys.modules["IPython"].get_ipython() is None:
+            return
+        from IPython.display import display
+
+        if self.handle is None:
+            self.handle = display(self.picture, display_id=True)
+        else:
+            self.handle.update(self.picture)
+
+
+class Curves:
+    """Curves of any names while a notebook's own loop runs: one panel a name, drawn at most every `seconds`, and once more at the end.
+
+        with Curves("mel distance", "letters") as curves:
+            for step in tqdm(range(steps)):
+                curves.add(step, mel, letters)                 # numbers or tensors of one element, in the order of the names
+                curves.dot(step, "mel distance", 0.9)          # now and then, measured on held-out data
+
+    Where nobody looks on (papermill, a script) only the last picture is made, and `picture` holds it.
+    """
+
+    def __init__(self, *names: str, seconds: float = 5.0, live: bool | None = None, mark: tuple[int, str] | None = None) -> None:
+        self.names, self.seconds = names, seconds
+        self.live = is_watched() if live is None else live
+        self.mark = mark  # a step and its words: something changes there
+        self.points: list[tuple] = []
+        self.dots: dict[str, list[tuple[int, float]]] = {name: [] for name in names}
+        self.picture: Picture | None = None
+        self.handle, self.drawn = None, time.monotonic()
+
+    def __enter__(self) -> Curves:
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.show()
+
+    def add(self, step: int, *values) -> None:
+        """The next point of every curve; None where one has none.  Raises ValueError where there are more or fewer values than names."""
+        if len(values) != len(self.names):
+            raise ValueError(f"{len(values)} values for the curves {', '.join(self.names)}")
+        self.points.append((step, *(None if value is None else float(value) for value in values)))
+        if self.live and time.monotonic() - self.drawn > self.seconds:
+            self.show()
+
+    def dot(self, step: int, name: str, value: float) -> None:
+        """A figure measured on held-out data."""
+        self.dots[name].append((step, float(value)))
+
+    def draw(self) -> Picture:
+        """The curves so far: faint as they were, strong as their running mean, held-out figures as dots."""
+        with drawing(min(9.0, 0.6 + 3.4 * len(self.names)), 2.3) as figure:
+            for number, (axes, name) in enumerate(zip(figure.subplots(1, len(self.names), squeeze=False)[0], self.names)):
+                curve(axes, [{"step": point[0], name: point[1 + number]} for point in self.points], name, BLUE)
+                if self.dots[name]:
+                    axes.plot(*zip(*self.dots[name], strict=True), "o", color=ORANGE, markersize=6, markeredgecolor=PAPER, label="held out")
+                    axes.legend()
+                if self.mark:
+                    axes.axvline(self.mark[0], color=GREY, linewidth=0.8, linestyle=":")
+                    axes.annotate(self.mark[1], (self.mark[0], 1.0), xycoords=("data", "axes fraction"), fontsize=7, color=GREY, va="top", xytext=(3, 0), textcoords="offset points")
+                axes.set(xlabel="step", ylim=(0, None))
+                axes.set_title(name)
+            last = [f"{name} {value:.3g}" for name, value in zip(self.names, self.points[-1][1:] if self.points else ()) if value is not None]
+            last += [f"{name}, held out, {dots[-1][1]:.3g}" for name, dots in self.dots.items() if dots]
+            return finish(figure, f"Curves of {', '.join(self.names)} over {len(self.points)} steps; last: {', '.join(last) or 'nothing yet'}.")
+
+    def show(self) -> None:
+        """Draw in the place of the last picture; in a script there is no page to show it on."""
+        import sys
+
+        self.picture, self.drawn = self.draw(), time.monotonic()
         if "IPython" not in sys.modules or sys.modules["IPython"].get_ipython() is None:
             return
         from IPython.display import display

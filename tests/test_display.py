@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from mmo.display import (
-    LossCurves, listen, mel_spectrogram, read_records, show_codes, show_delay, show_losses, smooth,
+    Curves, LossCurves, listen, mel_spectrogram, read_records, show_codes, show_delay, show_losses, smooth,
 )  # fmt: skip
 from mmo.sequence import Markers, build_row
 from speakers import TOY
@@ -104,3 +104,33 @@ def test_live_curves_follow_the_file(tmp_path):
             curves.ended.wait(0.05)
         assert "1 records" in curves.picture.alt
     assert not curves.thread.is_alive()
+
+
+def test_curves_of_any_names():
+    with Curves("one", "another", live=False, mark=(2, "here")) as curves:
+        for step in range(5):
+            curves.add(step, 5 - step, torch.tensor(2.0) if step % 2 else None)
+        curves.dot(4, "one", 1.5)
+    assert "last: one 1, one, held out, 1.5." in curves.picture.alt and picture(curves.picture).width > 500
+    with pytest.raises(ValueError, match="1 values for the curves one, another"):
+        curves.add(5, 1.0)
+
+
+def test_curves_without_a_point_are_drawn():
+    assert "nothing yet" in Curves("loss", live=False).draw().alt
+
+
+def test_small_things_in_large_pictures_keep_their_colours():
+    """Median cut made the red ring of the fourth picture purple: it goes by area."""
+    import random
+    from itertools import islice
+
+    from mmo.course.pictures import show_maps
+    from mmo.world import pictures
+
+    scenes = list(islice(pictures.scenes_of("train", random.Random(5)), 6))
+    drawn = np.asarray(picture(show_maps([np.asarray(pictures.draw(scene, seed)) for seed, scene in enumerate(scenes)], size=1.8)).convert("RGB")).astype(int)
+    for number, scene in enumerate(scenes):
+        panel = drawn[:, number * drawn.shape[1] // 6 : (number + 1) * drawn.shape[1] // 6]
+        for thing in scene.things:
+            assert np.abs(panel - pictures.RGB[thing.colour]).max(axis=-1).min() < 25, f"picture {number}: nothing {thing.colour} is left"

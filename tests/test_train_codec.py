@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mmo.codec import build_mimi, codec_config
-from mmo.world.train_codec import FalseCodes
+from mmo.world.train_codec import FalseCodes, quantise, unquantised
 
 
 @pytest.fixture()
@@ -64,3 +64,10 @@ def test_a_finished_codec_is_not_disturbed(model, seen) -> None:
     false_codes = FalseCodes(model.quantizer.rvq_rest, share=1.0)
     model.eval()
     assert all(not difference(model, seen, step, false_codes).any() for step in range(6))
+
+
+def test_unquantised_is_what_training_hears_before_codes_begin(model) -> None:
+    wave = 0.1 * torch.randn(2, 1, 3 * 1920, generator=torch.Generator().manual_seed(0))
+    quantise(model, False)
+    wanted = model(wave).x
+    torch.testing.assert_close(unquantised(model.eval(), wave), wanted, atol=1e-5, rtol=1e-4)

@@ -39,6 +39,9 @@ TASKS = {  # notebook -> module in mmo/course/tasks
     "11": "errors",
     "12": "trusting",
     "15": "breaking",
+    "A1": "codec_training",
+    "A2": "speech_training",
+    "A3": "vision_training",
     "A4": "scale",
 }
 KINDS = {"passed": ("Right.", GREEN), "wrong": ("Not yet.", RED), "unsolved": ("Still open.", GREY)}
@@ -181,7 +184,9 @@ def judge(exercise: Exercise, function: Callable) -> Verdict:
             )
         flaw = gradient_flaw(exercise, function, case)
         if flaw:
-            return Verdict(exercise.id, "wrong", f"With {case.name}: {flaw}")
+            words = f"With {case.name}: {flaw}"
+            diagnosis = diagnose_gradient(exercise, function, case)
+            return Verdict(exercise.id, "wrong", f"{diagnosis}\n({words})" if diagnosis else words)
     return Verdict(exercise.id, "passed", f"It does what {exercise.package_name} does. {exercise.points} points.", drawn(exercise, *first))
 
 
@@ -285,16 +290,26 @@ def gradient_flaw(exercise: Exercise, function: Callable, case: Case) -> str | N
     return None
 
 
+def diagnose_gradient(exercise: Exercise, function: Callable, case: Case) -> str | None:
+    """The words of the mistake with right values that has the learner's gradients."""
+    theirs = [gradient(function, case, argument) for argument in exercise.gradients]
+    for bug in exercise.bugs:
+        if same(outcome(bug.wrong, case), outcome(exercise.reference, case), exercise.tolerance):
+            if same([gradient(bug.wrong, case, argument) for argument in exercise.gradients], theirs, max(exercise.tolerance, 1e-4)):
+                return bug.words
+    return None
+
+
 def gradient(function: Callable, case: Case, argument: int) -> Tensor | None:
-    """The gradient of a fixed weighted sum of the result with respect to one argument."""
+    """The gradient of a fixed weighted sum of the result, or results, with respect to one argument."""
     arguments = copies(case.arguments)
     arguments[argument].requires_grad_(True)
     with torch.enable_grad():
         result = function(*arguments)
-        if not result.requires_grad:
+        results = [each for each in (result if isinstance(result, (tuple, list)) else (result,)) if isinstance(each, Tensor) and each.requires_grad]
+        if not results:
             return None
-        weights = torch.linspace(-1, 1, result.numel(), dtype=result.dtype).view(result.shape)
-        (result * weights).sum().backward()
+        sum((each * torch.linspace(-1, 1, each.numel(), dtype=each.dtype).view(each.shape)).sum() for each in results).backward()
     return arguments[argument].grad
 
 

@@ -73,7 +73,8 @@ def show_maps(maps, titles=(), columns: int = 6, size: float = 1.5, cmap: str = 
     rows = -(-len(maps) // columns)
     across = min(columns, len(maps))
     height = size * maps[0].shape[0] / maps[0].shape[1]
-    with drawing(across * size, rows * (height + (0.28 if len(titles) else 0.06))) as figure:
+    lines = max((str(title).count("\n") + 1 for title in titles), default=0)
+    with drawing(across * size, rows * (height + (0.14 + 0.14 * lines if lines else 0.06))) as figure:
         places = figure.subplots(rows, across, squeeze=False).ravel()
         for axes in places:
             axes.set_visible(False)

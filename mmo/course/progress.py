@@ -21,7 +21,7 @@ from mmo.profiles import runs_root
 
 
 def empty() -> dict:
-    return {"version": 1, "exercises": {}, "predictions": {}, "ears": {}}
+    return {"version": 1, "exercises": {}, "predictions": {}, "ears": {}, "clinic": {}}
 
 
 def progress_file() -> Path:

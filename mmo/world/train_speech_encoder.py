@@ -13,7 +13,9 @@ The folder is FunASR's own layout, and everything in it is read by FunASR: weigh
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
+import io
 import json
 import os
 import time
@@ -115,7 +117,8 @@ def token_list() -> list[str]:
 
 def build_model(recipe: Recipe, tokens: int) -> nn.Module:
     """An untrained small `funasr` SenseVoice, built from the same settings that its folder holds."""
-    auto_model()
+    with contextlib.redirect_stdout(io.StringIO()):  # funasr has a word about ffmpeg, which nobody needs here
+        auto_model()
     from funasr.models.sense_voice.model import SenseVoiceSmall
 
     return SenseVoiceSmall(encoder="SenseVoiceEncoderSmall", encoder_conf=encoder_settings(recipe), input_size=MELS * STACK,
@@ -185,15 +188,22 @@ def load_clips(folder: Path, kind: str, choose, limit: int | None = None) -> lis
     chosen = [rendering for rendering in renderings if choose(rendering)]
     if limit is not None and limit < len(chosen):
         chosen = [chosen[i * len(chosen) // limit] for i in range(limit)]
-    word_ids = {word: i for i, word in enumerate(token_list())}
-    phone_ids = {phone: i for i, phone in enumerate(phone_list())}
     rate = SAMPLE_RATE if kind == "questions" else 24_000
-    clips = []
-    for rendering in chosen:
-        words = text.words(rendering.spoken)
-        phones = tuple(phone_ids[phone] for word in words for phone in pronunciations()[word])
-        clips.append(Clip(sounds[rendering.id].copy(), rate, rendering.voice, rendering.spoken, tuple(word_ids[w] for w in words), phones))
-    return clips
+    return [make_clip(sounds[rendering.id].copy(), rate, rendering.voice, rendering.spoken) for rendering in chosen]
+
+
+def make_clip(samples: np.ndarray, rate: int, voice: str, spoken: str) -> Clip:
+    """A rendering, int16 `samples` at `rate` Hz, with its words and phones as ids.  KeyError names a word that the world has not."""
+    word_ids, phone_ids = numbered(token_list), numbered(phone_list)
+    words = text.words(spoken)
+    phones = tuple(phone_ids[phone] for word in words for phone in pronunciations()[word])
+    return Clip(samples, rate, voice, spoken, tuple(word_ids[word] for word in words), phones)
+
+
+@functools.cache
+def numbered(names) -> dict[str, int]:
+    """Name to id, of what `names()` lists."""
+    return {name: i for i, name in enumerate(names())}
 
 
 @functools.lru_cache(maxsize=64)
@@ -311,12 +321,23 @@ class Trainer:
         left = (r.steps - self.step) / (r.decay_share * r.steps)
         return r.learning_rate * min(1.0, warm, left)
 
+    def features(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """frames (B, N, 560) as `heard` gives them, lengths (B,) -> (B, N, D); `middle` then holds what the phone head reads."""
+        frames = (frames - torch.from_numpy(self.mean).float()) / torch.from_numpy(self.deviation).float()
+        return self.model.encoder(frames, lengths)[0]
+
+    @torch.no_grad()
+    def word_scores(self, clip: Clip) -> torch.Tensor:
+        """Log-probabilities (N, V) of the tokens at every 60 ms of a clip, heard unchanged."""
+        self.model.eval()
+        frames = torch.from_numpy(heard(clip, np.random.default_rng(0), self.recipe, HEARING, clean_share=1.0))
+        return self.model.ctc.ctc_lo(self.features(frames[None], torch.tensor([len(frames)])))[0].log_softmax(-1)
+
     def update(self, batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """One optimiser step; returns the word loss. A batch with a non-finite loss is skipped and counted."""
         frames, lengths, words, word_lengths, phones, phone_lengths = batch
         self.model.train()
-        frames = (frames - torch.from_numpy(self.mean).float()) / torch.from_numpy(self.deviation).float()
-        features, _ = self.model.encoder(frames, lengths)
+        features = self.features(frames, lengths)
         word_loss = ctc(self.model.ctc.ctc_lo(features), lengths, words, word_lengths)
         phone_loss = ctc(self.phone_head(self.middle), lengths, phones, phone_lengths)
         loss = word_loss + self.recipe.phone_weight * phone_loss

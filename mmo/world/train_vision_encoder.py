@@ -399,57 +399,85 @@ def save_state(file: Path, **state) -> None:
     os.replace(file.with_suffix(".part"), file)
 
 
-def train(settings: Settings, lessons: Lessons, state_file: Path, validation: Sequence[Picture] = (), every: int = 150
-          ) -> tuple[SiglipModel, Reader, list[dict]]:
-    """Trains, or goes on from `state_file`. The curve has a row every `every` steps: losses (means since the last row),
-    validation recall, whole captions read, CPU seconds so far. FloatingPointError if the loss is not finite."""
-    model, reader, looks, standings = build(settings)
-    whiten_patches(model, lessons.pixels[:2_000])
-    learners = nn.ModuleDict({"model": model, "reader": reader, "part": looks, "standing": standings})
-    parameters = list(learners.named_parameters())
-    flat = [p for name, p in parameters if p.ndim < 2 or "embedding" in name or "queries" in name]
-    deep = [p for name, p in parameters if not any(p is q for q in flat)]
-    optimiser = torch.optim.AdamW([{"params": deep}, {"params": flat, "weight_decay": 0.0}], betas=(0.9, 0.98), weight_decay=settings.weight_decay)
-    start, curve, spent = 0, [], 0.0
-    if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
-        if state["settings"] != asdict(settings):
-            raise ValueError(f"{state_file} belongs to other settings: {state['settings']}. Remove it, or give these settings back.")
-        learners.load_state_dict(state["learners"])
-        optimiser.load_state_dict(state["optimiser"])
-        start, curve, spent = state["step"], state["curve"], state["seconds"]
-    shown = as_shipped(validation, settings.side) if validation else None
-    clock, sums, counted = time.process_time(), torch.zeros(4), 0
-    bar = tqdm(range(start, settings.steps), initial=start, total=settings.steps, desc="vision encoder", disable=None)
-    for step in bar:
-        for group in optimiser.param_groups:
+class Trainer:
+    """Both towers, the heads that are thrown away afterwards, the optimiser.  One call of `update` is one step.
+
+    whitened False leaves the patch embedding as it was drawn.
+    """
+
+    COLUMNS = ("sigmoid_loss", "reader_loss", "looks_loss", "standings_loss")  # what `update` gives
+
+    def __init__(self, settings: Settings, lessons: Lessons, whitened: bool = True):
+        self.settings, self.lessons = settings, lessons
+        self.model, self.reader, self.looks, self.standings = build(settings)
+        if whitened:
+            whiten_patches(self.model, lessons.pixels[:2_000])
+        self.learners = nn.ModuleDict({"model": self.model, "reader": self.reader, "part": self.looks, "standing": self.standings})
+        parameters = list(self.learners.named_parameters())
+        self.parameters = [p for _, p in parameters]
+        flat = [p for name, p in parameters if p.ndim < 2 or "embedding" in name or "queries" in name]
+        deep = [p for name, p in parameters if not any(p is q for q in flat)]
+        self.optimiser = torch.optim.AdamW([{"params": deep}, {"params": flat, "weight_decay": 0.0}], betas=(0.9, 0.98),
+                                           weight_decay=settings.weight_decay)
+        self.step = 0
+
+    def update(self, batch: Batch | None = None) -> Tensor:
+        """One step on `batch` (default: the batch of this step); returns its losses, (4,) as COLUMNS names them."""
+        settings, step = self.settings, self.step
+        for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(settings, step)
-        optimiser.zero_grad()
-        found = losses(model, reader, looks, standings, draw_batch(lessons, settings, step))
+        self.optimiser.zero_grad()
+        found = losses(self.model, self.reader, self.looks, self.standings, batch or draw_batch(self.lessons, settings, step))
         total = found[0] + settings.reader_weight * found[1] + settings.parts_weight * found[2]
         if step >= settings.restart:  # first what things are, then how they stand to one another
             total = total + settings.parts_weight * found[3]
         total.backward()
-        nn.utils.clip_grad_norm_([p for _, p in parameters], 1.0)
-        optimiser.step()
-        sums, counted = sums + found.detach(), counted + 1
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimiser.step()
+        self.step += 1
+        return found.detach()
+
+    def measure(self, shown: np.ndarray, items: Sequence[Picture]) -> dict[str, float]:
+        """Recall among `items` and the share of their captions that is read in whole, from their pixels `shown`."""
+        self.model.eval()
+        patches, pooled = see(self.model, shown)
+        found = {"recall": recall(pooled, say(self.model, [p.scene.caption for p in items]))["caption_of_picture"],
+                 "captions_read": read_slots(self.reader, patches, items)["whole caption"]}
+        self.model.train()
+        return found
+
+
+def train(settings: Settings, lessons: Lessons, state_file: Path, validation: Sequence[Picture] = (), every: int = 150
+          ) -> tuple[SiglipModel, Reader, list[dict]]:
+    """Trains, or goes on from `state_file`. The curve has a row every `every` steps: losses (means since the last row),
+    validation recall, whole captions read, CPU seconds so far. FloatingPointError if the loss is not finite."""
+    trainer = Trainer(settings, lessons)
+    curve, spent = [], 0.0
+    if state_file.exists():
+        state = torch.load(state_file, weights_only=True)
+        if state["settings"] != asdict(settings):
+            raise ValueError(f"{state_file} belongs to other settings: {state['settings']}. Remove it, or give these settings back.")
+        trainer.learners.load_state_dict(state["learners"])
+        trainer.optimiser.load_state_dict(state["optimiser"])
+        trainer.step, curve, spent = state["step"], state["curve"], state["seconds"]
+    shown = as_shipped(validation, settings.side) if validation else None
+    clock, sums, counted = time.process_time(), torch.zeros(4), 0
+    bar = tqdm(range(trainer.step, settings.steps), initial=trainer.step, total=settings.steps, desc="vision encoder", disable=None)
+    for step in bar:
+        sums, counted = sums + trainer.update(), counted + 1
         if (step + 1) % every == 0 or step + 1 == settings.steps:
             if not torch.isfinite(sums).all():
                 raise FloatingPointError(f"the loss is not finite before step {step + 1}: {(sums / counted).tolist()}; lower learning_rate")
-            row = {"step": step + 1, "seconds": round(spent + time.process_time() - clock, 1),
-                   "sigmoid_loss": sums[0].item() / counted, "reader_loss": sums[1].item() / counted, "looks_loss": sums[2].item() / counted, "standings_loss": sums[3].item() / counted}
+            row = {"step": step + 1, "seconds": round(spent + time.process_time() - clock, 1)}
+            row |= dict(zip(Trainer.COLUMNS, (sums / counted).tolist()))
             if validation:
-                model.eval()
-                patches, pooled = see(model, shown)
-                row["validation_recall"] = recall(pooled, say(model, [p.scene.caption for p in validation]))["caption_of_picture"]
-                row["validation_captions_read"] = read_slots(reader, patches, validation)["whole caption"]
-                model.train()
+                row |= {f"validation_{name}": value for name, value in trainer.measure(shown, validation).items()}
             curve.append(row)
             tqdm.write(json.dumps({key: round(value, 4) for key, value in row.items()}))
-            save_state(state_file, settings=asdict(settings), learners=learners.state_dict(),
-                       optimiser=optimiser.state_dict(), step=step + 1, curve=curve, seconds=row["seconds"])
+            save_state(state_file, settings=asdict(settings), learners=trainer.learners.state_dict(),
+                       optimiser=trainer.optimiser.state_dict(), step=step + 1, curve=curve, seconds=row["seconds"])
             sums, counted = torch.zeros(4), 0
-    return model.eval(), reader.eval(), curve
+    return trainer.model.eval(), trainer.reader.eval(), curve
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,336 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # A2 · Train a speech encoder
+#
+# *Takes 60 minutes (tiny) · builds on nothing before it · 3 exercises, 9 points*
+#
+# **At the end** you have trained a small SenseVoice that writes down spoken questions, and seen how it gets there: first it says nothing at all, then the most frequent words, then sentences. You have written the loss that needs
+# no alignment, the decoding that goes with it, and you know how much worse it hears a voice that it has never met.
+#
+# **You need** logarithms of probabilities, and from the course only this: a *speech encoder* turns sound into one vector every 60 ms. Ours writes: a linear map on top gives for each vector a score for every word of the tiny world.
+#
+# **The claim.** Nobody has to say when each word was spoken. Add up *all* the ways to lay the words over the sound, and the gradient finds out. What it then hears depends on what it was made to hear: with twelve voices, on how often
+# they were disguised.
+
+# %% tags=["parameters"]
+profile = "tiny"
+budget = "full"  # smoke: a few steps of a small encoder, so that every cell runs
+
+# %%
+import time
+from math import comb
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from mmo.augmentation import augment
+from mmo.course import check, exercise, hint, predict, reveal, solution
+from mmo.display import Curves, drawing, finish, listen
+from mmo.measures import word_errors
+from mmo.profiles import profile as find_profile
+from mmo.speech_encoder import SpeechEncoder
+from mmo.world import shipped
+from mmo.world.train_speech_encoder import HEARING, SAMPLE_RATE, Recipe, Trainer, log_mel, make_clip, token_list
+
+settings = find_profile("tiny")  # this appendix is about the tiny world's ear, whatever the profile
+smoke = budget == "smoke"
+
+# %% [markdown]
+# ## What there is to hear
+#
+# The spoken questions of the repository: about a hundred minutes, twelve voices, one recording a row. The last hundred and twenty rows are kept back: recordings never heard, but of voices that were. From the test file come two voices
+# that are in no training at all, yours or the shipped encoder's.
+
+# %%
+questions = list(tqdm(shipped.questions(settings.data_dir, "train"), desc="unpacking", total=3000))
+clips = [make_clip(each.samples, each.rate, each.voice, each.text) for each in questions]
+training, known = clips[:-120], clips[-120:]
+strangers = [make_clip(each.samples, each.rate, each.voice, each.text) for each in shipped.questions(settings.data_dir, "test") if each.tier == "sentence"][:120]
+if smoke:
+    training, known, strangers = training[:300], known[:6], strangers[:6]
+tokens = token_list()
+print(f"{len(training)} clips to train on, {sum(each.seconds for each in training) / 60:.0f} minutes, {len({each.voice for each in training})} voices")
+print(f"held out: {len(known)} clips of the same voices, {len(strangers)} of {', '.join(sorted({each.voice for each in strangers}))}")
+print(f"{len(tokens)} tokens: {', '.join(tokens[:3])}, then words, from {tokens[3]} to {tokens[-2]}")
+
+# %% [markdown]
+# ## Twelve voices, disguised
+#
+# Twelve voices are few: an encoder could learn them by heart. So no clip is heard the same way twice. It is played faster or slower, sent through another microphone and another room, noise is added; the axis of pitches is
+# stretched, as if by a longer or shorter throat. And parts of the spectrogram are hidden, so that a word is not known by one of its features alone.
+#
+# ## Exercise: hiding what is heard
+#
+# *Exercise A2.hide · difficulty ●○○ · importance ●●○ · 6 minutes · 2 points · stuck? `hint("A2.hide")`*
+#
+# Set some mel bins (bands) and some stretches of time (gaps) to the mean of the whole. In the logarithms of a spectrogram zero is no silence; the mean is what tells least.
+
+# %%
+@exercise("A2.hide")
+def hide(frames: Tensor, bands: list[tuple[int, int]], gaps: list[tuple[int, int]]) -> Tensor:
+    """frames (T, M) log-mel; bands and gaps as (start, width) -> a copy with both set to the mean of `frames`."""
+    ### BEGIN SOLUTION
+    hidden = frames.clone()
+    middle = frames.mean()
+    for start, width in bands:
+        hidden[:, start : start + width] = middle
+    for start, width in gaps:
+        hidden[start : start + width] = middle
+    return hidden
+    ### END SOLUTION
+
+
+# %%
+check("A2.hide")
+
+# %% [markdown]
+# One question: as it is, disguised twice, and with bands and gaps hidden. The transcript is the same each time, and that is the lesson.
+
+# %%
+clip = known[0]
+rng = np.random.default_rng(3)
+disguised = [augment(clip.wave(), rng, HEARING, SAMPLE_RATE, clip.rate) for _ in range(2)]
+pictures = {"as it is": log_mel(torch.from_numpy(clip.wave()))}
+pictures |= {f"disguised, {number}": log_mel(torch.from_numpy(each), warp) for number, (each, warp) in enumerate(zip(disguised, (0.88, 1.15)), 1)}
+pictures["bands and gaps hidden"] = hide(pictures["as it is"], [(12, 9), (50, 12)], [(30, 10), (90, 8)])
+with drawing(9.0, 3.2) as figure:
+    for axes, (name, frames) in zip(figure.subplots(2, 2).ravel(), pictures.items()):
+        axes.imshow(frames.T, origin="lower", aspect="auto", cmap="magma", interpolation="nearest")
+        axes.grid(False)
+        axes.set_title(f"{name}: {tuple(frames.shape)}")
+        axes.set(ylabel="mel bin", xlabel="10 ms frames")
+    picture = finish(figure, f"Four log-mel spectrograms of the question '{clip.spoken}': as it is, disguised twice, and with hidden bars.")
+display(picture)
+display(listen(clip.wave(), clip.rate, f"as it is: {clip.spoken}", picture=False))
+for number, each in enumerate(disguised, 1):
+    display(listen(each, SAMPLE_RATE, f"disguised, {number}: {clip.spoken}", picture=False))
+
+# %% [markdown]
+# Frames come every 10 ms. As in notebook 02's encoder, seven of them are stacked and every sixth stack is kept: $(T, 80) \to (N, 560)$ with $N \approx T/6$, one every 60 ms.
+#
+# ## All the ways to write it
+#
+# A question of two seconds gives $N = 33$ vectors and has five words. Which vector belongs to which word? Nobody has written that down. CTC (Graves and others, 2006) lets the network write one token for each vector, a word or a **blank**
+# (token 0, "nothing new"). Then neighbours that are equal are merged and blanks dropped:
+#
+#     blank what what blank is blank blank two     ->  what is two
+#     what  is   is   blank blank two two  blank   ->  what is two
+#
+# Many rows of tokens give the same words. The probability of the words is the sum over all of them, and the loss is minus its logarithm. **Predict:** five different words, 33 vectors: how many rows are there?
+
+# %%
+predict("A2.ways", "How many ways are there to write five different words into 33 places?", None)
+
+# %%
+reveal("A2.ways", comb(33 + 5, 2 * 5), "ways; in general (N + U over 2 U)")
+
+# %% [markdown]
+# Nobody adds up so many one by one. Put blanks around the words: $\ell = (\varnothing, w_1, \varnothing, w_2, \varnothing, \dots, w_U, \varnothing)$, $2U + 1$ states. Let $\alpha_n(s)$ be the probability of all ways that stand in state $s$ at vector $n$. Into state $s$ one comes
+# from $s$ itself, from $s - 1$, and from $s - 2$ if that skips a blank between two *different* words:
+#
+# $$\alpha_n(s) = \big[\alpha_{n-1}(s) + \alpha_{n-1}(s-1) + \alpha_{n-1}(s-2)\,[\ell_s \neq \varnothing,\ \ell_s \neq \ell_{s-2}]\big]\; p_n(\ell_s)$$
+#
+# One begins in the first two states and ends in the last two. That is $N (2U + 1)$ small sums. With logarithms products become sums, and sums become `logsumexp`.
+#
+# ## Exercise: the loss of all ways
+#
+# *Exercise A2.ctc_loss · difficulty ●●● · importance ●●● · 20 minutes · 5 points · stuck? `hint("A2.ctc_loss")`*
+
+# %%
+@exercise("A2.ctc_loss")
+def ctc_loss(log_probs: Tensor, target: list[int]) -> Tensor:
+    """log_probs (N, V), 0 is the blank; target: U ids -> minus the log-probability of all ways to write them, a scalar."""
+    ### BEGIN SOLUTION
+    states = [0]
+    for word in target:
+        states += [word, 0]
+    impossible = log_probs.new_tensor(-1e9)
+    alpha = [log_probs[0, states[0]], log_probs[0, states[1]]] + [impossible] * (len(states) - 2)
+    for now in log_probs[1:]:
+        following = []
+        for s, state in enumerate(states):
+            ways = alpha[max(0, s - 1) : s + 1]
+            if s >= 2 and state != 0 and state != states[s - 2]:
+                ways = [alpha[s - 2], *ways]
+            following.append(torch.stack(ways).logsumexp(0) + now[state])
+        alpha = following
+    return -torch.stack(alpha[-2:]).logsumexp(0)
+    ### END SOLUTION
+
+
+# %%
+check("A2.ctc_loss")
+
+# %% [markdown]
+# Two proofs that it counts. If every token is equally likely everywhere, each way has the same probability $V^{-N}$, so the loss tells how many ways there are. And against torch's own, with the gradient behind a softmax:
+
+# %%
+even = torch.full((33, 6), -np.log(6.0), dtype=torch.float64)
+print(f"ways counted by the loss: {float((33 * np.log(6.0) - ctc_loss(even, [1, 2, 3, 4, 5])).exp()):.0f}, by formula: {comb(38, 10)}")
+print(f"with one word twice, 1 2 3 3 4: {float((33 * np.log(6.0) - ctc_loss(even, [1, 2, 3, 3, 4])).exp()):.0f}, fewer: the two need a blank between")
+mine, theirs = (torch.randn(20, 8, generator=torch.Generator().manual_seed(1)).requires_grad_(True) for _ in range(2))
+ctc_loss(mine.log_softmax(-1), [3, 1, 1, 7]).backward()
+F.ctc_loss(theirs.log_softmax(-1)[:, None], torch.tensor([[3, 1, 1, 7]]), torch.tensor([20]), torch.tensor([4]), reduction="sum").backward()
+print(f"largest difference of the gradients: {(mine.grad - theirs.grad).abs().max():.1e}")
+assert torch.allclose(mine.grad, theirs.grad, atol=1e-4)
+
+# %% [markdown]
+# ## From vectors to words
+#
+# Reading is the same in reverse, done simply: at each vector the likeliest token, then merge, then drop. (This is *greedy*: it takes the best row, not the words whose rows add up to most.)
+#
+# ## Exercise: greedy decoding
+#
+# *Exercise A2.greedy · difficulty ●○○ · importance ●●● · 6 minutes · 2 points · stuck? `hint("A2.greedy")`*
+
+# %%
+@exercise("A2.greedy")
+def greedy(log_probs: Tensor) -> list[int]:
+    """log_probs (N, V), 0 is the blank -> the words of the likeliest row of tokens."""
+    ### BEGIN SOLUTION
+    row = log_probs.argmax(dim=1)
+    merged = torch.unique_consecutive(row)
+    return merged[merged != 0].tolist()
+    ### END SOLUTION
+
+
+# %%
+check("A2.greedy")
+
+# %% [markdown]
+# ## Train
+#
+# The encoder is `funasr`'s own class, only small: SAN-M blocks, that is self-attention with a memory filter beside it. Half-way up sits a second CTC head that is thrown away afterwards. It writes *phones*: a rare word shares its phones with frequent ones, and so is learnt sooner.
+#
+# Clips are heard unchanged at first and disguised more and more: CTC starts sooner on clean sound. **Predict:** what does the encoder write for a question after the first few dozen steps?
+
+# %%
+predict("A2.first", "What does it write in the first seconds of training: 'noise' (any words), 'frequent words', or 'nothing'?", None)
+
+# %%
+STEPS = 12 if smoke else 1000
+sizes = dict(width=96, heads=4, feed_forward=256, blocks=3, text_blocks=1) if not smoke else dict(width=32, heads=2, feed_forward=48, blocks=1, text_blocks=1)
+recipe = Recipe(**sizes, steps=STEPS, batch=12, learning_rate=3e-3, warmup_steps=max(1, STEPS // 16), clean_steps=STEPS // 3, clean_share=0.3, dropout=0.05)
+trainer = Trainer(recipe, training)
+print(f"{sum(parameter.numel() for parameter in trainer.model.parameters()) / 1e6:.2f} million weights, {STEPS} steps of {recipe.batch} clips")
+
+
+def written(clip) -> str:
+    """What the encoder in training writes down for a clip."""
+    return " ".join(tokens[each] for each in greedy(trainer.word_scores(clip)))
+
+
+def error_rate(clips) -> float:
+    """Word error rate on clips as they are, in percent."""
+    return 100 * word_errors([each.spoken for each in clips], [written(each) for each in clips]).wer
+
+
+looks = {0, STEPS // 25, STEPS // 8, STEPS // 4, STEPS // 2, STEPS}
+notes, snapshots = [], {}
+started = time.process_time()
+with Curves("CTC loss per word", "word errors, percent") as curves:
+    for step in tqdm(range(STEPS + 1), desc="speech encoder"):
+        if step in looks:
+            notes.append((step, written(clip)))
+            snapshots[step] = trainer.word_scores(clip)
+            if step:
+                curves.dot(step, "word errors, percent", error_rate(strangers[::4]))
+        if step < STEPS:
+            curves.add(step, trainer.update(trainer.batches[step]), None)
+print(f"{(time.process_time() - started) / 60:.1f} minutes of one core, {trainer.skipped} steps skipped")
+for step, words in notes:
+    print(f"after {step:4} steps: {words or '(nothing)'}")
+print(f"           spoken: {clip.spoken}")
+
+# %%
+reveal("A2.first", "nothing" if not notes[1][1] else "frequent words" if len(notes[1][1].split()) < 4 else "noise")
+
+# %% [markdown]
+# Writing nothing is the first thing that pays: most vectors lie between words, and a blank is right there. The loss stands on that step for a while. Whoever looks at the transcripts then, and not at the curve, stops too soon. Whoever's curve never leaves it has too high a rate, or sentences with more
+# words than vectors.
+#
+# ## Who found the words?
+#
+# The probability of each word of the sentence at each vector, and of the blank, as training went on. Nobody said when the words are spoken.
+
+# %%
+shown = [snapshots[step] for step in sorted(snapshots)[-4:]]
+names = [tokens[each] for each in clip.targets]
+with drawing(9.0, 3.4) as figure:
+    for axes, step, scores in zip(figure.subplots(2, 2, sharex=True).ravel(), sorted(snapshots)[-4:], shown):
+        image = axes.imshow(scores[:, [*clip.targets, 0]].T.exp(), aspect="auto", cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
+        axes.grid(False)
+        axes.set_yticks(range(len(names) + 1), [*names, "blank"])
+        axes.set_title(f"after {step} steps")
+    figure.supxlabel("vectors of 60 ms", fontsize=9)
+    picture = finish(figure, f"Probability of the words of '{clip.spoken}' and of the blank at each vector, at four moments of training: from even, to all blank, to one short burst a word in the order of speech.")
+display(picture)
+
+# %% [markdown]
+# CTC likes it short: one or two vectors say the word, the rest is blank, even while the word goes on. (One burst is enough, and every further one is a risk.) So the *time* of a burst tells only roughly when a word was spoken, mostly a little late, when it is certain.
+#
+# The course's Thinker does not read these words. It reads the 96 numbers under them, at every vector.
+#
+# ## Voices known and unknown
+#
+# The shipped encoder is a third wider, two blocks deeper, and was trained for four times as many steps on larger batches, with spoken answers besides. It has met the recordings that you kept back, so only the strangers are a fair comparison. **Predict** your own rate on them.
+
+# %%
+predict("A2.strangers", "Your encoder's word error rate on voices it never heard, in percent?", None)
+
+# %%
+with TemporaryDirectory() as folder:
+    my_encoder = SpeechEncoder.load(trainer.write(Path(folder)))  # FunASR's own folder layout: `funasr.AutoModel` loads it
+shipped_encoder = SpeechEncoder.load(settings.speech_encoder_dir)
+rates = {}
+for name, encoder, tried in (("yours, voices known", my_encoder, known), ("yours, strangers", my_encoder, strangers), ("shipped, strangers", shipped_encoder, strangers)):
+    transcripts = encoder.transcribe([each.wave() for each in tried])
+    figure = word_errors([each.spoken for each in tried], transcripts)
+    rates[name] = figure.wer
+    print(f"{name:20} {100 * figure.wer:3.0f} % of the words wrong (interval {', '.join(f'{100 * edge:.0f}' for edge in figure.interval())}): {100 * figure.deletions:.0f} missing, {100 * figure.substitutions:.0f} others, {100 * figure.insertions:.0f} too many")
+reveal("A2.strangers", round(100 * rates["yours, strangers"]), "percent")
+
+# %%
+for each in strangers[:3]:
+    display(listen(each.wave(), each.rate, f"{each.voice}: {each.spoken}   yours: {my_encoder.transcribe([each.wave()])[0] or '(nothing)'}   shipped: {shipped_encoder.transcribe([each.wave()])[0]}", picture=False))
+
+# %% [markdown]
+# The gap between the first two lines is what twelve voices cannot teach. More steps on the same clips make it wider, not narrower: the encoder gets better at these voices. What narrows it are more voices, or better disguises. The course's own encoder was built with this in mind, and still it is the strangers' voices on which
+# [notebook 11](11_train_a2a.ipynb) loses most.
+#
+# An honest word. Minutes bring many of the words in known voices, because the world is small: fewer than three hundred words and a few patterns of sentences. The shipped encoder took some twenty minutes of two cores. The real SenseVoice-Small heard hundreds of thousands of hours in many languages, and a noisy kitchen is no news to it; the kitchen of this
+# world is a formula in `mmo/augmentation.py`.
+#
+# ## Summary
+#
+# - CTC adds up every way to lay the words over the vectors; the recursion does it in $N(2U+1)$ steps.
+# - Blanks keep doubles apart and fill the rest. Merge first, then drop.
+# - Training passes through "nothing" and frequent words before sentences. The curve shows a step; behind it things go fast.
+# - Few voices are stretched by disguises. How far, only voices never heard can tell.
+#
+# **Often mistaken.** *"CTC aligns."* It adds up alignments; its bursts are not the words' durations. *"Vectors are independent, so it has no context."* Each sees the whole sentence by attention; only the *tokens*, given the vectors, are independent. *"A low loss on the training clips is hearing."* See the second
+# line of the table.
+#
+# **To try.** `clean_share=1.0`, no disguises at all: what happens to the strangers? `phone_weight=0`: do rare words come later? Write "two two" into a sentence that has it once, and look at the loss. Take the best row by adding up: two rows of your own, and greedy's mistake.
+#
+# **Where to read on.** In this course: `mmo/world/train_speech_encoder.py`, `mmo/augmentation.py`. Papers:
+#
+# - A. Graves, S. Fernández, F. Gomez, J. Schmidhuber: *Connectionist Temporal Classification: Labelling Unsegmented Sequence Data with Recurrent Neural Networks.* ICML 2006.
+# - D. S. Park, W. Chan, Y. Zhang and others: *SpecAugment: A Simple Data Augmentation Method for Automatic Speech Recognition.* Interspeech 2019, [arXiv:1904.08779](https://arxiv.org/abs/1904.08779).
+# - T. Ko, V. Peddinti, D. Povey, S. Khudanpur: *Audio Augmentation for Speech Recognition.* Interspeech 2015.
+# - R. Sanabria, F. Metze: *Hierarchical Multitask Learning with CTC.* 2018, [arXiv:1807.07104](https://arxiv.org/abs/1807.07104). Phones half-way up.
+# - K. An, Q. Chen, C. Deng and others: *FunAudioLLM: Voice Understanding and Generation Foundation Models for Natural Interaction Between Humans and LLMs.* 2024, [arXiv:2407.04051](https://arxiv.org/abs/2407.04051). SenseVoice.
