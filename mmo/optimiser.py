@@ -1,7 +1,7 @@
 """Optimisers, learning rates and the average of the weights.
 
 - AdamW, fused; matrices decay, norms, biases, scales and embeddings do not
-- optionally Muon (Jordan et al. 2024) on the blocks' hidden matrices: their updates are made orthogonal, so that all
+- optionally Muon (muon.py) on the blocks' hidden matrices: their updates are made orthogonal, so that all
   directions of a matrix learn alike; everything else stays with AdamW
 - warm-up, then cosine, linear, or "wsd" (constant, then down over the last fifth) to a share of the rate
 - an exponential moving average of the weights, which is what gets evaluated and shipped
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mmo.config import StageConfig
+from mmo.muon import Muon
 
 BETAS = (0.9, 0.95)  # the second is lower than Adam's own 0.999: runs of some thousand steps have no time for more
 
@@ -63,7 +64,7 @@ class Optimisers:
         ]
         groups = [group for group in groups if group["params"]]
         self.adam = torch.optim.AdamW(groups, lr=stage.learning_rate, betas=BETAS, fused=True)
-        self.muon = torch.optim.Muon(muon.values(), lr=stage.muon_rate, weight_decay=stage.weight_decay) if muon else None
+        self.muon = Muon(muon.values(), lr=stage.muon_rate, weight_decay=stage.weight_decay) if muon else None
         self.rates = [(self.adam, stage.learning_rate)] + ([(self.muon, stage.muon_rate)] if muon else [])
 
     def set_rate(self, factor: float) -> None:

@@ -1,0 +1,64 @@
+"""Muon (Jordan et al. 2024): momentum whose direction is made orthogonal, so that all directions of a matrix learn alike.
+
+The same update as `torch.optim.Muon`, with two differences that decide its speed on a plain CPU:
+
+- it computes in float32 there.  torch's always computes in bfloat16, which processors without bfloat16 only emulate: a training
+  step of `tiny` took eight seconds of one such core, and half a second with this;
+- matrices of one shape are made orthogonal together, in a few batched products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+COEFFICIENTS = (3.4445, -4.775, 2.0315)  # of the quintic iteration: steepest at zero (Jordan et al.)
+STEPS = 5
+EPS = 1e-7
+
+
+def orthogonal(matrices: Tensor, dtype: torch.dtype) -> Tensor:
+    """(N, A, B) -> (N, A, B), each nearly its own U V^T: singular values between about 0.5 and 1.5 (Newton-Schulz)."""
+    a, b, c = COEFFICIENTS
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = (matrices.mT if tall else matrices).to(dtype)
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=EPS)  # the largest singular value is at most 1
+    for _ in range(STEPS):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if tall else x).to(matrices.dtype)
+
+
+class Muon(torch.optim.Optimizer):
+    """For matrices only.  `momentum_buffer` is the state's one slot; weight decay is decoupled; Nesterov's look ahead."""
+
+    def __init__(self, parameters: Iterable[torch.nn.Parameter], lr: float, weight_decay: float = 0.0, momentum: float = 0.95) -> None:
+        super().__init__(parameters, dict(lr=lr, weight_decay=weight_decay, momentum=momentum))
+        for group in self.param_groups:
+            if any(parameter.dim() != 2 for parameter in group["params"]):
+                raise ValueError("Muon is for matrices; give vectors and tables to AdamW")
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """One update of every parameter that has a gradient."""
+        for group in self.param_groups:
+            momentum, by_shape = group["momentum"], {}
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    by_shape.setdefault(tuple(parameter.shape), []).append(parameter)
+            for (height, width), parameters in by_shape.items():
+                ahead = torch.stack([self.ahead(parameter, momentum) for parameter in parameters])
+                updates = orthogonal(ahead, torch.bfloat16 if ahead.is_cuda else torch.float32)
+                rate = group["lr"] * max(1.0, height / width) ** 0.5
+                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(parameters, list(updates), alpha=-rate)
+
+    def ahead(self, parameter: torch.nn.Parameter, momentum: float) -> Tensor:
+        """The gradient, carried on by its running mean; the mean takes the gradient in."""
+        state = self.state[parameter]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(parameter.grad)
+        buffer = state["momentum_buffer"].lerp_(parameter.grad, 1 - momentum)
+        return parameter.grad.lerp(buffer, momentum)
