@@ -201,3 +201,66 @@ def test_shipped_sound():
     assert all(each.samples.dtype == np.int16 and each.seconds > 0.5 and each.text for each in answers[:20])
     first = next(iter(shipped.questions(DATA, "validation")))
     assert first.rate == 16_000 and first.text.endswith((".", "?")) and first.samples.dtype == np.int16
+
+
+# --- As somebody would write it ----------------------------------------------------------------------------------
+
+
+def update_by_index(usage, sums, latent, codes, decay):
+    usage, sums = usage * decay, sums * decay
+    usage[codes] += 1 - decay
+    sums[codes] += (1 - decay) * latent
+    return usage, sums
+
+
+def filtered_then_grouped(log_probs):
+    from itertools import groupby
+
+    return [token for token, _ in groupby(token for token in log_probs.argmax(-1).tolist() if token)]
+
+
+def ctc_that_always_waits(log_probs, target):
+    """In probabilities, without the step over a blank."""
+    states = [0, *(each for word in target for each in (word, 0))]
+    alpha = torch.zeros(len(states))
+    alpha[:2] = log_probs[0].exp()[states[:2]]
+    for now in log_probs[1:].exp():
+        alpha = (alpha + torch.cat((torch.zeros(1), alpha[:-1]))) * now[states]
+    return -alpha[-2:].sum().log()
+
+
+def ctc_in_probabilities(log_probs, target):
+    """Right, and another way than the solution's."""
+    states = torch.tensor([0, *(each for word in target for each in (word, 0))])
+    skips = torch.tensor([s >= 2 and states[s] != 0 and bool(states[s] != states[s - 2]) for s in range(len(states))])
+    alpha = torch.where(torch.arange(len(states)) < 2, log_probs[0].exp()[states], torch.zeros(()))
+    for now in log_probs[1:].exp():
+        one, two = F.pad(alpha, (1, 0))[:-1], F.pad(alpha, (2, 0))[:-2]
+        alpha = (alpha + one + torch.where(skips, two, torch.zeros(()))) * now[states]
+    return -alpha[-2:].sum().log()
+
+
+HAND_WRITTEN = [
+    ("A1.mel_loss", lambda heard, wanted, floor: F.l1_loss((heard + floor).log(), (wanted + floor).log()), "The squared part is missing"),
+    ("A1.mel_loss", lambda heard, wanted, floor: F.l1_loss(heard.clamp_min(floor).log(), wanted.clamp_min(floor).log()), "wanted"),
+    ("A1.straight_through", lambda latent, entries: (latent + entries - latent, F.mse_loss(latent, entries.detach())), "the two gradients of the latent cancel out"),
+    ("A1.update_codebook", update_by_index, "indexed assignment overwrites"),
+    ("A1.dead", lambda usage, ratio: usage < 0.1, "nothing would ever be dead"),
+    ("A2.greedy", filtered_then_grouped, "so merge first"),
+    ("A2.ctc_loss", ctc_that_always_waits, "You never skip the blank"),
+    ("A2.hide", lambda frames, bands, gaps: frames, "values differ"),
+    ("A3.together", lambda pictures, captions: torch.arange(len(pictures))[:, None] == torch.arange(len(captions)), "Only the diagonal is true"),
+    ("A3.swaps", lambda size, colour, shape: [each for each in vision_training.every_thing() if each != (size, colour, shape)], "in one attribute or more"),
+    ("A3.recall", lambda pictures, captions: (((pictures @ captions.T).argmax(0) == torch.arange(len(pictures))).float().mean().item(),) * 2, "wanted"),
+]
+
+
+@pytest.mark.parametrize("id, wrong, words", HAND_WRITTEN, ids=[f"{id}-{number}" for number, (id, _, _) in enumerate(HAND_WRITTEN)])
+def test_mistakes_written_by_hand_are_diagnosed(id, wrong, words):
+    verdict = judge(find(id), wrong)
+    assert verdict.kind == "wrong"
+    assert words in verdict.words
+
+
+def test_another_right_way_passes():
+    assert judge(find("A2.ctc_loss"), ctc_in_probabilities).passed
