@@ -131,9 +131,9 @@ def test_a_dead_kernel_is_named_and_the_copy_says_where(tmp_path):
 def test_a_notebook_has_its_time(tmp_path):
     """Between cells and within one: who takes too long is stopped, and named."""
     write_notebook(tmp_path / "slow.ipynb", TEXT("# Wait"), CODE("import time\ntime.sleep(3)"), TEXT("## Never reached"), CODE("print('late')"))
-    write_notebook(tmp_path / "stuck.ipynb", TEXT("# Stuck"), CODE("import time\ntime.sleep(60)"))
-    for name, limit, where in (("slow", 2.9, ""), ("stuck", 3.0, "Stuck")):
-        with pytest.raises(weekend.NotebookFailed, match=f"{name}.ipynb failed in .*{where}.*seconds"):
+    write_notebook(tmp_path / "stuck.ipynb", TEXT("# Stuck"), CODE("import time\ntime.sleep(300)"))
+    for name, limit in (("slow", 2.9), ("stuck", 12.0)):
+        with pytest.raises(weekend.NotebookFailed, match=f"{name}.ipynb failed in .*seconds"):
             weekend.run_notebook(tmp_path / f"{name}.ipynb", tmp_path / "copies" / f"{name}.ipynb", {}, weekend.Watch(Console(file=io.StringIO())), limit)
 
 
@@ -161,7 +161,7 @@ except NotebookFailed as error:
 def test_killed_from_outside(tmp_path, number):
     """SIGTERM and Ctrl-C name the cell; after any signal the copy holds what was printed and the kernel is gone."""
     write_notebook(tmp_path / "sleeps.ipynb", TEXT("## Sleep"), CODE("print('before the nap')"),
-                   CODE("import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(60)"))
+                   CODE("import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(300)"))
     process = subprocess.Popen([sys.executable, "-c", SLEEPER, tmp_path], stdout=subprocess.DEVNULL,
                                stderr=subprocess.PIPE, text=True, cwd=weekend.REPOSITORY)
     deadline = time.monotonic() + 300  # where others compute too

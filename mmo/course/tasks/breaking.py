@@ -181,6 +181,7 @@ def choose_cases() -> Sequence[Case]:
     many = torch.stack([drawn(1500, seed) for seed in range(4)])
     return [
         Case("six logits", (few, uniform, 1.0)),
+        Case("six logits at temperature 0.5", (few, uniform, 0.5)),
         Case("logits of 20 at temperature 0.2", (large, torch.tensor([0.3, 0.9, 0.9945, 0.9999]), 0.2)),
         Case("1500 logits in half precision", (many, uniform, 1.0)),
     ]
