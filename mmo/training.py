@@ -552,7 +552,7 @@ def planned_passes(profile: Profile, stage: str, budget: str, steps: int | None)
         raise ValueError(f"no stage {stage!r}; there are {', '.join(profile.stages)}")
     passes = profile.stages[stage]
     if budget == "smoke":
-        passes = tuple(each.replace(steps=each.smoke_steps, epochs=None) for each in passes)
+        passes = tuple(each.replace(steps=each.smoke_steps, epochs=None, sound_copies=1, picture_copies=1) for each in passes)
     elif budget != "full":
         raise ValueError(f"no budget {budget!r}; there are full, smoke")
     if steps is not None:

@@ -36,6 +36,7 @@ def test_runs_to_its_end_and_sounds(stage: str, folder: str, runs: Path, monkeyp
     from rich.console import Console
 
     monkeypatch.setenv("MMO_RUNS", str(runs / folder))
+    monkeypatch.setenv("MMO_CACHE", str(runs / "cache"))  # features are the same for both editions
     monkeypatch.setenv("MMO_STRICT", "1" if folder == "solutions" else "0")
     copy = runs / folder / NOTEBOOKS[stage]
     run_notebook(REPOSITORY / folder / copy.name, copy, {"profile": "tiny", "budget": "smoke"}, Watch(Console(quiet=True)), LIMIT)
