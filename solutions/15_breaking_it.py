@@ -36,7 +36,7 @@ from tqdm.auto import tqdm
 from mmo import measures, sequence
 from mmo.chat import user_content
 from mmo.course import check, exercise, hint, predict, reveal, solution
-from mmo.course.clinic import POINTS, Clinic, Ward
+from mmo.course.clinic import Clinic, Ward
 from mmo.display import BLUE, GREY, ORANGE, RED, drawing, finish, listen
 from mmo.examination import read_uncoded
 from mmo.forcing import forced
@@ -349,14 +349,13 @@ reveal("15.length", round(float(talker[-1] / talker[0]), 1) if talker[0] > 0 els
 predict("15.width", "A Talker of a quarter of the width has about what share of the weights, in percent?", None)
 
 # %%
-from mmo.config import ModelConfig
 from mmo.data import Batches, Layout
-from mmo.omni import OmniModel, init_weights
+from mmo.omni import OmniModel
 from mmo.thinker import load_thinker
 from mmo.training import Stepper
 
-steps = 6 if small else 40
-stage = settings.stages["t2a"][0].replace(warmup_steps=5, steps=steps, code_dropout=0.0, stop_weight=1.0)
+steps = 6 if small else 32
+stage = settings.stages["t2a"][0].replace(optimiser="adamw", learning_rate=2e-3, warmup_steps=4, steps=steps, code_dropout=0.0, stop_weight=1.0)
 rows = Batches(ward.trained_rows, [1.0], Layout(config, tokenizer, stage.max_length), stage.max_length, seed=3, chunk_rows=8)
 batch = next(iter(rows.start()))
 print(f"the batch: {len(batch.names)} answers, {batch.size} positions")

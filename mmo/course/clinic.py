@@ -33,7 +33,6 @@ from unittest.mock import patch
 import numpy as np
 import soundfile
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mmo import data, features, generation, measures, sequence, transformer, vision_encoder
@@ -44,7 +43,7 @@ from mmo.course import progress
 from mmo.course.desk import strict
 from mmo.display import BLUE, GREEN, GREY, ORANGE, RED, Picture, drawing, finish, listen, mel_spectrogram
 from mmo.examination import Item, of_tier, read_items
-from mmo.generation import Decoder, Finished, Generator, Prompt
+from mmo.generation import Finished, Generator, Prompt
 from mmo.judge import Judge
 from mmo.omni import OmniModel, load_model
 from mmo.profiles import Profile
