@@ -14,7 +14,8 @@
 # *Takes*
 #
 # **At the end** you have given a language model an ear. It has only ever read; you leave every one of its weights as it is, and every
-# one of the speech encoder's. You train two matrices between them, and it answers questions that it hears.
+# one of the speech encoder's. You train two matrices between them, and what it answers begins to follow what was asked aloud. And you
+# know what keeps it from hearing as well as it reads.
 #
 # **You need** what an embedding is, and how a loss trains a weight. From the course: a sound becomes 16.67 vectors a second (notebook 02), a
 # picture 64 vectors (notebook 03); the *Thinker* is the language model.
@@ -470,7 +471,8 @@ with drawing(8.0, 0.9 + 0.26 * len(said)) as figure:
 display(picture)
 
 # %% [markdown]
-# Do not expect a clean diagonal. Nobody asked the projector for the embedding of a word. It was asked that the right *answer* follow, and for this it suffices to push the stream in the directions that the first blocks act upon.
+# Where a word meets itself, or one that asks for the same ("add" and "plus"), the projector has become a dictionary, though nobody ever showed it a pair: it was only asked that the right *answer* follow. Where it has not, look for the words that the answer does not
+# depend on. And for vectors that act on the first blocks without resembling any word: there is room for them between the rows of the table.
 #
 # ## The same for pictures
 #
