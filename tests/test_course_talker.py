@@ -78,7 +78,7 @@ def test_shares_give_what_the_attention_gives(layer):
 
 
 def depth() -> DepthTransformer:
-    return DepthTransformer(TOY, width=16, rank=4, layers=2).eval()
+    return DepthTransformer(TOY, CodeEmbedding(TOY), width=16, rank=4, layers=2).eval()
 
 
 @pytest.mark.parametrize("changed", [0, 1, 2])
