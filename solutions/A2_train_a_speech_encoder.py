@@ -11,7 +11,7 @@
 # %% [markdown]
 # # A2 · Train a speech encoder
 #
-# *Takes 60 minutes (tiny) · builds on nothing before it · 3 exercises, 9 points*
+# *Takes 60 minutes (tiny) · runs in 210 s on one core (tiny) · builds on nothing before it · 3 exercises, 9 points*
 #
 # **At the end** you have trained a small SenseVoice that writes down spoken questions, and seen how it gets there: first it says nothing at all, then the most frequent words, then sentences. You have written the loss that needs
 # no alignment, the decoding that goes with it, and you know how much worse it hears a voice that it has never met.
@@ -260,7 +260,7 @@ print(f"           spoken: {clip.spoken}")
 reveal("A2.first", "nothing" if not notes[1][1] else "frequent words" if len(notes[1][1].split()) < 4 else "noise")
 
 # %% [markdown]
-# Writing nothing is the first thing that pays: most vectors lie between words, and a blank is right there. The loss stands on that step for a while. Whoever looks at the transcripts then, and not at the curve, stops too soon. Whoever's curve never leaves it has too high a rate, or sentences with more
+# Writing nothing is the first thing that pays: most vectors lie between words, and a blank is right there. The loss pauses there: see the knee in its curve. Whoever looks at the transcripts then, and not at the curve, stops too soon. Whoever's curve never leaves it has too high a rate, or sentences with more
 # words than vectors.
 #
 # ## Who found the words?
@@ -281,13 +281,13 @@ with drawing(9.0, 3.4) as figure:
 display(picture)
 
 # %% [markdown]
-# CTC likes it short: one or two vectors say the word, the rest is blank, even while the word goes on. (One burst is enough, and every further one is a risk.) So the *time* of a burst tells only roughly when a word was spoken, mostly a little late, when it is certain.
+# CTC likes it short: one or two vectors say the word, the rest is blank, even while the word goes on. (One burst is enough, and every further one is a risk.) So the *time* of a burst tells only roughly when a word was spoken: an encoder that sees the whole sentence may write it a little early or a little late.
 #
 # The course's Thinker does not read these words. It reads the 96 numbers under them, at every vector.
 #
 # ## Voices known and unknown
 #
-# The shipped encoder is a third wider, two blocks deeper, and was trained for four times as many steps on larger batches, with spoken answers besides. It has met the recordings that you kept back, so only the strangers are a fair comparison. **Predict** your own rate on them.
+# The shipped encoder is wider and deeper, and was trained for several times as many steps on larger batches, with spoken answers besides. It has met the recordings that you kept back, so only the strangers are a fair comparison. **Predict** your own rate on them.
 
 # %%
 predict("A2.strangers", "Your encoder's word error rate on voices it never heard, in percent?", None)
@@ -309,17 +309,17 @@ for each in strangers[:3]:
     display(listen(each.wave(), each.rate, f"{each.voice}: {each.spoken}   yours: {my_encoder.transcribe([each.wave()])[0] or '(nothing)'}   shipped: {shipped_encoder.transcribe([each.wave()])[0]}", picture=False))
 
 # %% [markdown]
-# The gap between the first two lines is what twelve voices cannot teach. More steps on the same clips make it wider, not narrower: the encoder gets better at these voices. What narrows it are more voices, or better disguises. The course's own encoder was built with this in mind, and still it is the strangers' voices on which
+# The gap between the first two lines is what twelve voices cannot teach. More steps on the same clips lower both figures; do not expect them to meet. What brings them together are more voices, or better disguises. The course's own encoder was built with this in mind, and still it is the strangers' voices on which
 # [notebook 11](11_train_a2a.ipynb) loses most.
 #
-# An honest word. Minutes bring many of the words in known voices, because the world is small: fewer than three hundred words and a few patterns of sentences. The shipped encoder took some twenty minutes of two cores. The real SenseVoice-Small heard hundreds of thousands of hours in many languages, and a noisy kitchen is no news to it; the kitchen of this
+# An honest word. Minutes bring many of the words in known voices, because the world is small: fewer than three hundred words and a few patterns of sentences. The shipped encoder took some twenty minutes. The real SenseVoice-Small heard hundreds of thousands of hours in many languages, and a noisy kitchen is no news to it; the kitchen of this
 # world is a formula in `mmo/augmentation.py`.
 #
 # ## Summary
 #
 # - CTC adds up every way to lay the words over the vectors; the recursion does it in $N(2U+1)$ steps.
 # - Blanks keep doubles apart and fill the rest. Merge first, then drop.
-# - Training passes through "nothing" and frequent words before sentences. The curve shows a step; behind it things go fast.
+# - Training passes through "nothing" and frequent words before sentences. At its knee the curve says little; the transcripts say more.
 # - Few voices are stretched by disguises. How far, only voices never heard can tell.
 #
 # **Often mistaken.** *"CTC aligns."* It adds up alignments; its bursts are not the words' durations. *"Vectors are independent, so it has no context."* Each sees the whole sentence by attention; only the *tokens*, given the vectors, are independent. *"A low loss on the training clips is hearing."* See the second
