@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mmo.profiles import STAGES, Profile
+from mmo.profiles import REPOSITORY, STAGES, Profile
 
 
 def save_state(path: Path, tensors: dict[str, Tensor], about: dict) -> None:
@@ -85,6 +85,11 @@ def snapshots_of(run_dir: Path, stage: str) -> list[tuple[int, Path]]:
     return sorted((int(path.stem.rsplit("-", 1)[1]), path) for path in found)
 
 
+def told(path: Path) -> str:
+    """A path as it is told: from the repository on where it lies in there, so that an executed notebook names no machine's folders."""
+    return str(path.relative_to(REPOSITORY)) if path.is_relative_to(REPOSITORY) else str(path)
+
+
 def latest_weights(profile: Profile, run_dir: Path, before: str | None = None) -> tuple[Path, str]:
     """The weights to go on from, and a sentence that says which: the run's own, of the last stage done, else the shipped ones.
 
@@ -93,9 +98,9 @@ def latest_weights(profile: Profile, run_dir: Path, before: str | None = None) -
     stages = STAGES[: STAGES.index(before)] if before else STAGES
     for stage in reversed(stages):
         if stage_file(run_dir, stage).is_file():
-            return stage_file(run_dir, stage), f"weights: this run's own, after stage {stage} ({stage_file(run_dir, stage)})"
+            return stage_file(run_dir, stage), f"weights: this run's own, after stage {stage} ({told(stage_file(run_dir, stage))})"
     if profile.checkpoint_file.is_file():
-        return profile.checkpoint_file, f"weights: the finished ones that came with the course ({profile.checkpoint_file})"
+        return profile.checkpoint_file, f"weights: the finished ones that came with the course ({told(profile.checkpoint_file)})"
     raise FileNotFoundError(
         f"no weights: neither {' nor '.join(str(stage_file(run_dir, stage)) for stage in stages)} "
         f"nor the shipped {profile.checkpoint_file}; train first: mmo train --profile {profile.name} --stage {stages[0] if stages else 't2a'}"
