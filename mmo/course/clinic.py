@@ -41,6 +41,7 @@ from mmo.codec import Codec, StreamingDecoder, widen_context
 from mmo.config import IGNORE
 from mmo.course import progress
 from mmo.course.desk import strict
+from mmo.course.pictures import show_maps
 from mmo.display import BLUE, GREEN, GREY, ORANGE, RED, Picture, drawing, finish, listen, mel_spectrogram
 from mmo.examination import Item, of_tier, read_items
 from mmo.generation import Finished, Generator, Prompt
@@ -263,6 +264,7 @@ class Symptom:
     sounds: tuple[Heard, ...] = ()
     curve: tuple[float, ...] = ()
     codes: Tensor | None = None
+    shown: tuple[tuple[str, np.ndarray], ...] = ()  # pictures (H, W, 3) as they are in the file, and what was said of each
 
 
 def spoken(ward: Ward, text: str, samples: np.ndarray, rate: int = 24_000) -> tuple[dict, dict, tuple[Heard, ...]]:
@@ -279,6 +281,7 @@ def answer_one(ward: Ward) -> Symptom:
     (answer,) = ward.generator().generate_batch([ward.prompt(ward.question)])
     figures, notes, sounds = spoken(ward, answer.text, answer.samples)
     figures["ended by itself (1: yes)"] = int(answer.stopped)
+    figures[f"dB nearer to {ward.VOICE}'s recordings than to others'"] = round(ward.nearer(answer.samples, ward.VOICE), 1)
     return Symptom(figures, {"asked": ward.question} | notes, sounds, codes=answer.codes)
 
 
@@ -365,7 +368,8 @@ def describe_pictures(ward: Ward) -> Symptom:
         "red or blue, where the truth has it": sum(word in one for one, other in pairs for word in colours if word in other),
     }
     notes = {item.truth: f"it says: {shortened(answer.text)}" for item, answer in list(zip(items, answers))[:4]}
-    return Symptom(figures, notes)
+    plain = [np.asarray(HEALTHY_OPEN(item.picture)) for item in items[:4]]
+    return Symptom(figures, notes, shown=tuple((shortened(answer.text), picture) for answer, picture in zip(answers, plain)))
 
 
 def shortened(text: str, most: int = 70) -> str:
@@ -406,10 +410,9 @@ def undelay_refining_the_wrong_frame(delayed: Tensor, stop: int | None = None) -
     Q, L = delayed.shape
     F_ = max(0, L - Q + 1)
     codes = torch.stack([delayed[k, max(0, k - 1) : max(0, k - 1) + F_] for k in range(Q)])
-    codes = torch.where(codes < 512, codes, 0)  # pads have no sound
-    if stop is None:
-        return codes
-    return codes[:, (codes == stop).any(dim=0).cumsum(dim=0) == 0]
+    if stop is not None:
+        codes = codes[:, (codes == stop).any(dim=0).cumsum(dim=0) == 0]
+    return torch.where(codes < 512, codes, 0)  # the codec takes no pads
 
 
 def frames_with_the_first_codebook_last(flat: Sequence[int], num_codebooks: int = 8, num_codes: int | None = None) -> Tensor:
@@ -618,7 +621,7 @@ PATIENTS = (
     ),
     Patient(
         id="15.rate",
-        complaint="Spoken questions are not understood at all, though typed ones are. It began with new recordings from a better microphone, files of 24 kHz.",
+        complaint="Spoken questions are hardly ever understood, though typed ones are. It began with new recordings from a better microphone, files of 24 kHz.",
         run=answer_spoken, place="mmo.features.read_sound", broken=read_sound_as_it_is,
         choices=(
             Choice("The recordings are taken for 16 kHz sound: they were not resampled.",
@@ -737,24 +740,24 @@ PATIENTS = (
     ),
     Patient(
         id="15.cache",
-        complaint="Computed in one go, over the whole answer, the model is right. Step by step, with the cache, it is not.",
+        complaint="Computed in one go, over the whole answer, the model's codes are right. Step by step, with the cache, they are others, from the first frame on.",
         run=answer_one, place="mmo.omni.make_window", broken=make_window_one_behind,
         choices=(
-            Choice("Each step writes its keys and values one slot too early, over those of the step before.",
-                   "The rotary position is right and the slot is not: the last position is overwritten again and again, and what was just said is never seen. Without a cache there are no slots, and all is well."),
-            Choice("The weights are damaged.",
-                   "In one go they are right. Weights do not know how they are used."),
+            Choice("Each step writes its keys and values one slot too early, the first one over the prompt's last position.",
+                   "In one go there are no slots, and all is well. What is lost is one position, but which: the prompt's last is where the speaker sign stands. From the first step on nobody knows whose voice was asked for. See by how much it is nearer to that voice's recordings, and to what pitch it fell."),
+            Choice("The speaker vector is that of the other voice.",
+                   "It sounds like it. But then the answer would be in that voice in one go, too, and there all is well. The vector is right: it is forgotten."),
             Choice("The causal mask lets a position see the next one.",
                    "In step-by-step use there is no next one to be seen. And in one go, where there is, all is well."),
             Choice("The sampling is too warm.",
-                   "The text is taken greedily, without any chance, and it is wrong as well."),
+                   "The temperature is that of the healthy run, and so are the random numbers. And a warm choice goes wrong here and there, not from the first frame on."),
         ),
         sign="mel distance from health, dB", least=2.0,
         lesson="One test finds every mistake of this kind: step by step with a cache must give the logits of one go without.",
     ),
     Patient(
         id="15.pads",
-        complaint="Nearly right. The speech begins oddly or ends with something that is not there in training data. Word errors rise by a little, and nobody finds out why.",
+        complaint="Since somebody tidied up the decoder, answers are not quite what they were. Nothing is plainly wrong, and the weights are the same.",
         run=answer_one, place="mmo.generation.Decoder.choose", broken=choose_and_feed_what_was_drawn,
         choices=(
             Choice("Where training has pads, before a codebook's first frame and behind its stop, the codes just drawn are fed back.",
@@ -915,7 +918,7 @@ class Clinic:
             earned = points_of(entry)
             total += earned
             guesses = len(entry.get("guesses", []))
-            state = "not seen yet" if not guesses else f"found at guess {guesses}" if entry.get("found") else f"not found in {guesses}"
+            state = "no diagnosis yet" if not guesses else f"found at guess {guesses}" if entry.get("found") else f"not found in {guesses}"
             lines.append(f"{bed}: {state}{', repaired' if entry.get('repaired') else ''} ({earned})")
         most = (POINTS[0] + REPAIR_POINTS) * len(self.beds)
         return Chart("The clinic", f"{total} of {most} points.", lines=lines)
@@ -974,7 +977,8 @@ class Chart:
     def __repr__(self) -> str:
         notes = [f"{name}: {value}" for name, value in self.symptom.notes.items()] if self.symptom else []
         rows = [f"{name}: {here} (healthy: {healthy})" for name, here, healthy in self.table()]
-        return "\n".join([f"{self.title}. {self.words}".strip(), *self.lines, *notes, *rows, *([self.code] if self.code else [])])
+        title = self.title if self.title[-1] in ".?:" else f"{self.title}."
+        return "\n".join([f"{title} {self.words}".strip(), *self.lines, *notes, *rows, *([self.code] if self.code else [])])
 
     def _repr_html_(self) -> str:
         say = html.escape
@@ -990,6 +994,7 @@ class Chart:
             parts.append(f'<table><tr><th></th><th>here</th><th>healthy</th></tr>{cells}</table>')
             parts += [listen(each.samples, each.rate, each.caption, picture=self.pictures)._repr_html_() for each in self.symptom.sounds]
             if self.pictures:
+                parts += [listen(each.samples, each.rate, f"in a healthy run: {each.caption}", picture=False)._repr_html_() for each in self.healthy.sounds]
                 parts += [shown(picture) for picture in drawings(self.symptom, self.healthy)]
         return f'<div style="border-left:4px solid {self.colour};padding:2px 10px;margin:4px 0">{"".join(parts)}</div>'
 
@@ -1012,6 +1017,10 @@ def drawings(symptom: Symptom, healthy: Symptom) -> list[Picture]:
             found.append(finish(figure, f"Audio loss of this run, which ends at {symptom.curve[-1]:.2f}, beside that of a healthy one, which ends at {healthy.curve[-1]:.2f}."))
     if symptom.codes is not None and symptom.codes.numel():
         found.append(code_picture(healthy.codes, symptom.codes))
+    if symptom.shown:
+        titles = ["\n".join(textwrap.wrap(said, 26)) for said, _ in symptom.shown]
+        alt = "Pictures, and what it says of each: " + " ".join(said for said, _ in symptom.shown)
+        found.append(show_maps([picture for _, picture in symptom.shown], titles, columns=4, size=1.9, alt=alt))
     return found
 
 
