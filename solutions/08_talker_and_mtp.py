@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 08 · The Talker: eight codes a step
 #
-# *Takes 90 minutes (tiny) · runs in 180 s on one core (tiny) · builds on 05, 07 · 5 exercises, 15 points*
+# *Takes 90 minutes (tiny) · runs in 120 s on one core (tiny) · builds on 05, 07 · 5 exercises, 15 points*
 #
 # **At the end** you have built the speaking half of the model: its input, its eight-headed output, its loss. You have seen where it looks while it
 # speaks, caught it saying a word that nobody wrote, and trained one from nothing until it says one sentence aloud.
@@ -50,7 +50,8 @@ from mmo.course.depth import DepthTransformer
 from mmo.course.looking import attention_shares, hear_by
 from mmo.data import Corpus, DataFile, Layout, collate, realise
 from mmo.display import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, LossCurves, drawing, finish, listen, show_delay, smooth
-from mmo.generation import Generator, Prompt, evaluating, for_decoding
+from mmo.forcing import forced
+from mmo.generation import Answer, Generator, Prompt, for_decoding
 from mmo.judge import Judge
 from mmo.omni import OmniModel, load_model
 from mmo.optimiser import Optimisers, rate_factor
@@ -130,8 +131,7 @@ with drawing(10.0, 3.2) as figure:
     spread = float(bridge.abs().quantile(0.98))
     axes.imshow(bridge[0].T, aspect="auto", cmap="RdBu_r", vmin=-spread, vmax=spread, interpolation="nearest")
     axes.axvline(one.first - 0.5, color="black", linewidth=1)
-    shown = [word if place < len(one.ids) else "" for place, word in enumerate(one.words + [""] * text.shape[1])][: text.shape[1]]
-    axes.set_xticks(range(text.shape[1]), shown, rotation=90, fontsize=7)
+    axes.set_xticks(range(text.shape[1]), (one.words + [""] * text.shape[1])[: text.shape[1]], rotation=90, fontsize=7)
     axes.set(ylabel="width")
     axes.grid(False)
     axes.set_title("The bridge. The black line: the answer begins. No word under a column: padding.")
@@ -311,8 +311,8 @@ assert torch.allclose(mine, package, atol=1e-3)
 predict("08.column", "In the step in which codebook 0 says frame 9, which frame does codebook 7 say?", None)
 
 # %%
-stop_at = min(one.first + 16, text.shape[1])
-display(show_delay(one.inputs[0, :, :stop_at], config, one.first, one.words[: len(one.ids)][:stop_at] + [""] * max(0, stop_at - len(one.ids))))
+shown = slice(one.first - 2, one.first + 18)
+display(show_delay(one.inputs[0, :, shown], config, 2, (one.words + [""] * text.shape[1])[shown]))
 nine = int((sequence.delay(torch.arange(10).expand(Q, -1), -1, -2)[0] == 9).nonzero())
 reveal("08.column", int(sequence.delay(torch.arange(30).expand(Q, -1), -1, -2)[7, nine]))
 
@@ -576,6 +576,8 @@ for name, rise_of in together.items():
     print(f"{name + ' blind':28}: {np.mean(seeing):.2f} -> {np.mean(seeing) + rise_of:.2f}")
 
 # %% [markdown]
+# Compare the best head, the best few, and all. The finger carries a part of the text across, and no single head carries it all: other heads find what they need in other ways, and the codes said so far help.
+#
 # ### One word behind
 #
 # Look again at the last staircase step of each picture, and listen. Which word is being said while the head looks at the last word but one?
@@ -600,29 +602,11 @@ print(f"on average {np.mean(behind):+.1f} words from the word that is said")
 predict("08.lie", "Asked for three plus four, the text row is made to say 'Three plus four is nine.' Which number is heard?", None)
 
 # %%
-class Given:
-    """In the place of the Thinker's choice: these tokens, then the end."""
-
-    def __init__(self, decoder, ids: list[int]) -> None:
-        self.decoder, self.ids = decoder, ids
-
-    def __call__(self, logits: Tensor, uniform: Tensor) -> Tensor:
-        step = self.decoder.step
-        return torch.tensor([[self.ids[step] if step < len(self.ids) else config.im_end_token]])
-
-
-@torch.no_grad()
-def say(question: str, written: str, speaker: Tensor = one.speaker[0]) -> tuple[Tensor, np.ndarray]:
-    """Codes (Q, F) and sound of an answer whose text is `written`, whatever the Thinker would have said."""
+def say(question: str, written: str) -> Answer:
+    """An answer whose text is `written`, whatever the Thinker would have said; the codes are all the Talker's."""
     voice = Generator(model, codec, tokenizer, settings.decoding)
-    prompt = Prompt(tokenizer.prompt([{"role": "user", "content": question}]), speaker)
-    with evaluating(model):
-        decoder = voice.start([prompt], None, speech=True)
-        decoder.choose_text = Given(decoder, tokenizer.encode(written))
-        for _ in decoder.run(drop=False):
-            pass
-        _, codes, _, _ = decoder.results()[0]
-    return codes, codec.decode(codes[None])[0, 0].numpy() if codes.shape[1] else np.zeros(codec.frame_size, np.float32)
+    prompt = Prompt(tokenizer.prompt([{"role": "user", "content": question}]), many[1].speaker[0])
+    return forced(voice, [prompt], [written], [torch.empty(Q, 0, dtype=torch.long)], given=0)[0]
 
 
 vocabulary = settings.data_dir / "words.txt"
@@ -631,18 +615,18 @@ judge = Judge.from_file(vocabulary) if vocabulary.is_file() else None  # pockets
 
 def heard(samples: np.ndarray) -> str:
     """What the judge writes down; empty where a profile has no closed list of words."""
-    return judge.transcribe([(samples, codec.sample_rate)], workers=1)[0] if judge else ""
+    return judge.transcribe([(samples, codec.sample_rate)], workers=1)[0] if judge and len(samples) else ""
 
 
 LIES = (("What is three plus four?", "Three plus four is seven.", "Three plus four is nine."), ("Say: a green heart above a blue star.", "A green heart above a blue star.", "A green heart above a blue circle."))
 notes = []
 for question, true, lie in LIES:
-    (true_codes, true_sound), (lie_codes, lie_sound) = say(question, true), say(question, lie)
-    shared = min(true_codes.shape[1], lie_codes.shape[1])
-    alike = float((true_codes[0, :shared] == lie_codes[0, :shared]).float().mean())
-    notes.append(heard(lie_sound))
-    for written, sound in ((true, true_sound), (lie, lie_sound)):
-        display(listen(sound, codec.sample_rate, f'written: "{written}"   the judge hears: {heard(sound)}', picture=written == lie))
+    truly, falsely = say(question, true), say(question, lie)
+    shared = min(truly.codes.shape[1], falsely.codes.shape[1])
+    alike = float((truly.codes[0, :shared] == falsely.codes[0, :shared]).float().mean())
+    notes.append(heard(falsely.samples))
+    for answer in (truly, falsely):
+        display(listen(answer.samples, codec.sample_rate, f'written: "{answer.text}"   the judge hears: {heard(answer.samples)}', picture=answer is falsely))
     print(f"codes of codebook 0 that are the same in both: {alike:.0%}\n")
 reveal("08.lie", notes[0].split()[-1] if notes[0] else "listen")
 
@@ -727,7 +711,7 @@ voice = Generator(model, codec, tokenizer, settings.decoding)
 voice.model.talker.embed_proj = Deaf(talker.embed_proj)  # of the generator's own twin; the model stays as it is
 prompt = Prompt(tokenizer.prompt([{"role": "user", "content": one.question}]), one.speaker[0])
 babble = voice.answer(prompt, replace(settings.decoding, max_frames=40))
-display(listen(babble.samples, codec.sample_rate, f'the Thinker wrote: "{babble.text}"   the Talker, without its bridge; the judge hears: {heard(babble.samples) if babble.codes.shape[1] else ""}'))
+display(listen(babble.samples, codec.sample_rate, f'the Thinker wrote: "{babble.text}"   the Talker, without its bridge; the judge hears: {heard(babble.samples)}'))
 
 # %% [markdown]
 # ### The lead of the text
@@ -791,7 +775,7 @@ tail = [(losses[-3, -4:].mean(), losses[-1, -4:].mean()) for losses in maps]  # 
 print(f"last four frames of each answer: loss {np.mean([float(without) for without, _ in tail]):.2f} with the last word hidden, {np.mean([float(with_all) for _, with_all in tail]):.2f} with all words")
 
 # %% [markdown]
-# So the Talker does not need the whole sentence. But it was trained with a text that runs far ahead, and at the pace of speech it is often too late. (The measure is a rough one: the earlier positions of a row see as many words as the frame in
+# So the Talker does not need the whole sentence. But it was trained with a text that runs far ahead: at the pace of speech it loses a little already, and a text that is slower than the speech fails it. (The measure is a rough one: the earlier positions of a row see as many words as the frame in
 # question, and the text that is cut looks like an answer that is over. A model *trained* with word-timed text, as Moshi is, learns to do with less. That is a capstone.)
 #
 # ## One sentence, from nothing
@@ -830,9 +814,9 @@ print(f"{STEPS} updates and {len(MOMENTS)} answers in {time.perf_counter() - sta
 for step, answer in attempts.items():
     shared = min(answer.codes.shape[1], one.codes.shape[1])
     right = [float((answer.codes[k, :shared] == one.codes[k, :shared]).float().mean()) if shared else 0.0 for k in range(Q)]
-    spoken_words = heard(answer.samples) if shared else ""
-    display(listen(answer.samples, codec.sample_rate, f'after {step} updates; the judge hears: {spoken_words}   right codes by codebook: {" ".join(f"{share:.0%}" for share in right)}', picture=step == STEPS))
-display(listen(codec.decode(one.codes[None])[0, 0], codec.sample_rate, f"the recording, through the codec: {one.answer}", picture=False))
+    display(listen(answer.samples, codec.sample_rate, f'after {step} updates; the judge hears: {heard(answer.samples)}   right codes by codebook: {" ".join(f"{share:.0%}" for share in right)}', picture=step == STEPS))
+recording = codec.decode(one.codes[None])[0, 0].numpy()
+display(listen(recording, codec.sample_rate, f"the recording, through the codec: {one.answer}   the judge hears: {heard(recording)}", picture=False))
 below = next((step + 1 for step, each in enumerate(history) if each["audio"] < 0.5), None)
 reveal("08.overfit", below if below else f"not within {STEPS}", "updates" if below else "updates")
 
@@ -845,7 +829,7 @@ reveal("08.overfit", below if below else f"not within {STEPS}", "updates" if bel
 # %%
 other = lay_out(rows[2])
 asked = Generator(learner, codec, tokenizer, greedy).answer(Prompt(tokenizer.prompt([{"role": "user", "content": other.question}]), one.speaker[0]))
-display(listen(asked.samples, codec.sample_rate, f'asked: {other.question}   it writes: "{asked.text}"   the judge hears: {heard(asked.samples) if asked.codes.shape[1] else ""}', picture=False))
+display(listen(asked.samples, codec.sample_rate, f'asked: {other.question}   it writes: "{asked.text}"   the judge hears: {heard(asked.samples)}', picture=False))
 
 # %% [markdown]
 # ## Against a depth transformer

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from mmo.config import IGNORE, ModelConfig
 from mmo.course.depth import DepthTransformer
+from mmo.course.exercises import find, judge
 from mmo.course.looking import attention_shares, hear_by
 from mmo.course.tasks import talker as tasks
 from mmo.talker import CodeEmbedding, CodeHead, Talker
@@ -116,3 +117,59 @@ def test_run_blocks_is_what_the_notebook_takes_apart():
         x = x + hear_by(block.self_attn, normed, attention_shares(block.self_attn, normed, window))
         x = x + block.mlp(block.post_attention_layernorm(x))
     torch.testing.assert_close(x, wanted)
+
+
+# --- Mistakes as somebody would write them -----------------------------------------------------------------------
+
+
+def embed_without_mean(codes, base, tables, outs):
+    x = 0
+    for k in range(len(tables)):
+        x = x + base[codes[:, k]] + F.gelu(tables[k][codes[:, k]]) @ outs[k].T
+    return x
+
+
+def embed_detached(codes, base, tables, outs):
+    return embed_without_mean(codes, base.detach(), tables, outs) / len(tables)
+
+
+def heads_as_one_matrix(hidden, base, inner, outer):
+    return torch.stack([hidden @ base.T + hidden @ inner[k].T @ outer[k].T for k in range(len(inner))], dim=2)
+
+
+def input_of_all_positions(bridge, embedded, first, voice, embed_proj, codec_proj, text_scale, audio_scale, sign):
+    if (first == sign).any():
+        embedded = voice[:, None].expand_as(embedded)
+    return embed_proj(bridge) * text_scale + codec_proj(embedded) * audio_scale
+
+
+def input_plainly_added(bridge, embedded, first, voice, embed_proj, codec_proj, text_scale, audio_scale, sign):
+    return embed_proj(bridge) + codec_proj(torch.where(first[..., None] == sign, voice[:, None], embedded))
+
+
+def loss_of_torch(logits, labels, stop, stop_weight, codebook_weights):
+    """cross_entropy's own weights: the denominator is weighted too."""
+    weight = torch.ones(logits.shape[-1])
+    weight[stop] = stop_weight
+    means = torch.stack([F.cross_entropy(logits[k], labels[k], weight=weight) for k in range(len(labels))])
+    return (means * codebook_weights).sum() / codebook_weights.sum()
+
+
+HAND_WRITTEN = [
+    ("08.embed", embed_without_mean, "You summed over the codebooks"),
+    ("08.embed", embed_detached, "no gradient reaches argument 2"),
+    ("08.embed", lambda codes, base, tables, outs: base[codes].mean(dim=1), "The adapters are missing"),
+    ("08.heads", heads_as_one_matrix, "The GELU is missing"),
+    ("08.heads", lambda hidden, base, inner, outer: hidden @ base.T, "the shape is (2, 5, 12), wanted (2, 5, 3, 12)"),
+    ("08.count", lambda A, D, R, Q: (A * D + Q * (A * R + R * D), Q * A * D), "the embedding alone"),
+    ("08.input", input_of_all_positions, "cannot hear what it has said"),
+    ("08.input", input_plainly_added, "The scales are missing"),
+    ("08.loss", loss_of_torch, "in the denominator too"),
+]
+
+
+@pytest.mark.parametrize("id, wrong, words", HAND_WRITTEN, ids=[f"{id}-{words[:24]}" for id, _, words in HAND_WRITTEN])
+def test_mistakes_written_by_hand_are_diagnosed(id, wrong, words):
+    verdict = judge(find(id), wrong)
+    assert verdict.kind == "wrong"
+    assert words in verdict.words

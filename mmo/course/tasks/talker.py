@@ -188,7 +188,7 @@ COUNT = Exercise(
         "shared: 2 * A * D. adapters: 2 * Q * R * (A + D). In full: 2 * Q * A * D.",
     ),
     reference=count_parameters,
-    package_name="counting the weights of mmo.talker.CodeEmbedding and CodeHead",
+    package_name="a count of the weights in mmo.talker.CodeEmbedding and CodeHead",
     cases=lambda: [Case("A 576, D 192, R 64, Q 8", (576, 192, 64, 8)), Case("A 2112, D 768, R 256, Q 8", (2112, 768, 256, 8)), Case("A 20, D 6, R 2, Q 3", (20, 6, 2, 3))],
     bugs=(
         Bug("That is the embedding alone; the head costs as much again, in both ways.", lambda A, D, R, Q: (A * D + Q * R * (A + D), Q * A * D)),
@@ -259,6 +259,16 @@ def input_swapped(bridge, embedded, first, voice, embed_proj, codec_proj, text_s
     return talker_input(bridge, embedded, first, voice, embed_proj, codec_proj, audio_scale, text_scale, sign)
 
 
+def input_no_scales(bridge, embedded, first, voice, embed_proj, codec_proj, text_scale, audio_scale, sign):
+    return talker_input(bridge, embedded, first, voice, embed_proj, codec_proj, 1.0, 1.0, sign)
+
+
+def input_voice_for_row(bridge, embedded, first, voice, embed_proj, codec_proj, text_scale, audio_scale, sign):
+    """A row that has the sign anywhere has the voice everywhere."""
+    here = (first == sign).any(dim=1)[:, None, None]
+    return embed_proj(bridge) * text_scale + codec_proj(torch.where(here, voice[:, None], embedded)) * audio_scale
+
+
 def input_scaled_first(bridge, embedded, first, voice, embed_proj, codec_proj, text_scale, audio_scale, sign):
     spoken = torch.where(first[..., None] == sign, voice[:, None], embedded)
     return embed_proj(bridge * text_scale) + codec_proj(spoken * audio_scale)
@@ -289,6 +299,8 @@ INPUT = Exercise(
         Bug("The voice was added. It replaces the embedding: eight speaker signs say nothing that the vector does not say better.", input_voice_added),
         Bug("The voice is at every position. It is told once, at the speaker sign; attention carries it on.", input_voice_everywhere),
         Bug("The voice pushed out the bridge too. It replaces the codes only.", input_voice_instead),
+        Bug("The voice stands for the codes at every position of its row, so the Talker cannot hear what it has said. Choose position by position: (first == sign)[..., None].", input_voice_for_row),
+        Bug("The scales are missing: each side, projected, is multiplied by its own.", input_no_scales),
         Bug("There is no voice: at the speaker sign its vector must stand for the code embedding.", input_no_voice),
         Bug("The two scales are swapped: text_scale belongs to the bridge, audio_scale to the codes.", input_swapped),
         Bug("The scales stand inside the projections. Each projection ends in an RMSNorm, which takes most of a scale out again; they come behind.", input_scaled_first),
