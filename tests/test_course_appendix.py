@@ -264,3 +264,10 @@ def test_mistakes_written_by_hand_are_diagnosed(id, wrong, words):
 
 def test_another_right_way_passes():
     assert judge(find("A2.ctc_loss"), ctc_in_probabilities).passed
+
+
+def test_pictures_of_one_kind(tmp_path):
+    settings = eyes.Settings(side=32, patch=8, drawn=24, batch=8, steps=4)
+    lessons = eyes.draw_lessons(settings, tmp_path, kinds=("one",))
+    assert not lessons.slots[:, 3].any() and not lessons.slots[:, -1].any()  # no relation, no count
+    assert sorted(row for step in range(3) for row in eyes.batch_rows(24, settings, step)) == list(range(24))

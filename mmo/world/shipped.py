@@ -1,7 +1,7 @@
 """The sound that comes with the repository: enough to train a small codec or a small ear without any synthesiser.
 
     for each in answers(settings.data_dir):                 # 24 kHz, two voices, the judge's floor is measured on them
-    for each in questions(settings.data_dir, "train"):      # 16 kHz, Ogg Opus, twelve voices; "test": two voices never heard
+    for each in questions(settings.data_dir, "train"):      # 16 kHz, Ogg Opus, many voices; "test": two voices never heard
 
 The shipped parts themselves were trained on the whole of `build/world/speech` (ten hours and more of answers), which is not shipped.
 """

@@ -151,11 +151,14 @@ def parts(scene: Scene, placed: Sequence[pictures.Placed], grid: int) -> np.ndar
     return np.where(seen.max(0)[:, None] >= PART, classes[seen.argmax(0)], IGNORE)
 
 
-def draw_lessons(settings: Settings, folder: Path, shard: int = 2_000) -> Lessons:
-    """Draws `settings.drawn` pictures of tier `train`, in shards kept in `folder`, so that nothing is drawn twice."""
+def draw_lessons(settings: Settings, folder: Path, shard: int = 2_000, kinds: tuple[str, ...] = pictures.KINDS) -> Lessons:
+    """Draws `settings.drawn` pictures of tier `train`, in shards kept in `folder`, so that nothing is drawn twice.
+
+    kinds: of scenes, each as often as it stands there; a folder holds the pictures of one choice.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     rng = random.Random(f"vision encoder {settings.seed}")
-    source = pictures.scenes_of("train", rng)
+    source = pictures.scenes_of("train", rng, kinds)
     numbers: dict[str, int] = {}
     shards, words, meaning, contents, places = [], [], [], [], []
     grid = settings.side // settings.patch
@@ -280,12 +283,16 @@ class Batch:
     parts: Tensor  # (B, P, 6)
 
 
-def draw_batch(lessons: Lessons, settings: Settings, step: int) -> Batch:
-    """The batch of `step`: epochs without repeats, augmented pictures, captions told from either thing."""
-    count, rng = len(lessons.pixels), np.random.default_rng((settings.seed, step))
+def batch_rows(count: int, settings: Settings, step: int) -> np.ndarray:
+    """Which of `count` lessons the batch of `step` holds, (B,): epochs without repeats."""
     per_epoch = count // settings.batch
     order = np.random.default_rng((settings.seed, 1_000_000 + step // per_epoch)).permutation(count)
-    rows = order[(step % per_epoch) * settings.batch:][: settings.batch]
+    return order[(step % per_epoch) * settings.batch:][: settings.batch]
+
+
+def draw_batch(lessons: Lessons, settings: Settings, step: int) -> Batch:
+    """The batch of `step`: epochs without repeats, augmented pictures, captions told from either thing."""
+    rows, rng = batch_rows(len(lessons.pixels), settings, step), np.random.default_rng((settings.seed, step))
     kept = np.stack([np.zeros(len(rows), int), rng.integers(1, NEGATIVES, len(rows)), np.full(len(rows), NEGATIVES)])  # (3, B)
     told = rng.integers(0, 2, kept.shape)
     meaning = lessons.meaning[rows, kept]
