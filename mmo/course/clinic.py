@@ -41,7 +41,7 @@ from mmo.codec import Codec, StreamingDecoder, widen_context
 from mmo.config import IGNORE
 from mmo.course import progress
 from mmo.course.desk import strict
-from mmo.course.pictures import show_maps
+from mmo.course.pictures import bare
 from mmo.display import BLUE, GREEN, GREY, ORANGE, RED, Picture, drawing, finish, listen, mel_spectrogram
 from mmo.examination import Item, of_tier, read_items
 from mmo.generation import Finished, Generator, Prompt
@@ -1018,10 +1018,18 @@ def drawings(symptom: Symptom, healthy: Symptom) -> list[Picture]:
     if symptom.codes is not None and symptom.codes.numel():
         found.append(code_picture(healthy.codes, symptom.codes))
     if symptom.shown:
-        titles = ["\n".join(textwrap.wrap(said, 26)) for said, _ in symptom.shown]
-        alt = "Pictures, and what it says of each: " + " ".join(said for said, _ in symptom.shown)
-        found.append(show_maps([picture for _, picture in symptom.shown], titles, columns=4, size=1.9, alt=alt))
+        found.append(picture_row(symptom.shown))
     return found
+
+
+def picture_row(shown: Sequence[tuple[str, np.ndarray]]) -> Picture:
+    """Pictures side by side, under each what was said of it."""
+    with drawing(2.0 * len(shown), 2.6) as figure:
+        for axes, (said, pixels) in zip(np.atleast_1d(figure.subplots(1, len(shown))), shown):
+            axes.imshow(pixels)
+            bare(axes)
+            axes.set_xlabel("\n".join(textwrap.wrap(said, 24)))
+        return finish(figure, "Pictures, and what it says of each: " + " ".join(said for said, _ in shown))
 
 
 def code_picture(healthy: Tensor, found: Tensor) -> Picture:

@@ -178,19 +178,27 @@ def choose_cases() -> Sequence[Case]:
     uniform = torch.tensor([0.05, 0.4, 0.77, 0.985])
     few = torch.stack([3 * drawn(6, seed) for seed in range(4)])
     large = torch.tensor([[19.0, 20.0, 2.0, 18.9]]).half().expand(4, -1).contiguous()
-    many = torch.stack([drawn(1500, seed) for seed in range(4)])
+    many = torch.stack([drawn(1500, seed) for seed in range(24)])
     return [
         Case("six logits", (few, uniform, 1.0)),
         Case("six logits at temperature 0.5", (few, uniform, 0.5)),
+        Case("six logits at temperature 0.5", (few, uniform, 0.5)),
         Case("logits of 20 at temperature 0.2", (large, torch.tensor([0.3, 0.9, 0.9945, 0.9999]), 0.2)),
-        Case("1500 logits in half precision", (many, uniform, 1.0)),
+        Case("1500 logits in half precision", (many, torch.linspace(0.021, 0.987, 24), 1.0)),
     ]
 
 
-def choose_by(logits: Tensor, uniform: Tensor, temperature: float, kind: torch.dtype = torch.float32, stable: bool = True, sort: bool = True, after: bool = False, times: bool = False) -> Tensor:
+def choose_in_half(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor:
+    """Softmax and sum in the type of the logits."""
+    shares, ids = (logits / temperature).softmax(dim=-1).sort(dim=-1, descending=True)
+    place = (shares.cumsum(dim=-1) < uniform[:, None]).sum(dim=-1, keepdim=True)
+    return ids.gather(-1, place.clamp(max=logits.shape[-1] - 1))[:, 0]
+
+
+def choose_by(logits: Tensor, uniform: Tensor, temperature: float, stable: bool = True, sort: bool = True, after: bool = False, times: bool = False) -> Tensor:
     """The choice written out, with what may go wrong as settings."""
     values, ids = logits.sort(dim=-1, descending=True) if sort else (logits, torch.arange(logits.shape[-1]).expand(logits.shape))
-    values = values.to(kind)
+    values = values.float()
     if not after:
         values = values * temperature if times else values / temperature
     if stable:
@@ -200,7 +208,7 @@ def choose_by(logits: Tensor, uniform: Tensor, temperature: float, kind: torch.d
     if after:
         shares = shares / temperature
     heap = shares.cumsum(dim=-1)
-    place = (heap < uniform[:, None].to(kind)).sum(dim=-1, keepdim=True)
+    place = (heap < uniform[:, None]).sum(dim=-1, keepdim=True)
     return ids.gather(-1, place.clamp(max=logits.shape[-1] - 1))[:, 0]
 
 
@@ -224,7 +232,7 @@ CHOOSE = Exercise(
         Bug("exp is taken of the bare logits. At temperature 0.2 a logit of 20 becomes 100, and exp(100) is infinite even in float32; infinity over infinity is NaN. Subtract the largest first, as softmax does.",
             lambda logits, uniform, temperature: choose_by(logits, uniform, temperature, stable=False)),
         Bug("The probabilities are summed in half precision: behind a sum of one half, each further thousandth is rounded away. Go to float32 before the softmax.",
-            lambda logits, uniform, temperature: choose_by(logits, uniform, temperature, torch.float16)),
+            choose_in_half),
         Bug("The logits are multiplied by the temperature. Divided by it: a low temperature must sharpen.",
             lambda logits, uniform, temperature: choose_by(logits, uniform, temperature, times=True)),
         Bug("The probabilities are divided by the temperature, not the logits: behind the softmax it no longer sharpens.",
