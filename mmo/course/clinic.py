@@ -744,7 +744,7 @@ PATIENTS = (
         run=answer_one, place="mmo.omni.make_window", broken=make_window_one_behind,
         choices=(
             Choice("Each step writes its keys and values one slot too early, the first one over the prompt's last position.",
-                   "In one go there are no slots, and all is well. What is lost is one position, but which: the prompt's last is where the speaker sign stands. From the first step on nobody knows whose voice was asked for. See by how much it is nearer to that voice's recordings, and to what pitch it fell."),
+                   "In one go there are no slots, and all is well. What is lost is one position, but which: the prompt's last is where the speaker sign stands. From the first step on nobody knows whose voice was asked for. See whose recordings the sound is nearer to now, and compare the pitch."),
             Choice("The speaker vector is that of the other voice.",
                    "It sounds like it. But then the answer would be in that voice in one go, too, and there all is well. The vector is right: it is forgotten."),
             Choice("The causal mask lets a position see the next one.",
