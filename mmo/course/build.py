@@ -30,8 +30,9 @@ BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 REGION = re.compile(rf"^([ \t]*){BEGIN}[ \t]*\n(.*?)^[ \t]*{END}[ \t]*$", re.MULTILINE | re.DOTALL)
 EXERCISE = re.compile(r'@exercise\("([^"]+)"\)')
 EXERCISE_LINE = re.compile(r"^(# )?\*Exercise (\S+) · .*$", re.MULTILINE)
-TAKES_LINE = re.compile(r"^(# )?\*Takes .*$", re.MULTILINE)
+TAKES_LINE = re.compile(r"^(# )?\*Takes\b.*$", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
+CELL_SECONDS = 3600
 LARGEST = 1_500_000  # bytes of an executed notebook
 LEAK = 30  # characters: a line of a solution at least so long may not stand in the learner's edition
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -54,7 +55,9 @@ def read_text(path: Path) -> NotebookNode:
 
 
 def with_lines(source: str, entry: Notebook) -> str:
-    """A text form with its generated lines renewed."""
+    """A text form with its generated lines renewed.  Raises BuildError where the line of minutes and seconds is missing."""
+    if not TAKES_LINE.search(source):
+        raise BuildError(f"{entry.file}: there is no line that begins with *Takes: write one under the title, its words are filled in from course.yml")
     source = TAKES_LINE.sub(lambda found: (found[1] or "") + entry.line(), source)
     return EXERCISE_LINE.sub(lambda found: (found[1] or "") + find(found[2]).line(), source)
 
@@ -382,6 +385,7 @@ def execute(entry: Notebook, root: Path = REPOSITORY) -> float:
     """Run a solution strictly from top to bottom and keep its outputs; returns the seconds it took.
 
     The kernel imports the package of `root` and gets MMO_STRICT=1: what a learner may leave open must be right here.
+    A cell may take CELL_SECONDS: room for a crowded machine, and an end to an endless loop.
     """
     import os
     import time
@@ -392,7 +396,7 @@ def execute(entry: Notebook, root: Path = REPOSITORY) -> float:
     notebook = solved(read_text(edition.text), None)
     environment = os.environ | {"MMO_STRICT": "1", "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
     started = time.monotonic()
-    client = NotebookClient(notebook, timeout=600, kernel_name="python3", record_timing=False, resources={"metadata": {"path": str(edition.text.parent)}})
+    client = NotebookClient(notebook, timeout=CELL_SECONDS, kernel_name="python3", record_timing=False, resources={"metadata": {"path": str(edition.text.parent)}})
     client.execute(env=environment)
     seconds = time.monotonic() - started
     for cell in notebook.cells:
