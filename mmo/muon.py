@@ -2,9 +2,9 @@
 
 The same update as `torch.optim.Muon`, with two differences that decide its speed on a plain CPU:
 
-- it computes in float32 there.  torch's always computes in bfloat16, which processors without bfloat16 only emulate: a training
-  step of `tiny` took eight seconds of one such core, and half a second with this;
-- matrices of one shape are made orthogonal together, in a few batched products.
+- it computes in float32 there.  torch's always computes in bfloat16, which processors without bfloat16 only emulate: one update
+  of `tiny`'s matrices took 4.75 s of one such core;
+- matrices of one shape are made orthogonal together, in a few batched products, and wide ones by way of their gram matrices: 0.26 s.
 """
 
 from __future__ import annotations
@@ -20,15 +20,39 @@ EPS = 1e-7
 
 
 def orthogonal(matrices: Tensor, dtype: torch.dtype) -> Tensor:
-    """(N, A, B) -> (N, A, B), each nearly its own U V^T: singular values between about 0.5 and 1.5 (Newton-Schulz)."""
-    a, b, c = COEFFICIENTS
+    """(N, A, B) -> (N, A, B), each nearly its own U V^T: singular values between about 0.5 and 1.5 (Newton-Schulz).
+
+    Every round multiplies x by a polynomial in its gram matrix x x^T.  Where x is much wider than high, the polynomials are
+    multiplied among themselves, small and square, and meet x once at the end.
+    """
     tall = matrices.shape[1] > matrices.shape[2]
     x = (matrices.mT if tall else matrices).to(dtype)
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=EPS)  # the largest singular value is at most 1
-    for _ in range(STEPS):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    if dtype == torch.float32 and x.shape[2] >= 2 * x.shape[1]:  # bfloat16 would lose the small singular values in the square
+        x = all_rounds(x @ x.mT) @ x
+    else:
+        for _ in range(STEPS):
+            x = polynomial(x @ x.mT) @ x
     return (x.mT if tall else x).to(matrices.dtype)
+
+
+def polynomial(gram: Tensor) -> Tensor:
+    """gram (N, A, A) -> a I + b gram + c gram^2."""
+    a, b, c = COEFFICIENTS
+    found = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+    found.diagonal(dim1=1, dim2=2).add_(a)
+    return found
+
+
+def all_rounds(gram: Tensor) -> Tensor:
+    """gram (N, A, A) of x -> the product of all rounds' polynomials.  They commute, so each round's gram is the last one's, q gram q."""
+    product = polynomial(gram)
+    last = product
+    for _ in range(STEPS - 1):
+        gram = last @ gram @ last
+        last = polynomial(gram)
+        product = last @ product
+    return product
 
 
 class Muon(torch.optim.Optimizer):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmo.muon import Muon, orthogonal
+from mmo.muon import Muon, all_rounds, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (24, 8), (8, 24)])
@@ -14,10 +14,22 @@ def test_singular_values_become_alike(shape):
     assert values.min() > 0.3 and values.max() < 1.6, values
 
 
+def test_wide_matrices_take_the_short_way_to_the_same_place():
+    """The product of all rounds' polynomials times x is x after all rounds."""
+    x = torch.randn(2, 8, 24, generator=torch.Generator().manual_seed(0))
+    x = x / x.norm(dim=(1, 2), keepdim=True)
+    expected = x
+    for _ in range(5):
+        gram = expected @ expected.mT
+        expected = (3.4445 * torch.eye(8) - 4.775 * gram + 2.0315 * gram @ gram) @ expected
+    assert torch.allclose(all_rounds(x @ x.mT) @ x, expected, atol=1e-5)
+    assert torch.allclose(orthogonal(x, torch.float32), expected, atol=1e-5)
+
+
 def test_updates_are_torchs():
     """Same parameters, same gradients: within bfloat16's rounding, in which torch computes."""
     torch.manual_seed(0)
-    start = [torch.randn(shape) for shape in ((12, 20), (20, 12), (12, 20))]
+    start = [torch.randn(shape) for shape in ((12, 20), (20, 12), (12, 20), (8, 20), (20, 8))]
     ours, theirs = ([nn.Parameter(each.clone()) for each in start] for _ in range(2))
     optimisers = Muon(ours, lr=0.02, weight_decay=0.1), torch.optim.Muon(theirs, lr=0.02, weight_decay=0.1)
     for step in range(4):
