@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -563,6 +564,15 @@ def planned_passes(profile: Profile, stage: str, budget: str, steps: int | None)
     return passes
 
 
+def refuse_torchrun() -> None:
+    """Raises ValueError under torchrun: every process would train all of it, into the same files."""
+    if (size := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        raise ValueError(
+            f"torchrun has started {size} processes, and `mmo train` is one process on one device: start it without torchrun "
+            "(WORLD_SIZE is set); mmo/distributed.py and notebook A4 show what several would need"
+        )
+
+
 def train(
     profile: Profile,
     stage: str,
@@ -591,6 +601,7 @@ def train(
 
     Writes <run_dir>/<stage>.safetensors when done.  Raises DataError (file and row), FileNotFoundError, ValueError.
     """
+    refuse_torchrun()
     started = time.monotonic()
     run_dir = Path(run_dir) if run_dir else default_run_dir(profile, budget)
     device = device or profile.device()
