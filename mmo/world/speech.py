@@ -117,8 +117,8 @@ def render(folder: Path, kind: str, plan: list[Rendering], workers: int = 2) -> 
     return [folder / f"{kind}-{n:04d}.npz" for n in range(len(shards))]
 
 
-def load(folder: Path, kind: str, count: int) -> list[np.ndarray]:
-    """All renderings of `kind` by id, int16 views; raises if the build is not complete."""
+def load(folder: Path, kind: str, count: int, complete: bool = True) -> list[np.ndarray | None]:
+    """All renderings of `kind` by id, int16 views; None for one not spoken yet, which is an error if `complete`."""
     found: list[np.ndarray | None] = [None] * count
     for path in sorted(folder.glob(f"{kind}-*[0-9].npz")):
         with np.load(path) as shard:
@@ -126,6 +126,6 @@ def load(folder: Path, kind: str, count: int) -> list[np.ndarray]:
             for i, sound in zip(shard["ids"], np.split(shard["samples"], ends[:-1])):
                 found[i] = sound
     missing = sum(sound is None for sound in found)
-    if missing:
+    if missing and complete:
         raise FileNotFoundError(f"{folder}: {missing} of {count} {kind} are not spoken yet; run `mmo world build` again, it goes on where it stopped")
     return found

@@ -1,8 +1,9 @@
 """Trains the tiny world's speech encoder: a small SenseVoice that writes down words, with CTC. Build-time only.
 
     python -m mmo.world.train_speech_encoder            # goes on where it stopped; writes data/tiny/speech_encoder and its figures
+    python -m mmo.world.train_speech_encoder --start-from data/tiny/speech_encoder     # a second sitting, from finished weights
 
-Heard in training: the spoken questions (twelve voices) and a share of the spoken answers (two voices), split `train` only. Twelve
+Heard in training: the spoken questions (thirty voices) and a share of the spoken answers (two voices), split `train` only. Thirty
 voices are few, so every clip is changed anew each time: speed, formants, room, microphone, noise (`mmo/augmentation.py`).
 The CTC head writes whole words at the last block. A second, training-only CTC head writes phones half-way up: it makes rare words share
 what common words teach (Sanabria & Metze, "Hierarchical multitask learning with CTC", 2018).
@@ -18,9 +19,10 @@ import functools
 import io
 import json
 import os
+import re
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import jiwer
@@ -148,6 +150,12 @@ def kaldi_mvn(mean: np.ndarray, deviation: np.ndarray) -> str:
             f"<Rescale> {size} {size}\n<LearnRateCoef> 0 [ {scale} ]\n</Nnet>\n")
 
 
+def read_kaldi_mvn(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """mean, deviation (560,) of a file that `kaldi_mvn` wrote."""
+    add, scale = (np.array(row.split(), dtype=np.float64) for row in re.findall(r"<LearnRateCoef> 0 \[([^]]+)\]", path.read_text()))
+    return -add, 1 / scale
+
+
 def write_text(path: Path, content: str) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(content, encoding="utf-8", newline="\n")
@@ -182,11 +190,13 @@ def phone_list() -> list[str]:
 
 
 def load_clips(folder: Path, kind: str, choose, limit: int | None = None) -> list[Clip]:
-    """The renderings of `kind` ("questions", "answers") that `choose(rendering)` accepts, at most `limit`, evenly spread over the plan."""
+    """The renderings of `kind` ("questions", "answers") that `choose(rendering)` accepts, or `limit` of those spoken already, evenly spread."""
     renderings = plan.question_plan() if kind == "questions" else plan.answer_plan()
-    sounds = speech.load(folder, kind, len(renderings))
-    chosen = [rendering for rendering in renderings if choose(rendering)]
-    if limit is not None and limit < len(chosen):
+    sounds = speech.load(folder, kind, len(renderings), complete=limit is None)
+    chosen = [rendering for rendering in renderings if sounds[rendering.id] is not None and choose(rendering)]
+    if limit is not None:
+        if len(chosen) < limit:
+            raise ValueError(f"{folder}: {limit} {kind} are wanted and {len(chosen)} are spoken; run `mmo world build` again, or ask for fewer")
         chosen = [chosen[i * len(chosen) // limit] for i in range(limit)]
     rate = SAMPLE_RATE if kind == "questions" else 24_000
     return [make_clip(sounds[rendering.id].copy(), rate, rendering.voice, rendering.spoken) for rendering in chosen]
@@ -300,7 +310,8 @@ def ctc(logits: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor, targ
 class Trainer:
     """The model, its training-only phone head, the optimiser; `save` and `restore` hold all that a resumed training needs."""
 
-    def __init__(self, recipe: Recipe, clips: list[Clip]):
+    def __init__(self, recipe: Recipe, clips: list[Clip], start_from: Path | None = None):
+        """`start_from`: a finished folder whose weights and normalisation are taken over; the phone head starts anew."""
         torch.manual_seed(recipe.seed)
         self.recipe, self.tokens = recipe, token_list()
         self.batches = Batches(clips, recipe, HEARING)
@@ -312,7 +323,11 @@ class Trainer:
         self.optimizer = torch.optim.AdamW([{"params": matrices}, {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}],
                                            lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay)
         self.step, self.seconds, self.skipped, self.curve = 0, 0.0, 0, []
-        self.mean, self.deviation = mean_and_deviation(self.batches)
+        if start_from is None:
+            self.mean, self.deviation = mean_and_deviation(self.batches)
+        else:
+            self.model.load_state_dict(torch.load(start_from / "model.pt", weights_only=True))
+            self.mean, self.deviation = read_kaldi_mvn(start_from / "am.mvn")
 
     def learning_rate(self) -> float:
         """Linear warm-up, constant, linear to zero: a training may be cut short or made longer (`steps`) while it runs."""
@@ -387,7 +402,16 @@ def word_errors(encoder: SpeechEncoder, clips: list[Clip], batch: int = 16) -> d
             "words": measured.hits + measured.substitutions + measured.deletions, "sentences": len(clips)}
 
 
-def train(recipe: Recipe, folder: Path, build: Path, speech_folder: Path = SPEECH, every: int = 250, workers: int = 0) -> Trainer:
+def disturbed(clips: list[Clip]) -> list[Clip]:
+    """The same clips through other rooms and microphones, always alike: what is undisturbed is heard without a fault too soon to be a guide."""
+    def change(i: int, clip: Clip) -> np.ndarray:
+        return (augment(clip.wave(), np.random.default_rng(i), Augmentation(), clip.rate) * 32767).astype(np.int16)
+
+    return [replace(clip, samples=change(i, clip)) for i, clip in enumerate(clips)]
+
+
+def train(recipe: Recipe, folder: Path, build: Path, speech_folder: Path = SPEECH, every: int = 250, workers: int = 0,
+          start_from: Path | None = None) -> Trainer:
     """Trains, or goes on training, `recipe`; writes `folder` at every look at the validation set."""
     build.mkdir(parents=True, exist_ok=True)
 
@@ -398,8 +422,9 @@ def train(recipe: Recipe, folder: Path, build: Path, speech_folder: Path = SPEEC
     if recipe.answers:
         clips += load_clips(speech_folder, "answers", allowed, recipe.answers)
     validation = load_clips(speech_folder, "questions", lambda r: r.split == "validation")
-    left_out = load_clips(speech_folder, "questions", lambda r: r.voice == recipe.hold_out, 100)
-    trainer, checkpoint = Trainer(recipe, clips), build / "checkpoint.pt"
+    left_out = load_clips(speech_folder, "questions", lambda r: r.voice == recipe.hold_out, 100) if recipe.hold_out else []
+    hard = disturbed(validation)
+    trainer, checkpoint = Trainer(recipe, clips, start_from), build / "checkpoint.pt"
     if checkpoint.exists():
         trainer.restore(torch.load(checkpoint))
         print(f"goes on from step {trainer.step} of {recipe.steps}", flush=True)
@@ -413,7 +438,7 @@ def train(recipe: Recipe, folder: Path, build: Path, speech_folder: Path = SPEEC
         if trainer.step % every == 0 or trainer.step == recipe.steps:
             encoder = SpeechEncoder.load(trainer.write(folder))
             point = {"step": trainer.step, "seconds": round(trainer.seconds), "loss": round(torch.stack(losses).mean().item(), 4),
-                     "validation_wer": word_errors(encoder, validation)["wer"]}
+                     "validation_wer": word_errors(encoder, validation)["wer"], "disturbed_wer": word_errors(encoder, hard)["wer"]}
             if left_out:
                 point["held_out_voice_wer"] = word_errors(encoder, left_out)["wer"]
             losses = []
@@ -445,14 +470,19 @@ def main() -> None:
     parser.add_argument("--figures", type=Path, default=FIGURES)
     parser.add_argument("--build", type=Path, default=BUILD, help="where the checkpoint is kept")
     parser.add_argument("--every", type=int, default=250, help="steps between looks at the validation set")
+    parser.add_argument("--start-from", type=Path, help="a finished folder to go on from")
     parser.add_argument("--workers", type=int, default=0, help="processes that prepare batches")
     options = vars(parser.parse_args())
-    folder, figures, build, every, workers = (options.pop(name) for name in ("folder", "figures", "build", "every", "workers"))
+    folder, figures, build, every, workers, start_from = (
+        options.pop(name) for name in ("folder", "figures", "build", "every", "workers", "start_from"))
     recipe = Recipe(**options)
-    trainer = train(recipe, folder, build, every=every, workers=workers)
+    earlier = json.loads(FIGURES.read_text()) if start_from and FIGURES.exists() else None
+    trainer = train(recipe, folder, build, every=every, workers=workers, start_from=start_from)
     report = {"recipe": asdict(recipe), "parameters": sum(p.numel() for p in trainer.model.parameters()),
               "bytes": sum(path.stat().st_size for path in folder.iterdir()), "seconds": round(trainer.seconds),
               "batches_skipped": trainer.skipped, "curve": trainer.curve}
+    if earlier:
+        report["sitting_before"] = {name: earlier[name] for name in ("recipe", "seconds", "test")}
     if not recipe.hold_out:
         report["test"] = measure(folder)
     figures.parent.mkdir(parents=True, exist_ok=True)
