@@ -18,7 +18,7 @@
 # padding costs.
 #
 # **You need** tensors and slices; from the course only this: Mimi, the codec, turns each 80 ms of sound into one *frame* of eight
-# codes, one from each of eight *codebooks*. Codebook 0 says the most, and each further one refines what those before it left.
+# codes, one from each of eight *codebooks*. The first two say the most; from the third on each refines what those before it left.
 #
 # **The claim.** A model that predicts eight codes in one step need not guess the eight codes of one frame blindly. Shift codebook
 # $k$ by $k$ steps, and each code is written knowing the coarser ones of its own frame. The price is seven steps, once, however
@@ -78,8 +78,8 @@ display(listen(codec.decode(codes[None])[0, 0], codec.sample_rate, answer))
 # | **parallel** | the frame's $Q$ codes | $F$ | earlier frames only |
 # | **delayed** | one code of each of $Q$ frames, on a diagonal | $F + Q - 1$ | earlier frames, *and* the coarser codes of its own frame |
 #
-# Flat is exact and slow. Parallel is fast, but the eight codes of a frame are drawn without knowing of each other, and codebook 1
-# refines a codebook 0 that it has not seen. Delayed has nearly the speed of the one and nearly the knowledge of the other.
+# Flat is exact and slow. Parallel is fast, but the eight codes of a frame are drawn without knowing of each other, and codebook 2
+# refines codes that it has not seen. Delayed has nearly the speed of the one and nearly the knowledge of the other.
 
 # %%
 predict("07.steps", f"How many steps does each way need for this answer of {F} frames? Give the delayed one's number.", None)

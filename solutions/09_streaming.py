@@ -44,6 +44,7 @@ from mmo.checkpoint import latest_weights
 from mmo.codec import Codec
 from mmo.config import each
 from mmo.course import check, exercise, hint, predict, reveal, solution
+from mmo.course.ears import abx
 from mmo.display import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, drawing, finish, listen, show_codes
 from mmo.generation import Generator, Prompt
 from mmo.omni import load_model
@@ -163,6 +164,16 @@ for context in (0, 1, 2, 4, 8, 16) if budget == "smoke" else (0, 1, 2, 4, 8, 16,
     print(f"{context:3} frames of context: error {context_errors[context]:.1e}, {context + 1} times the work")
 enough = [context for context, found in context_errors.items() if found < 1e-3]
 reveal("09.context", enough[0] if enough else f"more than {max(context_errors)}", "frames")
+
+# %% [markdown]
+# A number is one answer, your ear is another. With no context at all anybody hears the rattle. With a little? In an **ABX test** X is A or B, drawn anew in each
+# trial, and who hears nothing is right half of the time. Change `remembered`, and find where you begin to guess.
+
+# %%
+remembered = 2  # frames of context; 0 is what you heard above
+windows = codes[0].unfold(-1, remembered + 1, 1).transpose(0, 1)  # (F - remembered, Q, remembered + 1)
+forgetful = torch.cat((whole[: remembered * N], codec.decode(windows)[:, 0, -N:].flatten()))
+abx(f"09.abx{remembered}", forgetful.numpy(), whole.numpy(), codec.sample_rate, names=(f"{remembered} frames of context", "all of the past"), texts=[words])
 
 # %% [markdown]
 # Computing the past again is dear, and right only when it is all of the past. Keeping it is cheap and exact. What must be kept? Layer by layer.

@@ -203,8 +203,8 @@ reveal("10.minutes", round(result.seconds / 60, 1), "minutes")
 # %% [markdown]
 # ## Read the curves
 #
-# On the right, each codebook by itself. They come down one after the other, and the later ones hardly at all. Codebook 0 carries what is said. Each further one describes
-# what those before it left, ever closer to noise: a later curve that stays high is no fault of the model.
+# On the right, each codebook by itself. They come down one after the other, and the later ones hardly at all. Codebooks 0 and 1 describe the sound, each from the
+# start; from codebook 2 on each describes what those before it left, ever closer to noise. A later curve that stays high is no fault of the model.
 
 # %%
 held_out = [entry for entry in read_log(result.log_file, validation=True) if entry["validation"] == "t2a-validation"]
