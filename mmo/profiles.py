@@ -135,7 +135,7 @@ TINY_STAGES = {
         ),
         StageConfig(
             "a2a", TINY_A2A, 8e-4, muon_rate=0.015, steps=1000, warmup_steps=30, draws=TINY_HEARD, sound_copies=3,
-            rehearsal=(Rehearsal(TINY_T2A, 0.15, TINY_DRAWS),), **TINY_ROWS, **TINY_VOICE | {"needs": ("question_audios",)},
+            rehearsal=(Rehearsal(TINY_T2A, 0.25, TINY_DRAWS),), **TINY_ROWS, **TINY_VOICE | {"needs": ("question_audios",)},
         ),
     ),
     "i2t": (
@@ -145,7 +145,7 @@ TINY_STAGES = {
         ),
         StageConfig(
             "i2t", ("i2t-train.parquet",), 8e-4, muon_rate=0.015, steps=900, warmup_steps=30, draws=TINY_SEEN, sound_copies=3, picture_copies=2,
-            rehearsal=(Rehearsal(TINY_T2A, 0.12, TINY_DRAWS), Rehearsal(TINY_A2A, 0.2, TINY_HEARD)),
+            rehearsal=(Rehearsal(TINY_T2A, 0.2, TINY_DRAWS), Rehearsal(TINY_A2A, 0.2, TINY_HEARD)),
             **TINY_ROWS, **TINY_VOICE | {"needs": ("image_bytes",)},
         ),
     ),
