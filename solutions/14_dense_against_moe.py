@@ -1,0 +1,388 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 14 · Dense against mixture
+#
+# *Takes 45 minutes (tiny) · runs in 200 s on one core (tiny) · builds on 06, 10 · 3 exercises, 7 points*
+#
+# **At the end** you have trained the dense model and its mixture of experts on the same rows in the same order, from the very same function. You have compared them at equal steps and at equal seconds,
+# in speed, in memory and in what the experts do.
+#
+# **You need** notebooks 06 (what a mixture is) and 10 (how T2A is trained).
+#
+# **The claim.** "The same active size" is one of four sizes. What is stored, what is computed, what the optimiser holds and what a second buys are
+# four different comparisons, and a mixture wins one of them by construction, loses two, and has to earn the last.
+
+# %% tags=["parameters"]
+profile = "tiny"
+budget = "full"  # smoke: a few updates
+
+# %%
+import time
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from mmo.chat import ChatTokenizer
+from mmo.config import Decoding
+from mmo.course import check, exercise, hint, predict, reveal, solution
+from mmo.data import Batches, Layout
+from mmo.display import BLUE, GREEN, GREY, ORANGE, drawing, finish
+from mmo.generation import Generator, Prompt
+from mmo.moe import MixtureOfExperts, upcycle
+from mmo.omni import OmniModel
+from mmo.profiles import profile as find_profile
+from mmo.thinker import load_thinker
+from mmo.training import Encoders, Stepper, named, open_corpora, planned_passes, validation_batches
+
+PAIR = (profile.removesuffix("-moe"), profile.removesuffix("-moe") + "-moe")
+profiles = {name: find_profile(name) for name in PAIR}
+DENSE, MIXED = PAIR
+settings = profiles[DENSE]
+tokenizer = ChatTokenizer.load(settings.tokenizer_dir)
+device = settings.device()
+COLOUR = {DENSE: BLUE, MIXED: ORANGE}
+print(" against ".join(PAIR))
+
+# %% [markdown]
+# ## The books
+#
+# **Stored** weights are on disk and in memory. **Active** ones meet a position: they are the work. Training holds more: a gradient for each stored weight, and the optimiser's moments (AdamW two, Muon one). **Predict** from the numbers of experts alone:
+
+# %%
+predict("14.memory", "How many times the dense model's memory does the mixture's training need (weights, gradients, optimiser)?", None)
+
+
+# %%
+def weights_of(model: torch.nn.Module) -> tuple[int, int]:
+    """Stored and active weights."""
+    stored = sum(p.numel() for p in model.parameters())
+    mixtures = [module for module in model.modules() if isinstance(module, MixtureOfExperts)]
+    idle = sum((len(each.experts) - each.top_k) * sum(p.numel() for p in each.experts[0].parameters()) for each in mixtures)
+    return stored, stored - idle
+
+
+stage = replace(planned_passes(settings, "t2a", budget, None)[0], ema_decay=0.9)  # the average of a short run must be short
+torch.manual_seed(0)
+models = {name: OmniModel(profiles[name].model) for name in PAIR}
+steppers = {name: Stepper(models[name].to(device), stage, 100, device, torch.float32) for name in PAIR}
+books = {}
+for name, model in models.items():
+    stored, active = weights_of(model)
+    moments = sum(2 * p.numel() for group in steppers[name].optimisers.adam.param_groups for p in group["params"])
+    if steppers[name].optimisers.muon:
+        moments += sum(p.numel() for group in steppers[name].optimisers.muon.param_groups for p in group["params"])
+    books[name] = {"file (half precision)": 2 * stored / 1e6, "weights": 4 * stored / 1e6, "gradients": 4 * stored / 1e6, "optimiser": 4 * moments / 1e6}
+    print(f"{name:10} stored {stored / 1e6:6.2f} M   active {active / 1e6:6.2f} M   forward {2 * active / 1e6:6.1f} MFLOP a position (without attention's own)")
+with drawing(7.5, 1.8) as figure:
+    axes = figure.add_subplot()
+    for place, name in enumerate(PAIR):
+        left = 0.0
+        for part, colour in (("weights", BLUE), ("gradients", GREEN), ("optimiser", ORANGE)):
+            axes.barh(place, books[name][part], left=left, color=colour, label=part if place == 0 else None)
+            left += books[name][part]
+    axes.set_yticks(range(2), PAIR)
+    axes.invert_yaxis()
+    axes.set(xlabel="MB in training, without activations")
+    axes.legend(loc="upper right")
+    picture = finish(figure, "Memory of weights, gradients and optimiser for both models.")
+display(picture)
+held = {name: books[name]["weights"] + books[name]["gradients"] + books[name]["optimiser"] for name in PAIR}
+print("   ".join(f"{name}: {held[name]:.0f} MB in training, {books[name]['file (half precision)']:.1f} MB on disk" for name in PAIR))
+reveal("14.memory", round(held[MIXED] / held[DENSE], 2), "times")
+
+# %% [markdown]
+# ## One function, two models
+#
+# A comparison is fair if both start alike. The shipped Thinker is dense; **upcycling** makes a mixture of it: every expert begins as a copy of the dense layer, only the routers are
+# new. With a gate of 1 (the original's quirk, notebook 06) it does not matter whom the router picks: all copies say the same.
+#
+# ## Exercise: by name
+#
+# *Exercise 14.names*
+
+# %%
+@exercise("14.names")
+def names(name: str, experts: int) -> list[str]:
+    """The names in the mixture that a dense weight is copied to: one an expert, or its own where it is in no `.mlp.`."""
+    ### BEGIN SOLUTION
+    stem, found, layer = name.rpartition(".mlp.")
+    return [f"{stem}.mlp.experts.{expert}.{layer}" for expert in range(experts)] if found else [name]
+    ### END SOLUTION
+
+
+# %%
+check("14.names")
+
+# %%
+load_thinker(models[DENSE].model, settings.thinker_file)  # a trained Thinker, an untrained Talker: where T2A starts
+state = models[DENSE].state_dict()
+fresh = models[MIXED].state_dict()
+# The projectors have an .mlp. of their own, which stays dense: what the mixture knows by its old name keeps it.
+mine = {target: weight for name, weight in state.items() for target in ([name] if name in fresh else names(name, profiles[MIXED].model.num_experts))}
+mine |= {name: weight for name, weight in fresh.items() if name.endswith(".mlp.gate.weight")}  # the routers
+package = upcycle(state, fresh)
+print(f"{len(state)} dense weights become {len(mine)}; the same as mmo.moe.upcycle: {mine.keys() == package.keys() and all(torch.equal(mine[name], package[name]) for name in mine)}")
+models[MIXED].load_state_dict(package)
+steppers = {name: Stepper(models[name], stage, 100, device, torch.float32) for name in PAIR}  # anew: their averages begin with these weights
+
+# %%
+layout = Layout(settings.model, tokenizer, stage.max_length)
+held_out = [batch for found in validation_batches(settings, stage, Encoders(), layout).values() for batch in found][: 4 if budget == "full" else 1]
+
+
+@torch.no_grad()
+def measure(name: str) -> dict:
+    """Held-out losses of the weights as they are: text, audio, by codebook."""
+    return steppers[name].validate(held_out)
+
+
+start = {name: measure(name) for name in PAIR}
+print("   ".join(f"{name}: text {start[name]['text']:.5f}, audio {start[name]['audio']:.5f}" for name in PAIR))
+assert abs(start[DENSE]["audio"] - start[MIXED]["audio"]) < 1e-3
+
+# %% [markdown]
+# Two models of unlike size, one function. What parts them from here on is training alone.
+#
+# ## The same rows, step by step
+#
+# Both take the same batch, then the next. They take turns, so that a machine that is busy for a while is unfair to both. The clock runs for each by itself, and the optimiser's share of it is taken apart.
+# **Predict** before you run it:
+
+# %%
+predict("14.step", "How many times the dense model's seconds does one training step of the mixture take?", None)
+predict("14.equal_steps", "Whose held-out audio loss is lower after the same number of steps: 'dense', 'mixture' or 'even' (within 0.02)?", None)
+
+# %%
+updates, every = (60, 10) if budget == "full" else (4, 2)
+corpora, shares = open_corpora(settings, stage, Encoders())
+batches = Batches(corpora, shares, layout, stage.token_budget, chunk_rows=stage.chunk_rows).start()
+clock = {name: {"step": [], "optimiser": []} for name in PAIR}
+curve = {name: [(0, 0.0, start[name]["audio"], start[name]["text"])] for name in PAIR}
+stage = replace(stage, steps=updates, warmup_steps=5)
+steppers = {name: Stepper(models[name].train(), stage, updates, device, torch.float32) for name in PAIR}
+
+
+def timed_optimiser(name: str) -> None:
+    """Let the optimiser's step note its seconds."""
+    optimisers = steppers[name].optimisers
+    plain = optimisers.step
+
+    def step(bad: Tensor) -> None:
+        began = time.perf_counter()
+        plain(bad)
+        clock[name]["optimiser"].append(time.perf_counter() - began)
+
+    optimisers.step = step
+
+
+for name in PAIR:
+    timed_optimiser(name)
+positions = 0
+for step in tqdm(range(updates), desc="both", unit="step"):
+    batch = next(batches)
+    positions += batch.size
+    for name in PAIR if step % 2 else PAIR[::-1]:
+        began = time.perf_counter()
+        steppers[name].step(batch, step)
+        clock[name]["step"].append(time.perf_counter() - began)
+    if (step + 1) % every == 0:
+        for name in PAIR:
+            found = measure(name)
+            curve[name].append((step + 1, sum(clock[name]["step"]), found["audio"], found["text"]))
+
+# %%
+with drawing(9.0, 2.3) as figure:
+    left, right = figure.subplots(1, 2, sharey=True)
+    for name in PAIR:
+        steps, seconds, audio, _ = np.array(curve[name]).T
+        left.plot(steps, audio, "o-", markersize=3, color=COLOUR[name], label=name)
+        right.plot(seconds, audio, "o-", markersize=3, color=COLOUR[name])
+    left.set(xlabel="steps", ylabel="held-out audio loss")
+    right.set(xlabel="seconds of training")
+    left.legend()
+    picture = finish(figure, "Held-out audio loss of both models against steps, and against seconds.")
+display(picture)
+typical = {name: {part: float(np.median(values)) for part, values in clock[name].items()} for name in PAIR}
+for name in PAIR:
+    rest = typical[name]["step"] - typical[name]["optimiser"]
+    print(f"{name:10} {1000 * typical[name]['step']:6.0f} ms a step: {1000 * rest:.0f} forward and backward, {1000 * typical[name]['optimiser']:.0f} optimiser;   {positions / updates / typical[name]['step']:.0f} positions a second")
+ratio = typical[MIXED]["step"] / typical[DENSE]["step"]
+apart = curve[DENSE][-1][2] - curve[MIXED][-1][2]
+reveal("14.step", round(ratio, 2), "times")
+reveal("14.equal_steps", "even" if abs(apart) < 0.02 else "mixture" if apart > 0 else "dense")
+
+# %% [markdown]
+# The same active weights, and still slower: the router, the sorting and many small products in place of one large one. And the optimiser does not know what is active. It moves every weight at every step, an expert's as well that saw three positions.
+# On small batches that is the largest part of the price.
+#
+# ## Exercise: at equal seconds
+#
+# *Exercise 14.at_seconds*
+#
+# Steps are not what you pay with. Read the two curves at the same moment: the last one that both have reached.
+
+# %%
+@exercise("14.at_seconds")
+def at_seconds(seconds: Tensor, losses: Tensor, moment: float) -> float:
+    """seconds (M,) rising, losses (M,) -> the loss at a moment, by straight lines; the first and last values hold beyond the ends."""
+    ### BEGIN SOLUTION
+    return float(np.interp(moment, seconds.numpy(), losses.numpy()))
+    ### END SOLUTION
+
+
+# %%
+check("14.at_seconds")
+
+# %%
+moment = min(curve[name][-1][1] for name in PAIR)
+columns = {name: torch.tensor(curve[name], dtype=torch.float64).T for name in PAIR}
+equal = {name: at_seconds(columns[name][1], columns[name][2], moment) for name in PAIR}
+print(f"held-out audio loss   after {updates} steps: " + ", ".join(f"{name} {curve[name][-1][2]:.3f}" for name in PAIR))
+print(f"                      after {moment:.0f} seconds each: " + ", ".join(f"{name} {equal[name]:.3f}" for name in PAIR))
+
+# %% [markdown]
+# ## Speaking
+#
+# In decoding a step has one position a row. One row needs one expert a layer: hardly more work than the dense model's. Eight rows spread over all experts, and each expert's product is small. The same number of steps for both, so that unlike answers do not matter:
+
+# %%
+frames = 40 if budget == "full" else 8
+decoding = Decoding(temperature=0.0, max_text=8, max_frames=frames)
+prompt_ids = tokenizer.prompt([{"role": "user", "content": "What is three plus four?"}])
+pace = {name: {} for name in PAIR}
+generators = {name: Generator(models[name].eval(), None, tokenizer, decoding) for name in PAIR}
+for rows in (1, 8):
+    found = {name: [] for name in PAIR}
+    for _ in range(3):
+        for name in PAIR:
+            began = time.perf_counter()
+            answers = generators[name].generate_batch([Prompt(prompt_ids, seed=n) for n in range(rows)])
+            steps = max(answer.codes.shape[1] for answer in answers) + settings.model.num_codebooks
+            found[name].append((time.perf_counter() - began) / steps)
+    for name in PAIR:
+        pace[name][rows] = float(np.median(found[name]))
+for rows in (1, 8):
+    print(f"{rows} rows: " + ", ".join(f"{name} {1000 * pace[name][rows]:.1f} ms a step" for name in PAIR) + f"; the mixture takes {pace[MIXED][rows] / pace[DENSE][rows]:.2f} times as long")
+
+# %% [markdown]
+# ## What the experts do
+#
+# The positions of a row are of three kinds: the **prompt**, the positions where **text** is written (with sound beside it), and those of **sound** alone, behind the text's end. Do experts divide them among themselves?
+#
+# ## Exercise: who goes where
+#
+# *Exercise 14.usage*
+
+# %%
+@exercise("14.usage")
+def usage(chosen: Tensor, kinds: Tensor, experts: int, count: int) -> Tensor:
+    """chosen (N,), kinds (N,) -> (count, experts): of each kind's positions, the share that goes to each expert."""
+    ### BEGIN SOLUTION
+    table = torch.bincount(kinds * experts + chosen, minlength=count * experts).view(count, experts).float()
+    return table / table.sum(dim=1, keepdim=True).clamp(min=1)
+    ### END SOLUTION
+
+
+# %%
+check("14.usage")
+
+# %%
+KINDS = ("prompt", "text", "sound")
+mixtures = {name: module for name, module in models[MIXED].named_modules() if isinstance(module, MixtureOfExperts)}
+picked: dict[str, list[Tensor]] = {name: [] for name in mixtures}
+kinds: dict[str, list[Tensor]] = {name: [] for name in mixtures}
+
+
+def kinds_of(batch) -> Tensor:
+    """(B, T): 0 prompt, 1 text, 2 sound, -1 padding."""
+    text, sound = batch.text_labels != -100, batch.audio_labels[:, 0] != -100
+    answered = (text | sound).cumsum(dim=1) > 0
+    over = (text | sound).flip(1).cumsum(dim=1).flip(1) == 0
+    found = torch.where(text, 1, torch.where(sound, 2, 0))
+    return torch.where(answered & over, -1, found)
+
+
+def spy(name: str, now: Tensor):
+    def hook(module: MixtureOfExperts, arguments: tuple) -> None:
+        x = arguments[0]
+        here = now[:, : x.shape[1]]  # the Thinker's upper layers read only as far as there is text
+        known = here >= 0
+        picked[name].append(module.route(x[known])[1][:, 0])
+        kinds[name].append(here[known])
+
+    return hook
+
+
+with torch.no_grad(), steppers[MIXED].averaged() as model:
+    for batch in held_out:
+        handles = [module.register_forward_pre_hook(spy(name, kinds_of(batch))) for name, module in mixtures.items()]
+        model.hidden_states(**batch.inputs(device))
+        for handle in handles:
+            handle.remove()
+tables = {name: usage(torch.cat(picked[name]), torch.cat(kinds[name]), len(mixtures[name].experts), len(KINDS)) for name in mixtures}
+labels = {name: ("Thinker " if name.startswith("model.") else "Talker ") + name.split(".layers.")[1].split(".")[0] for name in mixtures}
+with drawing(9.0, 2.6) as figure:
+    across = -(-len(tables) // 2)
+    for place, (name, table) in enumerate(tables.items()):
+        axes = figure.add_subplot(2, across, place + 1)
+        axes.imshow(table, cmap="cividis", vmin=0, vmax=1, aspect="auto")
+        axes.grid(False)
+        axes.set(xticks=range(table.shape[1]), title=labels[name])
+        axes.set_yticks(range(len(KINDS)), KINDS if place % across == 0 else [""] * len(KINDS))
+    picture = finish(figure, "For each layer with experts: which share of prompt, text and sound positions goes to each expert.")
+display(picture)
+
+
+# %%
+def told(name: str) -> float:
+    """How much of the kind the expert tells: mutual information over the entropy of the kinds, 0 … 1."""
+    joint = np.zeros((len(KINDS), len(mixtures[name].experts)))
+    np.add.at(joint, (torch.cat(kinds[name]).numpy(), torch.cat(picked[name]).numpy()), 1)
+    joint /= joint.sum()
+    rows, columns = joint.sum(axis=1, keepdims=True), joint.sum(axis=0, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shared = np.nansum(joint * np.log(joint / (rows * columns)))
+        entropy = -np.nansum(rows * np.log(rows))
+    return float(shared / entropy) if entropy > 0 else 0.0
+
+
+for name in mixtures:
+    load = torch.bincount(torch.cat(picked[name]), minlength=len(mixtures[name].experts)).float()
+    load /= load.sum()
+    print(f"{labels[name]:10} the expert tells {told(name):.0%} of the kind; shares {' '.join(f'{each:.0%}' for each in load.tolist())}")
+
+# %% [markdown]
+# A share of 0 % would mean that every kind is spread over the experts alike. Positions of sound look alike to a router and unlike text, so some division comes from the vectors themselves, even from a router that was
+# never told anything but to be even.
+#
+# ## What this says, and what not
+#
+# - At equal **active** size the mixture is slower a step and needs more memory in training; that holds at every size.
+# - Whether it is *better* a step depends on how much there is to store. Our world has two hundred words: a dense model of this size holds it with ease, and a few dozen updates show the start of a training, not its end.
+# - Published gains (Switch, ST-MoE, DeepSeekMoE, OLMoE) are at billions of tokens, with experts spread over many cards and batches of millions of positions, where an expert's product is large and the optimiser's share is small.
+#
+# So take from this notebook how to compare, not who wins.
+#
+# **Often mistaken.** *"Same active size, same speed."* The work is the same, the time is not. *"Compare at equal steps."* That compares recipes in which one side pays more for each step. *"An even load means that the experts differ."* Copies of one layer, evenly used, are even too.
+#
+# **To try.** Put `keep_top1_gate=True` into both ends of the comparison: does the start still agree? (It cannot: what factor comes in?) Quadruple `token_budget` and measure the ratio of the step times again.
+#
+# **Where to read on.** In this course: `mmo/moe.py`, [notebook 06](06_mixture_of_experts.ipynb). Papers:
+#
+# - W. Fedus, B. Zoph, N. Shazeer: *Switch Transformers: Scaling to Trillion Parameter Models with Simple and Efficient Sparsity.* JMLR 2022, [arXiv:2101.03961](https://arxiv.org/abs/2101.03961).
+# - B. Zoph, I. Bello, S. Kumar and others: *ST-MoE: Designing Stable and Transferable Sparse Expert Models.* 2022, [arXiv:2202.08906](https://arxiv.org/abs/2202.08906).
+# - A. Komatsuzaki, J. Puigcerver, J. Lee-Thorp and others: *Sparse Upcycling: Training Mixture-of-Experts from Dense Checkpoints.* ICLR 2023, [arXiv:2212.05055](https://arxiv.org/abs/2212.05055).
+# - D. Dai, C. Deng, C. Zhao and others: *DeepSeekMoE: Towards Ultimate Expert Specialization in Mixture-of-Experts Language Models.* ACL 2024, [arXiv:2401.06066](https://arxiv.org/abs/2401.06066).
+# - N. Muennighoff, L. Soldaini, D. Groeneveld and others: *OLMoE: Open Mixture-of-Experts Language Models.* 2024, [arXiv:2409.02060](https://arxiv.org/abs/2409.02060).
