@@ -1,0 +1,30 @@
+"""WER against minutes: a training a point, none of them twice."""
+
+import pytest
+import worlds
+
+from mmo import curve
+from mmo.checkpoint import stage_file
+
+
+@pytest.fixture
+def profile(tmp_path, monkeypatch):
+    monkeypatch.setenv("MMO_CACHE", str(tmp_path / "cache"))
+    return worlds.toy_profile(tmp_path)
+
+
+def test_a_step_takes_time(profile):
+    assert 0 < curve.seconds_a_step(profile) < 60
+
+
+def test_a_point_is_trained_once_with_as_many_steps_as_fit(profile, tmp_path, monkeypatch):
+    point = curve.train_point(profile, 0.5, 2.0, tmp_path / "point")
+    assert point["steps"] == 15 and stage_file(tmp_path / "point", "t2a").is_file()
+    monkeypatch.setattr(curve, "train", None)  # a second training would fail
+    assert curve.train_point(profile, 0.5, 1.0, tmp_path / "point") == point
+
+
+def test_the_picture_shows_minutes_and_ceiling(tmp_path):
+    points = [{"minutes": 5.0, "wer": 0.6, "interval": [0.5, 0.7]}, {"minutes": 10.0, "wer": 0.5, "interval": [0.4, 0.6]}]
+    curve.draw(points, 0.3, tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").stat().st_size > 1000
