@@ -144,8 +144,8 @@ TINY_STAGES = {
             draws=TINY_WRITTEN, needs=("image_bytes",), picture_copies=2, **TINY_ROWS,
         ),
         StageConfig(
-            "i2t", ("i2t-train.parquet",), 8e-4, muon_rate=0.015, steps=900, warmup_steps=30, draws=TINY_SEEN, sound_copies=3, picture_copies=2,
-            rehearsal=(Rehearsal(TINY_T2A, 0.2, TINY_DRAWS), Rehearsal(TINY_A2A, 0.2, TINY_HEARD)),
+            "i2t", ("i2t-train.parquet",), 8e-4, muon_rate=0.015, steps=1100, warmup_steps=30, draws=TINY_SEEN, sound_copies=3, picture_copies=2,
+            rehearsal=(Rehearsal(TINY_T2A, 0.2, TINY_DRAWS), Rehearsal(TINY_A2A, 0.3, TINY_HEARD)),
             **TINY_ROWS, **TINY_VOICE | {"needs": ("image_bytes",)},
         ),
     ),
