@@ -65,7 +65,7 @@ print(f"width {D}, inner width {I}, {E} experts, {K} a position")
 #
 # ## Exercise: stored and active
 #
-# *Exercise 06.parameters*
+# *Exercise 06.parameters · difficulty ●○○ · importance ●●○ · 6 minutes · 2 points · stuck? `hint("06.parameters")`*
 
 # %%
 predict("06.size", "mini has 113 M parameters. How many millions does mini-moe store, with 4 experts for 1?", None)
@@ -147,7 +147,7 @@ print("positions:", tuple(x.shape), "| the first conversation:", "".join(tokens)
 # %% [markdown]
 # ## Exercise: the router
 #
-# *Exercise 06.route*
+# *Exercise 06.route · difficulty ●●○ · importance ●●● · 10 minutes · 3 points · stuck? `hint("06.route")`*
 #
 # A router is one matrix. The softmax makes scores of its products, the $k$ best experts are chosen, and their scores become **gates**: what their outputs are multiplied by. Two schools:
 # keep the scores as they are (Switch), or divide them by their sum, so that the gates of a position add up to 1 (Mixtral, and the original of this course).
@@ -170,7 +170,7 @@ check("06.route")
 router = mixture.gate.weight.detach()
 gates, chosen = route(x, router, K, True)
 first = len(tokens)
-scores = F.linear(x, router).softmax(dim=-1)
+scores = (x @ router.T).softmax(dim=-1)
 with drawing(9.0, 1.9) as figure:
     axes = figure.add_subplot()
     axes.imshow(scores[:first].T, cmap="cividis", aspect="auto", vmin=0)
@@ -190,7 +190,7 @@ display(picture)
 #
 # ## Exercise: sorted once
 #
-# *Exercise 06.dispatch*
+# *Exercise 06.dispatch · difficulty ●●● · importance ●●● · 15 minutes · 4 points · stuck? `hint("06.dispatch")`*
 #
 # The quick way sorts the positions by their expert, once. Then each expert has its positions side by side and does one dense product. At the end everything goes back to its place.
 #
@@ -239,7 +239,7 @@ print(f"{len(many)} positions, {E} experts: the loop takes {ratio:.1f} times as 
 #
 # ## Exercise: the balance loss
 #
-# *Exercise 06.balance*
+# *Exercise 06.balance · difficulty ●●○ · importance ●●● · 10 minutes · 3 points · stuck? `hint("06.balance")`*
 #
 # Switch Transformer's answer is a second loss:
 # $$\mathcal{L}_{\text{balance}} = E \sum_{e=1}^{E} f_e\, P_e,\qquad f_e = \text{how often } e \text{ was chosen, a position},\quad P_e = \text{its mean score}.$$

@@ -110,7 +110,7 @@ reveal("14.memory", round(held[MIXED] / held[DENSE], 2), "times")
 #
 # ## Exercise: by name
 #
-# *Exercise 14.names*
+# *Exercise 14.names · difficulty ●○○ · importance ●●○ · 6 minutes · 2 points · stuck? `hint("14.names")`*
 
 # %%
 @exercise("14.names")
@@ -229,7 +229,7 @@ reveal("14.equal_steps", "even" if abs(apart) < 0.02 else "mixture" if apart > 0
 #
 # ## Exercise: at equal seconds
 #
-# *Exercise 14.at_seconds*
+# *Exercise 14.at_seconds · difficulty ●○○ · importance ●●● · 6 minutes · 2 points · stuck? `hint("14.at_seconds")`*
 #
 # Steps are not what you pay with. Read the two curves at the same moment: the last one that both have reached.
 
@@ -283,7 +283,7 @@ for rows in (1, 8):
 #
 # ## Exercise: who goes where
 #
-# *Exercise 14.usage*
+# *Exercise 14.usage · difficulty ●●○ · importance ●●○ · 10 minutes · 3 points · stuck? `hint("14.usage")`*
 
 # %%
 @exercise("14.usage")

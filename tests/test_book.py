@@ -27,6 +27,12 @@ def test_links_between_pages_lead_somewhere(book):
             assert target in book, f"{name}: no page {target}"
 
 
+def test_equations_need_no_network(book):
+    """MathML is drawn by the browser itself; nothing is left for a script to do."""
+    assert "<math" in book["07_sequence_and_delay.html"]
+    assert not [name for name, text in book.items() if "mathjax" in text.lower()]
+
+
 def test_sounds_are_inside(book):
     assert "<audio" in book["07_sequence_and_delay.html"] and "data:audio/mpeg;base64," in book["07_sequence_and_delay.html"]
 

@@ -3,8 +3,8 @@
     mmo course book --to runs/book        # then open runs/book/index.html
 
 Pages are the executed solutions, made by nbconvert; sounds and pictures are inside them.  What a learner would write is shown as
-they get it, and the solution lies folded away under it.  Equations are drawn by MathJax, which the browser fetches; everything else
-works without a network.
+they get it, and the solution lies folded away under it.  Equations become MathML, which browsers draw by themselves (latex2mathml, since
+nbconvert's way is a script from the network): the pages need no network at all.
 """
 
 from __future__ import annotations
@@ -14,6 +14,10 @@ import re
 from pathlib import Path
 
 import nbformat
+from jinja2 import pass_context
+from latex2mathml.converter import convert
+from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 
 from mmo.course.build import BEGIN, END, LINK, Edition, emptied
@@ -29,6 +33,27 @@ details.solution pre { background: #f6f6f6; padding: 8px; overflow-x: auto; }
 .toc td, .toc th { padding: 6px 12px 6px 0; vertical-align: top; text-align: left; border-bottom: 1px solid #eee; }
 .toc td.number { text-align: right; }
 </style>"""
+
+
+MATHJAX = re.compile(r"<!-- Load mathjax -->.*?<!-- End of mathjax configuration -->", re.DOTALL)
+
+
+class Renderer(IPythonRenderer):
+    """Markdown as nbconvert renders it, with equations as MathML."""
+
+    def inline_math(self, body: str) -> str:
+        return convert(body)
+
+    def block_math(self, body: str) -> str:
+        return convert(body, display="block")
+
+
+class PageExporter(HTMLExporter):
+    """nbconvert's exporter with the renderer above."""
+
+    @pass_context
+    def markdown2html(self, context, source: str) -> str:
+        return MarkdownWithMath(renderer=Renderer(escape=False, embed_images=self.embed_images, anchor_link_text=self.anchor_link_text)).render(source)
 
 
 def write_book(folder: Path, root: Path = REPOSITORY) -> list[Path]:
@@ -48,13 +73,12 @@ def write_book(folder: Path, root: Path = REPOSITORY) -> list[Path]:
 
 def page(entry: Notebook, before: Notebook | None, behind: Notebook | None, root: Path) -> str:
     """One notebook as HTML, with ways to the pages beside it."""
-    from nbconvert import HTMLExporter
-
     path = Edition(entry, root).solution
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such notebook; run `mmo course build --execute {entry.number}`")
     notebook = for_reading(nbformat.read(path, 4), root)
-    body, _ = HTMLExporter(template_name="lab", embed_images=True).from_notebook_node(notebook, {"metadata": {"name": f"{entry.number} · {entry.title}"}})
+    body, _ = PageExporter(template_name="lab", embed_images=True).from_notebook_node(notebook, {"metadata": {"name": f"{entry.number} · {entry.title}"}})
+    body = MATHJAX.sub("", body)
     return body.replace("<main", f"{CSS}{navigation(before, behind)}<main", 1)
 
 

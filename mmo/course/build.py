@@ -29,7 +29,7 @@ from mmo.profiles import runs_root
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 REGION = re.compile(rf"^([ \t]*){BEGIN}[ \t]*\n(.*?)^[ \t]*{END}[ \t]*$", re.MULTILINE | re.DOTALL)
 EXERCISE = re.compile(r'@exercise\("([^"]+)"\)')
-EXERCISE_LINE = re.compile(r"^(# )?\*Exercise (\S+) · .*$", re.MULTILINE)
+EXERCISE_LINE = re.compile(r"^(# )?\*Exercise ([\w.]+).*$", re.MULTILINE)
 TAKES_LINE = re.compile(r"^(# )?\*Takes\b.*$", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 CELL_SECONDS = 3600
