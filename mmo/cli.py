@@ -224,6 +224,35 @@ def course_book(to: Annotated[Path, typer.Option("--to", help="The folder to wri
     print(f"{len(pages)} pages: {pages[0]}")
 
 
+@course.command("grade")
+def course_grade(
+    submissions: Annotated[Path, typer.Argument(help="A folder with one folder for each student.")],
+    out: Annotated[Path, typer.Option("--out", help="Where grades.csv, class.html and the students' pages go.")],
+    notebooks: Annotated[str, typer.Option("--notebooks", help="Those that were due: 05,07. Without it, those that anybody handed in.")] = "",
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="How many answers at a time.")] = 2,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="Processor time for one answer.")] = 20.0,
+    memory: Annotated[int, typer.Option("--memory", min=50, help="Megabytes for one answer.")] = 2000,
+    marked_points: Annotated[float, typer.Option("--marked-points", min=0, max=1, help="Factor for an answer that calls the package: 1 marks it only, 0 takes its points.")] = 1.0,
+) -> None:
+    """Grade a class: every answer in a process of its own, in hidden cases too."""
+    import time
+
+    from mmo.course.grading.grade import Rules, grade
+    from mmo.course.grading.limits import MEGABYTE, Limits
+    from mmo.course.grading.report import show_class
+
+    rules = Rules(Limits(seconds=seconds, memory=memory * MEGABYTE), jobs, marked_points)
+    numbers = [number.strip() for number in notebooks.split(",") if number.strip()]
+    begun = time.monotonic()
+    try:
+        grades = grade(submissions, out, numbers, rules)
+    except (ValueError, FileNotFoundError) as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(1) from None
+    show_class(grades)
+    print(f"{len(grades)} grades in {time.monotonic() - begun:.0f} s: {out / 'class.html'}, {out / 'grades.csv'}")
+
+
 @course.command("build")
 def course_build(
     check: Annotated[bool, typer.Option("--check", help="Write nothing; fail where something is not as it should be.")] = False,

@@ -1,0 +1,22 @@
+"""Cases that no learner has seen: other numbers, other sizes, and edges that the notebook's cases leave out.
+
+Each module holds `HIDDEN`: exercise id -> a function that gives the cases.  An answer meets them only after it has passed the notebook's
+own, and they carry half of the points (`hidden_share` in course.yml).
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from mmo.course.exercises import TASKS, Case
+
+MODULES = {number: f"{__name__}.{name}" for number, name in TASKS.items() if name in ("sequence",)}
+
+
+def hidden_cases(id: str) -> tuple[Case, ...]:
+    """The hidden cases of an exercise; none where it has none."""
+    number = id.split(".")[0]
+    if number not in MODULES:
+        return ()
+    make = importlib.import_module(MODULES[number]).HIDDEN.get(id)
+    return tuple(make()) if make else ()
