@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import psutil
 import torch
 
 from mmo.course import desk
@@ -66,6 +67,7 @@ def main(job: Job, channel: Connection, folder: str, printed: str) -> None:
     task = find(job.answer.id)
     cases = hidden_cases(task.id)
     confine(job.limits, Path(folder), job.closed)
+    channel.send_bytes(json.dumps(used_so_far()).encode())  # ready: from here on the limits count
     try:
         result = examine(task, cases, job)
     except BaseException as error:  # exit(), KeyboardInterrupt, whatever it may raise: it is this answer's end only
@@ -77,6 +79,13 @@ def main(job: Job, channel: Connection, folder: str, printed: str) -> None:
         except (OSError, ValueError):
             pass  # more than the limit, or closed by the answer; the pool measures the file
     os._exit(0)  # threads that the answer began end here
+
+
+def used_so_far() -> dict:
+    """Seconds of processor time and bytes of memory."""
+    process = psutil.Process()
+    times = process.cpu_times()
+    return {"seconds": times.user + times.system, "memory": process.memory_info().rss}
 
 
 def redirect(printed: str) -> None:

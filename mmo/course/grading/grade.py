@@ -34,7 +34,7 @@ class Rules:
 
 
 @dataclass(frozen=True)
-class Handout:
+class Clean:
     """A notebook as it is handed out: what stands in for what a student has torn out.  functions: exercise id -> name."""
 
     cells: tuple[Cell, ...]
@@ -60,7 +60,7 @@ def grade(folder: Path, out: Path, numbers: Sequence[str] = (), rules: Rules = R
     if not entries:
         raise ValueError(f"{folder} holds no notebook of the course; name those that were due: --notebooks 05,07")
     submissions = collect(folder, entries)
-    grades = grade_all(submissions, {entry.number: handout(entry, root) for entry in entries}, rules, (root / "solutions", folder, out), told)
+    grades = grade_all(submissions, {entry.number: clean(entry, root) for entry in entries}, rules, (root / "solutions", folder, out), told)
     write_pages(out, entries, submissions, grades)
     return grades
 
@@ -82,20 +82,20 @@ def chosen(numbers: Sequence[str], root: Path) -> list[Notebook]:
     return [course[number] for number in dict.fromkeys(numbers)]
 
 
-def handout(entry: Notebook, root: Path) -> Handout:
+def clean(entry: Notebook, root: Path) -> Clean:
     """A notebook as it is handed out.  Raises FileNotFoundError where it is not there."""
     import nbformat
 
     path = root / "notebooks" / f"{entry.file}.ipynb"
     text = path.read_text(encoding="utf-8")
     named = {id: function.name for id, function in definitions(nbformat.reads(text, 4)).items()}
-    return Handout(code_cells(json.loads(text)), named)
+    return Clean(code_cells(json.loads(text)), named)
 
 
-def grade_all(submissions: Sequence[Submission], handouts: dict[str, Handout], rules: Rules, closed: tuple[Path, ...], told: Callable[[str], None]) -> list[Grade]:
+def grade_all(submissions: Sequence[Submission], clean_ones: dict[str, Clean], rules: Rules, closed: tuple[Path, ...], told: Callable[[str], None]) -> list[Grade]:
     """A grade for every exercise of every submission, in their order."""
-    attempts, found = attempted(submissions, handouts)
-    jobs = [Job(each.answer, handouts[each.task.notebook].functions, rules.limits, closed) for each in attempts]
+    attempts, found = attempted(submissions, clean_ones)
+    jobs = [Job(each.answer, clean_ones[each.task.notebook].functions, rules.limits, closed) for each in attempts]
 
     def note(number: int, outcome: Outcome) -> None:
         each = attempts[number]
@@ -104,16 +104,16 @@ def grade_all(submissions: Sequence[Submission], handouts: dict[str, Handout], r
         found[each.submission.student, each.task.id] = graded(each.submission.student, each.task, outcome, own, entry.hidden_share, rules.marked_points)
         told(f"{each.submission.student} {each.task.id}")
 
-    run_all(jobs, rules.workers, list(handouts), note)
+    run_all(jobs, rules.workers, list(clean_ones), note)
     order = [(each.student, task.id) for each in submissions for task in exercises_of(each.notebook.number)]
     return [found[key] for key in order]
 
 
-def attempted(submissions: Sequence[Submission], handouts: dict[str, Handout]) -> tuple[list[Attempted], dict[tuple[str, str], Grade]]:
+def attempted(submissions: Sequence[Submission], clean_ones: dict[str, Clean]) -> tuple[list[Attempted], dict[tuple[str, str], Grade]]:
     """The answers that are to be run, and the grades of those that are not there."""
     attempts, found = [], {}
     for each in submissions:
-        answers = answers_of(each.cells, handouts[each.notebook.number].cells)
+        answers = answers_of(each.cells, clean_ones[each.notebook.number].cells)
         for task in exercises_of(each.notebook.number):
             if each.problem or task.id not in answers:
                 found[each.student, task.id] = without_answer(each.student, task, f"Not there: {each.problem or f'no cell with @exercise({task.id!r})'}.")

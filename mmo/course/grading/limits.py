@@ -25,10 +25,10 @@ RESOLVES = ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"
 
 @dataclass(frozen=True)
 class Limits:
-    """For one answer.  seconds: of processor time, and `patience` times as long by the clock, for an answer that sleeps."""
+    """For one answer.  seconds: of processor time, or of sleep; by the clock `patience` times as long, since the machine may be crowded."""
 
     seconds: float = 20.0
-    patience: float = 3.0
+    patience: float = 30.0
     memory: int = 2000 * MEGABYTE  # bytes on top of what the process has when it begins
     output: int = 1 * MEGABYTE  # bytes printed, and of each file written
 

@@ -25,6 +25,7 @@ from mmo.course.grading.child import WARM, Job, Result, main
 from mmo.course.grading.limits import MEGABYTE, Limits
 
 PAUSE = 0.02  # seconds between two looks at what runs
+PATIENCE_AT_START = 600  # seconds until a process is ready; the first waits for the server, which imports torch
 LONGEST_RESULT = 8 * MEGABYTE  # of JSON, its picture included
 SHOWN = 2000  # characters of what an answer printed
 
@@ -40,23 +41,31 @@ class Outcome:
 
 @dataclass
 class Running:
-    """A process at work."""
+    """A process at work.  What it used before it was ready (imports, the server's start) is not the answer's."""
 
     number: int
     job: Job
     process: BaseProcess
     channel: Connection
     printed: Path
-    begun: float
-    watched: psutil.Process | None
-    at_first: int  # bytes of memory
+    begun: float  # by the clock: since its start, then since it was ready
+    ready: bool = False
+    watched: psutil.Process | None = None  # None too where it was over before anybody looked
+    seconds: float = 0.0  # of processor time used when it was ready
+    memory: int = 0  # bytes it had then
+    looked: float = 0.0  # when it was last seen, by the clock
+    idle: float = 0.0  # seconds in which it was seen asleep
+
+
+class CannotStart(RuntimeError):
+    """No process could be made ready: nothing of a student's has run in it yet."""
 
 
 def run_all(jobs: Sequence[Job], workers: int, warm: Sequence[str] = (), told: Callable[[int, Outcome], None] = lambda number, outcome: None) -> list[Outcome]:
     """Run every job, `workers` at a time; outcomes in the order of the jobs.
 
     warm: numbers of the notebooks ("07") that a forking server prepares for.  told: called with each outcome as it comes.
-    Raises ValueError for fewer than one worker.
+    Raises ValueError for fewer than one worker, CannotStart where the machine lets no process run.
     """
     if workers < 1:
         raise ValueError(f"at least one worker is needed, not {workers}")
@@ -110,21 +119,38 @@ def begin(number: int, job: Job, context, scratch: Path) -> Running:
     process = context.Process(target=main, args=(job, theirs, str(folder), str(printed)), daemon=True)
     process.start()
     theirs.close()
-    with contextlib.suppress(psutil.Error):  # it may have ended already
-        watched = psutil.Process(process.pid)
-        return Running(number, job, process, ours, printed, time.monotonic(), watched, watched.memory_info().rss)
-    return Running(number, job, process, ours, printed, time.monotonic(), None, 0)
+    return Running(number, job, process, ours, printed, time.monotonic())
 
 
 def look(each: Running) -> Result | None:
-    """The result of a process if there is one, if it has ended, or if it had to be stopped; None while it works."""
-    limits = each.job.limits
+    """The result of a process if there is one, if it has ended, or if it had to be stopped; None while it works.
+
+    Raises CannotStart where a process does not get as far as the answer: that is the machine's fault, not the student's.
+    """
+    if not each.ready:
+        wait_until_ready(each)
+        return None
     if each.channel.poll():
         return received(each)
     if not each.process.is_alive():
-        return received(each) if each.channel.poll() else Result(stopped=how_it_ended(each.process.exitcode, limits))
-    too_much = excess(each, limits)
+        return received(each) if each.channel.poll() else Result(stopped=how_it_ended(each.process.exitcode, each.job.limits))
+    too_much = excess(each, each.job.limits)
     return Result(stopped=too_much) if too_much else None
+
+
+def wait_until_ready(each: Running) -> None:
+    """Note what a process has used when it says that it is ready."""
+    if each.channel.poll():
+        try:
+            message = json.loads(each.channel.recv_bytes(LONGEST_RESULT))
+        except EOFError:
+            raise CannotStart(f"a process for {each.job.answer.id} ended before the answer was run; its last words: {beginning(each.printed) or 'none'}") from None
+        each.ready, each.seconds, each.memory = True, message["seconds"], message["memory"]
+        each.begun = each.looked = time.monotonic()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.watched = psutil.Process(each.process.pid)
+    elif time.monotonic() - each.begun > PATIENCE_AT_START:
+        raise CannotStart(f"a process was not ready after {PATIENCE_AT_START} seconds")
 
 
 def received(each: Running) -> Result:
@@ -166,16 +192,21 @@ def excess(each: Running, limits: Limits) -> str | None:
     """What a process has too much of, in words."""
     if each.printed.is_file() and each.printed.stat().st_size >= limits.output:
         return too_long(limits)
-    if time.monotonic() - each.begun > limits.seconds * limits.patience:
-        return f"it had not ended after {limits.seconds * limits.patience:g} seconds by the clock: does it wait for something?"
+    if each.watched is None:
+        return None
     try:
-        used = each.watched.cpu_times() if each.watched else None
-        memory = each.watched.memory_info().rss if each.watched else 0
+        used, memory, status = each.watched.cpu_times(), each.watched.memory_info().rss, each.watched.status()
     except psutil.Error:  # it has just ended; the next look sees that
         return None
-    if used and used.user + used.system > limits.seconds:
+    now = time.monotonic()
+    # A process that wants to run and may not, on a crowded machine, is not idle.
+    each.idle += now - each.looked if status == psutil.STATUS_SLEEPING else 0.0
+    each.looked = now
+    if used.user + used.system > each.seconds + limits.seconds:
         return endless(limits)
-    return too_large(limits) if memory > each.at_first + limits.memory else None
+    if each.idle > limits.seconds or now - each.begun > limits.seconds * limits.patience:
+        return f"it had not ended after {now - each.begun:.0f} seconds by the clock: does it wait for something?"
+    return too_large(limits) if memory > each.memory + limits.memory else None
 
 
 def too_long(limits: Limits) -> str:

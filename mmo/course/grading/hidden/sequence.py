@@ -1,9 +1,10 @@
 """Notebook 07."""
 
+import torch
+
 from mmo.course.exercises import Case
 from mmo.course.tasks.sequence import PAD, STOP, codes
 from mmo.sequence import delay
-import torch
 
 
 def delay_cases():
