@@ -142,7 +142,7 @@ class Graded:
 def graded(tmp_path_factory) -> Graded:
     folder = tmp_path_factory.mktemp("class")
     class_of(folder / "submissions")
-    rules = Rules(Limits(seconds=1.5, memory=600_000_000, output=100_000))
+    rules = Rules(Limits(seconds=3, memory=600_000_000, output=100_000))
     return Graded(folder / "grades", grade(folder / "submissions", folder / "grades", ["07"], rules))
 
 
@@ -217,8 +217,8 @@ def test_nobody_else_is_marked(graded):
 @pytest.mark.parametrize(
     "student, words",
     [
-        ("loop", "still running after 1.5 seconds"),
-        ("sleep", "does it wait for something"),
+        ("loop", "still running after 3 seconds"),
+        ("sleep", "it waits for something"),
         ("exit", "ended the process, status 3"),
         ("farewell", "ended the process: SystemExit bye"),
         ("segfault", "crashed the process"),
@@ -446,7 +446,7 @@ def test_hidden_cases_are_many():
 @pytest.mark.parametrize("id", HIDDEN)
 def test_solution_is_graded_right_in_hidden_cases_and_without_a_mark(id, solved):
     """The solution stands for a student who did it well: full points, and nothing to look at."""
-    task = find(id)
+    task = replace(find(id), picture=None)  # drawing takes longer than all the rest
     trace = Trace(package_codes(task))
     watched = trace.watching(function_of(solved[id]))
     verdict = judge(replace(task, cases=lambda: hidden_cases(id)), watched)

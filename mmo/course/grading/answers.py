@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import re
+import symtable
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -74,9 +75,18 @@ def parsed(source: str) -> list[ast.stmt]:
         return []
 
 
-def loaded_names(tree: ast.AST) -> set[str]:
-    """Names that are read somewhere in it."""
-    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+def needed_names(tree: ast.AST) -> set[str]:
+    """Names that it reads and does not make itself: a function's own variables are none of them.  None where it is no program."""
+    try:
+        waiting, found = [symtable.symtable(ast.unparse(tree), "cell", "exec")], set()
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return set()
+    while waiting:
+        table = waiting.pop()
+        waiting += table.get_children()
+        here = table.get_type() == "module"
+        found |= {symbol.get_name() for symbol in table.get_symbols() if symbol.is_referenced() and (here or symbol.is_global())}
+    return found
 
 
 def bound_names(statement: ast.stmt) -> set[str]:
@@ -86,7 +96,8 @@ def bound_names(statement: ast.stmt) -> set[str]:
     if isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
         return {statement.name}
     if isinstance(statement, ast.Assign) and is_written_out(statement.value):
-        return {node.id for target in statement.targets for node in ast.walk(target) if isinstance(node, ast.Name)}
+        parts = [part for target in statement.targets for part in (target.elts if isinstance(target, ast.Tuple) else [target])]
+        return {part.id for part in parts if isinstance(part, ast.Name)} if all(isinstance(part, ast.Name) for part in parts) else set()
     return set()
 
 
@@ -100,7 +111,7 @@ def is_written_out(value: ast.expr) -> bool:
 
 
 def is_exercise(statement: ast.stmt) -> bool:
-    return any("exercise" in loaded_names(decorator) for decorator in getattr(statement, "decorator_list", []))
+    return any("exercise" in needed_names(decorator) for decorator in getattr(statement, "decorator_list", []))
 
 
 def offered(cells: Sequence[Cell]) -> dict[str, ast.stmt]:
@@ -112,15 +123,17 @@ def offered(cells: Sequence[Cell]) -> dict[str, ast.stmt]:
 def needed(source: str, offers: dict[str, ast.stmt]) -> str:
     """The statements on offer that a cell needs, and that these need, in the order in which they must be run."""
     chosen: list[ast.stmt] = []
+    seen: set[str] = set()
 
-    def want(names: set[str], above: frozenset[str]) -> None:
-        for name in sorted(names & set(offers) - above):
+    def want(names: set[str]) -> None:
+        for name in sorted(names & set(offers) - seen):
+            seen.add(name)
+            want(needed_names(offers[name]))
             if offers[name] not in chosen:
-                want(loaded_names(offers[name]), above | {name})
                 chosen.append(offers[name])
 
     for statement in parsed(source):
-        want(loaded_names(statement), frozenset())
+        want(needed_names(statement))
     imports_first = sorted(chosen, key=lambda statement: not isinstance(statement, (ast.Import, ast.ImportFrom)))
     return "\n".join(ast.unparse(statement) for statement in imports_first)
 

@@ -23,7 +23,7 @@ import psutil
 import torch
 
 from mmo.course import desk
-from mmo.course.exercises import Exercise, Verdict, find, judge
+from mmo.course.exercises import Exercise, Verdict, drawn, find, judge
 from mmo.course.grading.answers import Answer
 from mmo.course.grading.hidden import hidden_cases
 from mmo.course.grading.limits import Limits, confine
@@ -106,13 +106,26 @@ def examine(task: Exercise, cases: tuple, job: Job) -> Result:
         function = defined(job)
     except Exception as error:  # whatever stands in the cell
         return Result(words=f"The cell stops before anything is checked: {error_in_cell(error, job)}")
-    trace = Trace(package_codes(task))
-    watched = trace.watching(function)
-    visible = judge(task, watched)
-    hidden = judge(replace(task, cases=lambda: cases), watched) if visible.passed and cases else None
-    if (hidden or visible).passed and is_blind(task):
+    trace, sketch = Trace(package_codes(task)), Sketch()
+    watched, quick = trace.watching(function), replace(task, picture=sketch.keep)
+    visible = judge(quick, watched)
+    hidden = judge(replace(quick, cases=lambda: cases), watched) if visible.passed and cases else None
+    last = hidden or visible
+    if last.passed and is_blind(quick):
         return Result(stopped="after it ran, the check lets a known mistake pass: the answer changes the check itself")
-    return as_result(visible, hidden, trace.called, job)
+    if last.kind == "wrong" and task.picture and sketch.kept:
+        last = replace(last, picture=drawn(task, *sketch.kept))
+    return as_result(visible, last, hidden, trace.called)
+
+
+@dataclass
+class Sketch:
+    """Keeps what a picture would be drawn of: drawing takes longer than judging, and a right answer needs none."""
+
+    kept: tuple | None = None
+
+    def keep(self, wanted, theirs) -> None:
+        self.kept = (wanted, theirs)
 
 
 def defined(job: Job) -> Callable:
@@ -146,11 +159,10 @@ def is_blind(task: Exercise) -> bool:
     return bool(task.bugs) and judge(task, task.bugs[0].wrong).passed
 
 
-def as_result(visible: Verdict, hidden: Verdict | None, called: str | None, job: Job) -> Result:
-    """Both verdicts as what is sent."""
-    last = hidden if hidden and not hidden.passed else visible
+def as_result(visible: Verdict, last: Verdict, hidden: Verdict | None, called: str | None) -> Result:
+    """Verdicts as what is sent; `last` decided."""
     words = last.words + elsewhere(last.words)
-    if last is hidden:
+    if hidden and not hidden.passed:
         words = f"Right in the notebook's cases, wrong in others. {words}"
     picture = base64.b64encode(last.picture.png).decode() if last.picture else None
     return Result(visible.kind, hidden.kind if hidden else None, words, None, called, picture, last.picture.alt if last.picture else "")

@@ -43,11 +43,12 @@ class Clean:
 
 @dataclass(frozen=True)
 class Attempted:
-    """An answer with whose it is and what for."""
+    """An answer with whose it is and what for, and what in its text a person should look at."""
 
     submission: Submission
     task: Exercise
     answer: Answer
+    marks: tuple[str, ...]
 
 
 def grade(folder: Path, out: Path, numbers: Sequence[str] = (), rules: Rules = Rules(), root: Path = REPOSITORY, told: Callable[[str], None] = lambda words: None) -> list[Grade]:
@@ -99,10 +100,9 @@ def grade_all(submissions: Sequence[Submission], clean_ones: dict[str, Clean], r
 
     def note(number: int, outcome: Outcome) -> None:
         each = attempts[number]
-        entry = each.submission.notebook
-        own = marks(each.answer, each.task)
-        found[each.submission.student, each.task.id] = graded(each.submission.student, each.task, outcome, own, entry.hidden_share, rules.marked_points)
-        told(f"{each.submission.student} {each.task.id}")
+        student, share = each.submission.student, each.submission.notebook.hidden_share
+        found[student, each.task.id] = graded(student, each.task, outcome, each.marks, share, rules.marked_points)
+        told(f"{student} {each.task.id}")
 
     run_all(jobs, rules.workers, list(clean_ones), note)
     order = [(each.student, task.id) for each in submissions for task in exercises_of(each.notebook.number)]
@@ -113,10 +113,20 @@ def attempted(submissions: Sequence[Submission], clean_ones: dict[str, Clean]) -
     """The answers that are to be run, and the grades of those that are not there."""
     attempts, found = [], {}
     for each in submissions:
-        answers = answers_of(each.cells, clean_ones[each.notebook.number].cells)
+        own, problem = read_answers(each, clean_ones[each.notebook.number].cells)
         for task in exercises_of(each.notebook.number):
-            if each.problem or task.id not in answers:
-                found[each.student, task.id] = without_answer(each.student, task, f"Not there: {each.problem or f'no cell with @exercise({task.id!r})'}.")
+            if task.id in own:
+                attempts.append(Attempted(each, task, own[task.id], marks(own[task.id], task)))
             else:
-                attempts.append(Attempted(each, task, answers[task.id]))
+                found[each.student, task.id] = without_answer(each.student, task, f"Not there: {problem or f'no cell with @exercise({task.id!r})'}.")
     return attempts, found
+
+
+def read_answers(submission: Submission, clean_cells: Sequence[Cell]) -> tuple[dict[str, Answer], str | None]:
+    """The answers of a submission, or why there are none."""
+    if submission.problem:
+        return {}, submission.problem
+    try:
+        return answers_of(submission.cells, clean_cells), None
+    except Exception as error:  # whatever a file may hold, it is one student's: the rest of the class is graded
+        return {}, f"its cells cannot be read ({type(error).__name__}: {error})"

@@ -109,7 +109,7 @@ def imported(tree: ast.AST) -> dict[str, str]:
 def assigned(tree: ast.AST, imports: dict[str, str]) -> set[str]:
     """Full names that it gives a new value."""
     targets = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.ctx, (ast.Store, ast.Del))]
-    return {name for target in targets for name in full_names(target, imports)}
+    return {max(full_names(target, imports), key=len, default="") for target in targets}
 
 
 def begins(name: str, with_any: tuple[str, ...]) -> bool:

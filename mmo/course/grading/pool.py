@@ -185,7 +185,7 @@ def how_it_ended(code: int | None, limits: Limits) -> str:
 
 
 def endless(limits: Limits) -> str:
-    return f"it was still running after {limits.seconds:g} seconds: an endless loop?"
+    return f"it was still running after {limits.seconds:g} seconds, as an endless loop is"
 
 
 def excess(each: Running, limits: Limits) -> str | None:
@@ -205,7 +205,7 @@ def excess(each: Running, limits: Limits) -> str | None:
     if used.user + used.system > each.seconds + limits.seconds:
         return endless(limits)
     if each.idle > limits.seconds or now - each.begun > limits.seconds * limits.patience:
-        return f"it had not ended after {now - each.begun:.0f} seconds by the clock: does it wait for something?"
+        return f"it had not ended after {now - each.begun:.0f} seconds by the clock: it waits for something"
     return too_large(limits) if memory > each.memory + limits.memory else None
 
 
