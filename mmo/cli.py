@@ -224,6 +224,59 @@ def course_book(to: Annotated[Path, typer.Option("--to", help="The folder to wri
     print(f"{len(pages)} pages: {pages[0]}")
 
 
+def numbers_in(notebooks: str) -> list[str]:
+    """ "05, 07" -> ["05", "07"]."""
+    return [number.strip() for number in notebooks.split(",") if number.strip()]
+
+
+@course.command("release")
+def course_release(
+    to: Annotated[Path, typer.Option("--to", help="A new folder.")],
+    notebooks: Annotated[str, typer.Option("--notebooks", help="Their numbers: 05,07. Without it, all.")] = "",
+) -> None:
+    """Make a clean hand-out for a class: learner's notebooks, package, tiny data; no solutions."""
+    from mmo.course.release import release
+
+    try:
+        made = release(to, numbers_in(notebooks))
+    except (ValueError, FileNotFoundError) as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(1) from None
+    print(f"{made.folder}: release {made.stamp}, notebooks {', '.join(entry.number for entry in made.notebooks)}")
+
+
+@course.command("grade")
+def course_grade(
+    submissions: Annotated[Path, typer.Argument(help="A folder with one folder for each student.")],
+    out: Annotated[Path, typer.Option("--out", help="Where grades.csv, class.html and the students' pages go.")],
+    notebooks: Annotated[str, typer.Option("--notebooks", help="Those that were due: 05,07. Without it, those that anybody handed in.")] = "",
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="How many answers at a time.")] = 2,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="Processor time for one answer.")] = 20.0,
+    memory: Annotated[int, typer.Option("--memory", min=50, help="Megabytes for one answer.")] = 2000,
+    marked_points: Annotated[float, typer.Option("--marked-points", min=0, max=1, help="Factor for an answer that calls the package: 1 marks it only, 0 takes its points.")] = 1.0,
+) -> None:
+    """Grade a class: every answer in a process of its own, in hidden cases too."""
+    import time
+    from importlib.util import find_spec
+
+    if find_spec("mmo.course.grading") is None:
+        print("this is a hand-out: grading is done in the whole course, which has the hidden cases", file=sys.stderr)
+        raise typer.Exit(1)
+    from mmo.course.grading.grade import Rules, grade
+    from mmo.course.grading.limits import MEGABYTE, Limits
+    from mmo.course.grading.report import show_class
+
+    rules = Rules(Limits(seconds=seconds, memory=memory * MEGABYTE), jobs, marked_points)
+    begun = time.monotonic()
+    try:
+        grades = grade(submissions, out, numbers_in(notebooks), rules)
+    except (ValueError, FileNotFoundError) as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(1) from None
+    show_class(grades)
+    print(f"{len(grades)} grades in {time.monotonic() - begun:.0f} s: {out / 'class.html'}, {out / 'grades.csv'}")
+
+
 @course.command("build")
 def course_build(
     check: Annotated[bool, typer.Option("--check", help="Write nothing; fail where something is not as it should be.")] = False,

@@ -371,6 +371,8 @@ def broken_links(path: Path, markdown: str, root: Path) -> list[str]:
 
 def solution_of(exercise: Exercise, root: Path = REPOSITORY) -> str:
     """The solved cell of an exercise, without the markers.  Raises ValueError where it is not found."""
+    if not (root / "solutions").is_dir():
+        raise ValueError(f"{exercise.id}: this is a hand-out, without solutions; ask whoever runs the course")
     for path in sorted((root / "solutions").glob(f"{exercise.notebook}_*.ipynb")):
         for cell in nbformat.read(path, 4).cells:
             if cell.cell_type == "code" and exercise.id in EXERCISE.findall(cell.source):

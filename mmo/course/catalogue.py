@@ -25,6 +25,7 @@ class Notebook:
     points: int
     needs: tuple[str, ...] = ()  # numbers of notebooks
     seconds: dict[str, int] = field(default_factory=dict)  # profile -> run from top to bottom, one core, measured
+    hidden_share: float = 0.5  # of an exercise's points, for the hidden cases of `mmo course grade`
 
     def line(self) -> str:
         """The generated line under the title."""
@@ -48,6 +49,8 @@ def read_course(root: Path = REPOSITORY) -> tuple[Notebook, ...]:
             raise ValueError(f"course.yml, {entry.get('file', entry)}: {error}") from None
         if not notebook.file.startswith(f"{notebook.number}_"):
             raise ValueError(f"course.yml, {notebook.file}: its name must begin with its number {notebook.number!r}")
+        if not 0 <= notebook.hidden_share <= 1:
+            raise ValueError(f"course.yml, {notebook.file}: hidden_share must lie between 0 and 1, not {notebook.hidden_share}")
         notebooks.append(notebook)
     numbers = [notebook.number for notebook in notebooks]
     for notebook in notebooks:

@@ -1,0 +1,168 @@
+"""One answer, judged in a process of its own.
+
+The answer's cell is run with nothing of the notebook but what it needs, then its function goes through the exercise's own cases and, if it
+passes them, through the hidden ones.  Last, the check is given a typical mistake: if that passes now, the answer has changed the check.
+
+What comes back is JSON text, never a pickle: a pickle from a student's process could run code in the instructor's.
+"""
+
+from __future__ import annotations
+
+import base64
+import builtins
+import json
+import linecache
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import psutil
+import torch
+
+from mmo.course import desk
+from mmo.course.exercises import Exercise, Verdict, drawn, find, judge
+from mmo.course.grading.answers import Answer
+from mmo.course.grading.hidden import hidden_cases
+from mmo.course.grading.limits import Limits, confine
+from mmo.course.grading.marks import Trace, package_codes
+
+WARM = "MMO_GRADE_WARM"  # environment: numbers of the notebooks that a forking server prepares for
+
+@dataclass(frozen=True)
+class Job:
+    """One answer to be judged.  functions: exercise id -> name, of all exercises in the notebook; closed: folders not to be read."""
+
+    answer: Answer
+    functions: dict[str, str]
+    limits: Limits
+    closed: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of an answer.
+
+    visible, hidden: "passed", "wrong", "unsolved"; hidden is None where there are none or they were not reached.
+    stopped: what ended it before there was a verdict.  called: the package's name for what the answer should have been.
+    """
+
+    visible: str = "wrong"
+    hidden: str | None = None
+    words: str = ""
+    stopped: str | None = None
+    called: str | None = None
+    picture: str | None = None  # PNG, base64
+    alt: str = ""
+
+
+def main(job: Job, channel: Connection, folder: str, printed: str) -> None:
+    """Judge one answer and send its Result as JSON.  Runs once in a process, which is of no use afterwards."""
+    redirect(printed)
+    os.chdir(folder)
+    sys.dont_write_bytecode = True
+    torch.set_num_threads(1)
+    task = find(job.answer.id)
+    cases = hidden_cases(task.id)
+    confine(job.limits, Path(folder), job.closed)
+    channel.send_bytes(json.dumps(used_so_far()).encode())  # ready: from here on the limits count
+    try:
+        result = examine(task, cases, job)
+    except BaseException as error:  # exit(), KeyboardInterrupt, whatever it may raise: it is this answer's end only
+        result = Result(stopped=f"it ended the process: {type(error).__name__} {error}".rstrip())
+    channel.send_bytes(json.dumps(asdict(result)).encode())
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            pass  # more than the limit, or closed by the answer; the pool measures the file
+    os._exit(0)  # threads that the answer began end here
+
+
+def used_so_far() -> dict:
+    """Seconds of processor time and bytes of memory."""
+    process = psutil.Process()
+    times = process.cpu_times()
+    return {"seconds": times.user + times.system, "memory": process.memory_info().rss}
+
+
+def redirect(printed: str) -> None:
+    """Nothing to read; everything that is printed goes into one file."""
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
+    with open(printed, "w") as file:
+        for number in (1, 2):
+            os.dup2(file.fileno(), number)
+    sys.stdin = open(0, closefd=False)
+    sys.stdout = open(1, "w", encoding="utf-8", errors="replace", closefd=False)
+    sys.stderr = open(2, "w", encoding="utf-8", errors="replace", closefd=False)
+
+
+def examine(task: Exercise, cases: tuple, job: Job) -> Result:
+    """Run the answer's cell and judge its function."""
+    try:
+        function = defined(job)
+    except Exception as error:  # whatever stands in the cell
+        return Result(words=f"The cell stops before anything is checked: {error_in_cell(error, job)}")
+    trace, sketch = Trace(package_codes(task)), Sketch()
+    watched, quick = trace.watching(function), replace(task, picture=sketch.keep)
+    visible = judge(quick, watched)
+    hidden = judge(replace(quick, cases=lambda: cases), watched) if visible.passed and cases else None
+    last = hidden or visible
+    if last.passed and is_blind(quick):
+        return Result(stopped="after it ran, the check lets a known mistake pass: the answer changes the check itself")
+    if last.kind == "wrong" and task.picture and sketch.kept:
+        last = replace(last, picture=drawn(task, *sketch.kept))
+    return as_result(visible, last, hidden, trace.called)
+
+
+@dataclass
+class Sketch:
+    """Keeps what a picture would be drawn of: drawing takes longer than judging, and a right answer needs none."""
+
+    kept: tuple | None = None
+
+    def keep(self, wanted, theirs) -> None:
+        self.kept = (wanted, theirs)
+
+
+def defined(job: Job) -> Callable:
+    """The function that the exercise's cell defines.  Raises what the cell raises; NameError where it defines none."""
+    names: dict = {"__name__": "__main__", "__builtins__": builtins}
+    exec(compile(job.answer.before, "<other cells>", "exec"), names)
+    names |= {name: find(id).reference for id, name in job.functions.items() if id != job.answer.id}
+    names["exercise"] = desk.exercise
+    file = f"<{job.answer.id}>"
+    linecache.cache[file] = (len(job.answer.source), None, job.answer.source.splitlines(keepends=True), file)
+    exec(compile(job.answer.source, file, "exec"), names)
+    if job.answer.id not in desk.ATTEMPTS:
+        raise NameError(f"no function stands under @exercise({job.answer.id!r})")
+    return desk.ATTEMPTS[job.answer.id].yours
+
+
+def error_in_cell(error: Exception, job: Job) -> str:
+    """The error in words."""
+    if isinstance(error, SyntaxError):
+        return f"SyntaxError: {error.msg} (line {error.lineno} of the cell)"
+    return f"{type(error).__name__}: {error}{elsewhere(f'{type(error).__name__}: {error}')}"
+
+
+def elsewhere(words: str) -> str:
+    """What to add where a name is missing: it may well be there in the notebook."""
+    return " (an answer gets its arguments, imports, and functions of other cells; no values computed elsewhere in the notebook)" if "NameError" in words else ""
+
+
+def is_blind(task: Exercise) -> bool:
+    """Whether the check lets the first of the exercise's known mistakes pass."""
+    return bool(task.bugs) and judge(task, task.bugs[0].wrong).passed
+
+
+def as_result(visible: Verdict, last: Verdict, hidden: Verdict | None, called: str | None) -> Result:
+    """Verdicts as what is sent; `last` decided."""
+    words = last.words + elsewhere(last.words)
+    if hidden and not hidden.passed:
+        words = f"Right in the notebook's cases, wrong in others. {words}"
+    picture = base64.b64encode(last.picture.png).decode() if last.picture else None
+    return Result(visible.kind, hidden.kind if hidden else None, words, None, called, picture, last.picture.alt if last.picture else "")

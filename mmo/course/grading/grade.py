@@ -1,0 +1,132 @@
+"""`mmo course grade`: a folder of submissions into grades.csv, pages and a summary."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmo.course.build import definitions
+from mmo.course.catalogue import REPOSITORY, Notebook, read_course
+from mmo.course.exercises import Exercise, exercises_of
+from mmo.course.grading.answers import Answer, Cell, answers_of, code_cells
+from mmo.course.grading.child import Job
+from mmo.course.grading.grades import Grade, graded, without_answer
+from mmo.course.grading.limits import Limits
+from mmo.course.grading.marks import marks
+from mmo.course.grading.pages import write_pages
+from mmo.course.grading.pool import Outcome, run_all
+from mmo.course.grading.submissions import Submission, collect, handed_in
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How a class is graded.  marked_points: the factor for the points of a marked answer; 1 only marks it, 0 takes them."""
+
+    limits: Limits = Limits()
+    workers: int = 2
+    marked_points: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.marked_points <= 1:
+            raise ValueError(f"marked_points must lie between 0 and 1, not {self.marked_points}")
+
+
+@dataclass(frozen=True)
+class Clean:
+    """A notebook as it is handed out: what stands in for what a student has torn out.  functions: exercise id -> name."""
+
+    cells: tuple[Cell, ...]
+    functions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Attempted:
+    """An answer with whose it is and what for, and what in its text a person should look at."""
+
+    submission: Submission
+    task: Exercise
+    answer: Answer
+    marks: tuple[str, ...]
+
+
+def grade(folder: Path, out: Path, numbers: Sequence[str] = (), rules: Rules = Rules(), root: Path = REPOSITORY, told: Callable[[str], None] = lambda words: None) -> list[Grade]:
+    """Grade a class and write `out`.  numbers: of the notebooks; without them, those that somebody handed in.
+
+    Raises ValueError for an unknown number, a notebook without exercises, a folder without students, or an `out` that holds other things.
+    """
+    refuse_strange(out)
+    entries = chosen(numbers, root) if numbers else handed_in(folder, read_course(root))
+    if not entries:
+        raise ValueError(f"{folder} holds no notebook of the course; name those that were due: --notebooks 05,07")
+    submissions = collect(folder, entries)
+    grades = grade_all(submissions, {entry.number: clean(entry, root) for entry in entries}, rules, (root / "solutions", folder, out), told)
+    write_pages(out, entries, submissions, grades)
+    return grades
+
+
+def refuse_strange(out: Path) -> None:
+    """Raises ValueError where grades would be written among other things."""
+    if out.exists() and not (out / "grades.csv").is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} holds other things than grades; give an empty folder, or one of earlier grades")
+
+
+def chosen(numbers: Sequence[str], root: Path) -> list[Notebook]:
+    """The notebooks of those numbers.  Raises ValueError for one that is not there or has no exercises."""
+    course = {entry.number: entry for entry in read_course(root)}
+    for number in numbers:
+        if number not in course:
+            raise ValueError(f"no notebook {number!r}; there are {', '.join(course)}")
+        if not exercises_of(number):
+            raise ValueError(f"notebook {number} has no exercises")
+    return [course[number] for number in dict.fromkeys(numbers)]
+
+
+def clean(entry: Notebook, root: Path) -> Clean:
+    """A notebook as it is handed out.  Raises FileNotFoundError where it is not there."""
+    import nbformat
+
+    path = root / "notebooks" / f"{entry.file}.ipynb"
+    text = path.read_text(encoding="utf-8")
+    named = {id: function.name for id, function in definitions(nbformat.reads(text, 4)).items()}
+    return Clean(code_cells(json.loads(text)), named)
+
+
+def grade_all(submissions: Sequence[Submission], clean_ones: dict[str, Clean], rules: Rules, closed: tuple[Path, ...], told: Callable[[str], None]) -> list[Grade]:
+    """A grade for every exercise of every submission, in their order."""
+    attempts, found = attempted(submissions, clean_ones)
+    jobs = [Job(each.answer, clean_ones[each.task.notebook].functions, rules.limits, closed) for each in attempts]
+
+    def note(number: int, outcome: Outcome) -> None:
+        each = attempts[number]
+        student, share = each.submission.student, each.submission.notebook.hidden_share
+        found[student, each.task.id] = graded(student, each.task, outcome, each.marks, share, rules.marked_points)
+        told(f"{student} {each.task.id}")
+
+    run_all(jobs, rules.workers, list(clean_ones), note)
+    order = [(each.student, task.id) for each in submissions for task in exercises_of(each.notebook.number)]
+    return [found[key] for key in order]
+
+
+def attempted(submissions: Sequence[Submission], clean_ones: dict[str, Clean]) -> tuple[list[Attempted], dict[tuple[str, str], Grade]]:
+    """The answers that are to be run, and the grades of those that are not there."""
+    attempts, found = [], {}
+    for each in submissions:
+        own, problem = read_answers(each, clean_ones[each.notebook.number].cells)
+        for task in exercises_of(each.notebook.number):
+            if task.id in own:
+                attempts.append(Attempted(each, task, own[task.id], marks(own[task.id], task)))
+            else:
+                found[each.student, task.id] = without_answer(each.student, task, f"Not there: {problem or f'no cell with @exercise({task.id!r})'}.")
+    return attempts, found
+
+
+def read_answers(submission: Submission, clean_cells: Sequence[Cell]) -> tuple[dict[str, Answer], str | None]:
+    """The answers of a submission, or why there are none."""
+    if submission.problem:
+        return {}, submission.problem
+    try:
+        return answers_of(submission.cells, clean_cells), None
+    except Exception as error:  # whatever a file may hold, it is one student's: the rest of the class is graded
+        return {}, f"its cells cannot be read ({type(error).__name__}: {error})"

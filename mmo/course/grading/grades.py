@@ -1,0 +1,64 @@
+"""Verdicts into points.
+
+An exercise that passes its visible cases but not the hidden ones earns the visible share; the rest of the points is the hidden cases'.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mmo.course.exercises import Exercise
+from mmo.course.grading.pool import Outcome
+
+KINDS = ("right", "partly", "wrong", "open", "stopped", "missing")
+
+
+@dataclass(frozen=True)
+class Grade:
+    """One student's one exercise: a line of grades.csv, and what the student's page shows of it."""
+
+    student: str
+    notebook: str
+    exercise: str
+    points: float
+    of: int
+    kind: str  # one of KINDS
+    reason: str
+    marks: tuple[str, ...] = ()
+    picture: str | None = None  # PNG, base64
+    alt: str = ""
+    printed: str = ""
+
+    @property
+    def reasons(self) -> str:
+        """Reason and marks as one line."""
+        marked = "".join(f"[LOOK: {mark}] " for mark in self.marks)
+        return " ".join((marked + self.reason).split())
+
+
+def without_answer(student: str, task: Exercise, problem: str) -> Grade:
+    """No points, where there is nothing to judge."""
+    return Grade(student, task.notebook, task.id, 0.0, task.points, "missing", problem)
+
+
+def graded(student: str, task: Exercise, outcome: Outcome, marks: tuple[str, ...], hidden_share: float, marked_points: float) -> Grade:
+    """The grade for an outcome.  hidden_share: of the points, for the hidden cases; marked_points: factor for a marked answer."""
+    result = outcome.result
+    if result.called and not marks:
+        marks = (f"calls {result.called} while it runs",)
+    share, kind, reason = judged(result, hidden_share)
+    points = round(task.points * share * (marked_points if marks else 1.0), 2)
+    return Grade(student, task.notebook, task.id, points, task.points, kind, reason, marks, result.picture, result.alt, outcome.printed)
+
+
+def judged(result, hidden_share: float) -> tuple[float, str, str]:
+    """(share of the points, kind, reason) of a result."""
+    if result.stopped:
+        return 0.0, "stopped", f"Stopped: {result.stopped}."
+    if result.visible == "unsolved":
+        return 0.0, "open", "Still open: it raises NotImplementedError."
+    if result.visible != "passed":
+        return 0.0, "wrong", result.words
+    if result.hidden not in (None, "passed"):
+        return 1.0 - hidden_share, "partly", result.words
+    return 1.0, "right", "Right, in hidden cases too." if result.hidden else "Right."

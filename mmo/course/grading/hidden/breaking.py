@@ -1,0 +1,31 @@
+"""Notebook 15."""
+
+import torch
+
+from mmo.course.exercises import Case
+from mmo.course.tasks.breaking import STOP, codes, late
+
+
+def choose_cases():
+    logits = torch.stack([torch.linspace(-2, 2, 33)[torch.randperm(33, generator=torch.Generator().manual_seed(seed))].half() for seed in range(70, 76)])
+    return [Case("33 logits at temperature 0.7", (logits, torch.tensor([0.02, 0.31, 0.52, 0.66, 0.83, 0.97]), 0.7))]
+
+
+def pooled_cases():
+    return [
+        Case("9 sentences in 4 groups, one of them empty", (torch.tensor([1, 0, 3, 2, 2, 0, 5, 1, 1]), torch.tensor([4, 6, 3, 8, 2, 7, 5, 9, 1]), torch.tensor([3, 0, 0, 3, 1, 1, 0, 3, 0]), 4)),
+        Case("one sentence", (torch.tensor([2]), torch.tensor([8]), torch.tensor([0]), 1)),
+    ]
+
+
+HIDDEN = {
+    "15.given": lambda: [
+        Case(f"{Q} codebooks, {F} frames, step {step}, {given} of them given", (codes(Q, F, 70), 600 + torch.arange(Q), step, given, STOP)) for Q, F, step, given in ((6, 4, 5, 3), (6, 4, 2, 6), (3, 7, 8, 1), (5, 2, 4, 5))
+    ],
+    "15.pooled": pooled_cases,
+    "15.choose": choose_cases,
+    "15.lags": lambda: [
+        Case("6 codebooks, each with a lag of its own", (codes(6, 12, 71), late(codes(6, 12, 71), (2, 0, -1, 1, -2, 0)), 3)),
+        Case("all of them two frames late", (codes(2, 10, 72), late(codes(2, 10, 72), (2, 2)), 4)),
+    ],
+}

@@ -1,0 +1,120 @@
+"""What grading writes: grades.csv, class.html, and students/NAME.html.
+
+Everything a student wrote is text here: the templates escape it, and pictures are PNG in base64.
+"""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+from jinja2 import Environment, StrictUndefined
+
+from mmo.course.catalogue import Notebook
+from mmo.course.exercises import find
+from mmo.course.grading.grades import KINDS, Grade
+from mmo.course.grading.submissions import Submission
+from mmo.course.grading.summary import hardest_first
+from mmo.display import GREEN, GREY, ORANGE, RED
+
+COLUMNS = ("student", "notebook", "exercise", "points", "reason")
+COLOURS = {"right": GREEN, "partly": ORANGE, "wrong": RED, "open": GREY, "stopped": RED, "missing": GREY}
+MOST_PICTURES = 12  # of the plots in a student's file
+HEAD = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title><style>
+body { font-family: sans-serif; max-width: 900px; margin: 24px auto; padding: 0 12px; line-height: 1.45; }
+td, th { padding: 5px 12px 5px 0; vertical-align: top; text-align: left; border-bottom: 1px solid #eee; } td.number { text-align: right; }
+section { border-left: 4px solid; padding: 2px 12px; margin: 12px 0; } section h3 { margin: 2px 0; font-size: 1em; }
+pre { background: #f6f6f6; padding: 8px; overflow-x: auto; white-space: pre-wrap; } img { max-width: 100%; } .words { white-space: pre-line; }
+.mark { background: #fff3c4; padding: 2px 6px; }
+</style></head><body>
+"""
+STUDENT = HEAD + """<h1>{{ student }}</h1><p>{{ points(earned) }} of {{ of }} points.</p>
+{% for submission, grades in parts %}<h2>{{ submission.notebook.number }} · {{ submission.notebook.title }}</h2>
+{% for note in submission.notes %}<p>Note: {{ note }}.</p>{% endfor %}
+{% for grade in grades %}<section style="border-color: {{ colours[grade.kind] }}">
+<h3>{{ grade.exercise }} · {{ title_of(grade) }}: {{ grade.kind }}, {{ points(grade.points) }} of {{ grade.of }}</h3>
+<p class="words">{{ grade.reason }}</p>
+{% for mark in grade.marks %}<p><span class="mark">This answer {{ mark }}.</span></p>{% endfor %}
+{% if grade.picture and grade.kind != "right" %}<img alt="{{ grade.alt }}" src="data:image/png;base64,{{ grade.picture }}">{% endif %}
+{% if grade.printed.strip() %}<p>It printed:</p><pre>{{ grade.printed }}</pre>{% endif %}
+</section>{% endfor %}
+{% for picture in plots(submission) %}{% if loop.first %}<h3>Plots in the file as it was handed in</h3>{% endif %}
+<img alt="plot {{ loop.index }} of the notebook" src="data:image/png;base64,{{ picture }}">{% endfor %}
+{% endfor %}</body></html>
+"""
+CLASS = HEAD + """<h1>{{ title }}</h1>
+<h2>Exercises, the hardest first</h2>
+<table><tr><th>exercise</th><th>points earned</th>{% for kind in kinds %}<th>{{ kind }}</th>{% endfor %}<th>said most</th></tr>
+{% for line in lines %}<tr><td>{{ line.exercise }}</td><td class="number">{{ "%.0f" | format(100 * line.share) }} %</td>
+{% for kind in kinds %}<td class="number">{{ line.kinds[kind] or "" }}</td>{% endfor %}
+<td>{% if line.times %}{{ line.times }} × {{ line.often }}{% endif %}</td></tr>{% endfor %}</table>
+<h2>Students</h2>
+<table><tr><th>student</th>{% for entry in entries %}<th>{{ entry.number }}</th>{% endfor %}<th>points</th><th>to look at</th></tr>
+{% for row in rows %}<tr><td><a href="students/{{ row.link }}">{{ row.student }}</a></td>
+{% for part in row.parts %}<td class="number">{{ points(part) }}</td>{% endfor %}<td class="number">{{ points(row.earned) }}</td><td>{{ row.look }}</td></tr>{% endfor %}
+</table></body></html>
+"""
+
+
+def points(number: float) -> str:
+    """1.50 -> "1.5", 3.0 -> "3"."""
+    return f"{number:.2f}".rstrip("0").rstrip(".")
+
+
+def plots(submission: Submission) -> list[str]:
+    """PNG pictures of the file, in base64."""
+    return [picture for cell in submission.cells for picture in cell.pictures][:MOST_PICTURES]
+
+
+def templates() -> Environment:
+    """Escapes whatever is put in; a missing name is an error."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    environment.globals |= {"points": points, "colours": COLOURS, "kinds": KINDS, "plots": plots, "title_of": lambda grade: find(grade.exercise).title}
+    return environment
+
+
+def write_pages(out: Path, entries: Sequence[Notebook], submissions: Sequence[Submission], grades: Sequence[Grade]) -> None:
+    """Write everything into `out`; pages of an earlier grading go."""
+    pages = out / "students"
+    shutil.rmtree(pages, ignore_errors=True)
+    pages.mkdir(parents=True)
+    environment = templates()
+    names = list(dict.fromkeys(each.student for each in submissions))
+    for name in names:
+        (pages / f"{name}.html").write_text(student_page(environment, name, submissions, grades), encoding="utf-8")
+    (out / "class.html").write_text(class_page(environment, names, entries, grades), encoding="utf-8")
+    write_csv(out / "grades.csv", grades)
+
+
+def write_csv(path: Path, grades: Sequence[Grade]) -> None:
+    """One line for each student's each exercise."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(COLUMNS)
+        rows.writerows((harmless(each.student), each.notebook, each.exercise, points(each.points), harmless(each.reasons)) for each in grades)
+
+
+def harmless(text: str) -> str:
+    """A text that no spreadsheet takes for a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+def student_page(environment: Environment, student: str, submissions: Sequence[Submission], grades: Sequence[Grade]) -> str:
+    own = [grade for grade in grades if grade.student == student]
+    parts = [(each, [grade for grade in own if grade.notebook == each.notebook.number]) for each in submissions if each.student == student]
+    words = {"title": f"Grades of {student}", "student": student, "parts": parts}
+    return environment.from_string(STUDENT).render(words, earned=sum(each.points for each in own), of=sum(each.of for each in own))
+
+
+def class_page(environment: Environment, names: Sequence[str], entries: Sequence[Notebook], grades: Sequence[Grade]) -> str:
+    rows = []
+    for name in names:
+        own = [grade for grade in grades if grade.student == name]
+        parts = [sum(grade.points for grade in own if grade.notebook == entry.number) for entry in entries]
+        look = ", ".join(grade.exercise for grade in own if grade.marks)
+        rows.append({"student": name, "link": quote(f"{name}.html"), "parts": parts, "earned": sum(parts), "look": look})
+    return environment.from_string(CLASS).render(title="The class", lines=hardest_first(grades), entries=entries, rows=rows)

@@ -1,0 +1,470 @@
+"""Grading a class: what an answer earns, what is reported for whom, and that nobody's file keeps the others from their grades.
+
+One class of synthetic students is graded once, end to end; each test then looks at one student.  Everybody's other exercises are
+solved, so that a disaster is seen to stay where it happened.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import multiprocessing
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+
+from mmo.course import catalogue, desk
+from mmo.course.build import BEGIN, END, Edition, definitions
+from mmo.course.exercises import all_exercises, find, judge
+from mmo.course.grading.answers import Answer, answers_of, code_cells, needed, offered
+from mmo.course.grading.grade import Rules, chosen, grade
+from mmo.course.grading.grades import Grade
+from mmo.course.grading.hidden import hidden_cases
+from mmo.course.grading.limits import Limits, NotWhileGrading, check_address, check_file, is_loopback
+from mmo.course.grading.marks import Trace, marks, package_codes
+from mmo.course.grading.pages import COLUMNS, harmless
+from mmo.course.grading.submissions import LARGEST_FILE, read_file
+from mmo.course.grading.summary import hardest_first
+
+FILE = "07_sequence_and_delay.ipynb"
+SOLVED = json.loads((catalogue.REPOSITORY / "solutions" / FILE).read_text(encoding="utf-8"))
+LEARNERS = json.loads((catalogue.REPOSITORY / "notebooks" / FILE).read_text(encoding="utf-8"))
+HEADER = '@exercise("07.delay")\ndef delay(codes, pad, stop):\n'
+POSIX = os.name == "posix"
+LINUX = sys.platform.startswith("linux")
+
+# --- A class of synthetic students -------------------------------------------------------------------------------
+
+
+def with_answer(body: str, above: str = "", elsewhere: str = "") -> dict:
+    """The solved notebook, with another answer to 07.delay, and perhaps a cell of the student's own."""
+    notebook = json.loads(json.dumps(SOLVED))
+    for cell in notebook["cells"]:
+        if '@exercise("07.delay")' in "".join(cell["source"]):
+            cell["source"] = above + HEADER + "\n".join(f"    {line}" for line in body.splitlines())
+    if elsewhere:
+        notebook["cells"].insert(3, {"cell_type": "code", "source": elsewhere, "outputs": [], "execution_count": None, "metadata": {}})
+    return notebook
+
+
+def with_check_that_always_says_right() -> dict:
+    """A wrong answer, and check cells that praise it."""
+    notebook = with_answer("return codes", elsewhere='def check(id):\n    print("Right.")')
+    for cell in notebook["cells"]:
+        if 'check("07' in "".join(cell["source"]):
+            cell["source"] = 'import mmo.course.exercises as e\ne.judge = lambda *a: None\nprint("Right. It does what mmo.sequence.delay does. 3 points.")'
+    return notebook
+
+
+ONLY_FOR_THE_SIZES_SHOWN = """if len(codes) not in (2, 3, 8):
+    return codes
+delayed = torch.full((len(codes), codes.shape[1] + len(codes)), pad)
+for k, row in enumerate(codes):
+    delayed[k, k : k + len(row)], delayed[k, k + len(row)] = row, stop
+return delayed"""
+BY_A_HELPER = """rows = []
+for k, row in enumerate(codes):
+    rows.append(one_row(row, k, len(codes), pad, stop))
+return np.stack(rows) if rows is None else torch.stack(rows)"""
+THE_HELPER = """import numpy as np
+ENDS = 1
+def one_row(row, k, Q, pad, stop):
+    return torch.cat((filled(k, pad), row, filled(ENDS, stop), filled(Q - k - ENDS, pad)))
+def filled(count, value):
+    return torch.full((count,), value)
+raise RuntimeError("no cell of a submission is run")"""
+
+ANSWERS = {
+    "right": SOLVED,
+    "empty": LEARNERS,
+    "hidden": with_answer(ONLY_FOR_THE_SIZES_SHOWN),
+    "staircase": with_answer("Q, F = codes.shape\nreturn torch.stack([torch.cat((torch.full((Q - 1 - k,), pad), codes[k], torch.tensor([stop]), torch.full((k,), pad))) for k in range(Q)])"),
+    "helper": with_answer(BY_A_HELPER, elsewhere=THE_HELPER),
+    "elsewhere": with_answer("return torch.full((len(codes), 3), PAD)"),
+    "syntax": with_answer("return return"),
+    "praise": with_check_that_always_says_right(),
+    "patch": with_answer("return codes", above="import mmo.course.exercises\nmmo.course.exercises.difference = lambda *a: None\n"),
+    "package": with_answer("return sequence.delay(codes, pad, stop)"),
+    "disguise": with_answer("return getattr(sequence, 'de' + 'lay')(codes, pad, stop)"),
+    "loop": with_answer("while True: pass"),
+    "sleep": with_answer("import time\ntime.sleep(3600)"),
+    "exit": with_answer("import os\nos._exit(3)"),
+    "farewell": with_answer("raise SystemExit('bye')"),
+    "segfault": with_answer("import ctypes\nctypes.string_at(0)"),
+    "flood": with_answer("while True: print('all work and no play ' * 10000)"),
+    "memory": with_answer("heap = [bytearray(10**8) for _ in range(100)]"),
+    "network": with_answer("import urllib.request\nreturn urllib.request.urlopen('http://192.0.2.1/')"),
+    "program": with_answer("import subprocess\nreturn subprocess.run(['ls'])"),
+    "thief": with_answer(f"return open({str(catalogue.REPOSITORY / 'solutions' / FILE)!r}).read()"),
+    "vandal": with_answer(f"import os\nos.remove({str(catalogue.REPOSITORY / 'course.yml')!r})"),
+    "forger": with_answer("import gc\nfrom multiprocessing.connection import Connection\nfor thing in gc.get_objects():\n    if isinstance(thing, Connection): thing.send_bytes(b'[1]')"),
+    "script": with_answer("raise ValueError('<script>alert(1)</script>')"),
+    "=cmd": LEARNERS,
+}
+TEXTS = {"broken": '{"cells": [', "strange": '{"cells": 3}', "nothing": ""}
+
+
+def class_of(folder: Path) -> None:
+    """Everybody's folder."""
+    for name, notebook in ANSWERS.items():
+        (folder / name).mkdir(parents=True)
+        (folder / name / FILE).write_text(json.dumps(notebook), encoding="utf-8")
+    for name, text in TEXTS.items():
+        (folder / name).mkdir()
+        (folder / name / FILE).write_text(text, encoding="utf-8")
+    (folder / "missing").mkdir()
+    (folder / "renamed" / "my homework").mkdir(parents=True)
+    (folder / "renamed" / "my homework" / "final (2).ipynb").write_text(json.dumps(SOLVED), encoding="utf-8")
+    (folder / "huge").mkdir()
+    with (folder / "huge" / FILE).open("wb") as file:
+        file.truncate(2_000_000_000)  # two gigabytes, of which the disk holds nothing
+
+
+class Graded:
+    """The class, graded: `graded.of("loop")` is the grade of that student's 07.delay."""
+
+    def __init__(self, out: Path, grades: list[Grade]) -> None:
+        self.out, self.grades = out, grades
+
+    def of(self, student: str, exercise: str = "07.delay") -> Grade:
+        return next(grade for grade in self.grades if (grade.student, grade.exercise) == (student, exercise))
+
+    def page(self, student: str) -> str:
+        return (self.out / "students" / f"{student}.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def graded(tmp_path_factory) -> Graded:
+    folder = tmp_path_factory.mktemp("class")
+    class_of(folder / "submissions")
+    rules = Rules(Limits(seconds=3, memory=600_000_000, output=100_000))
+    return Graded(folder / "grades", grade(folder / "submissions", folder / "grades", ["07"], rules))
+
+
+# --- What an answer earns ----------------------------------------------------------------------------------------
+
+
+def test_a_right_answer_earns_all_points_and_an_empty_one_none(graded):
+    assert (graded.of("right").points, graded.of("right").kind) == (3, "right")
+    assert (graded.of("empty").points, graded.of("empty").kind) == (0, "open")
+
+
+def test_an_answer_that_fits_only_the_cases_shown_earns_half(graded):
+    found = graded.of("hidden")
+    assert (found.points, found.kind) == (1.5, "partly")
+    assert "Right in the notebook's cases, wrong in others" in found.reason
+
+
+def test_a_wrong_answer_gets_the_diagnosis_of_the_check_and_its_picture(graded):
+    found = graded.of("staircase")
+    assert found.points == 0
+    assert "The staircase runs the wrong way" in found.reason
+    assert f"data:image/png;base64,{found.picture}" in graded.page("staircase")
+
+
+def test_helpers_and_imports_of_other_cells_come_along_and_nothing_else_is_run(graded):
+    assert graded.of("helper").kind == "right", graded.of("helper").reason
+
+
+def test_a_value_computed_elsewhere_is_missed_in_words_that_say_why(graded):
+    assert "NameError" in graded.of("elsewhere").reason
+    assert "no values computed elsewhere" in graded.of("elsewhere").reason
+
+
+def test_a_mistake_costs_its_points_once(graded):
+    """The answer to 07.labels calls delay; where that is wrong, the right one stands in."""
+    for student in ("staircase", "loop", "exit", "syntax", "patch", "forger"):
+        assert [graded.of(student, id).points for id in ("07.undelay", "07.labels", "07.padding")] == [3, 4, 2], student
+
+
+# --- What must not help ------------------------------------------------------------------------------------------
+
+
+def test_changed_check_cells_change_nothing(graded):
+    assert graded.of("praise").points == 0
+    assert graded.of("praise").kind == "wrong"
+
+
+def test_an_answer_that_changes_the_check_from_within_is_found_out(graded):
+    found = graded.of("patch")
+    assert found.points == 0
+    assert "changes the check itself" in found.reason
+    assert any("new value" in mark or "reaches for" in mark for mark in found.marks)
+
+
+def test_an_answer_that_calls_the_package_is_marked(graded):
+    assert graded.of("package").marks == ("uses mmo.sequence.delay, which is what the exercise asks for",)
+    assert "[LOOK: uses mmo.sequence.delay" in graded.of("package").reasons
+
+
+def test_an_answer_that_calls_the_package_by_another_name_is_marked_too(graded):
+    assert graded.of("disguise").marks == ("calls mmo.sequence.delay while it runs",)
+
+
+def test_nobody_else_is_marked(graded):
+    expected = {"package", "disguise", "patch", "forger", "segfault"}  # the last two import gc and ctypes
+    assert {found.student for found in graded.grades if found.marks} == expected
+
+
+# --- Disasters ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "student, words",
+    [
+        ("loop", "still running after 3 seconds"),
+        ("sleep", "it waits for something"),
+        ("exit", "ended the process, status 3"),
+        ("farewell", "ended the process: SystemExit bye"),
+        ("segfault", "crashed the process"),
+        ("flood", "printed more than 0.1 MB"),
+        ("memory", "more than 0.6 GB of memory"),
+        ("forger", "what it sent is no verdict"),
+    ],
+)
+def test_an_answer_that_goes_too_far_is_stopped_and_reported(graded, student, words):
+    found = graded.of(student)
+    assert (found.points, found.kind) == (0, "stopped"), found.reason
+    assert words in found.reason
+
+
+@pytest.mark.parametrize(
+    "student, words",
+    [
+        ("network", "no network while grading"),
+        ("program", "no other programs while grading"),
+        ("thief", "not to be read while grading"),
+        ("vandal", "no files outside its own folder"),
+        ("syntax", "SyntaxError"),
+    ],
+)
+def test_an_answer_that_reaches_too_far_is_wrong_and_told_why(graded, student, words):
+    found = graded.of(student)
+    assert (found.points, found.kind) == (0, "wrong"), found.reason
+    assert words in found.reason
+
+
+def test_the_repository_is_as_it_was(graded):
+    assert (catalogue.REPOSITORY / "course.yml").is_file()
+
+
+@pytest.mark.parametrize(
+    "student, words",
+    [
+        ("missing", f"no {FILE} was handed in"),
+        ("broken", "is no notebook"),
+        ("strange", "no notebook"),
+        ("nothing", "is no notebook"),
+        ("huge", "2000 MB"),
+    ],
+)
+def test_a_file_that_cannot_be_graded_is_reported_for_every_exercise(graded, student, words):
+    for id in ("07.delay", "07.undelay", "07.labels", "07.padding"):
+        assert (graded.of(student, id).points, graded.of(student, id).kind) == (0, "missing")
+        assert words in graded.of(student, id).reason
+
+
+def test_a_renamed_file_is_known_by_its_exercises(graded):
+    assert graded.of("renamed").points == 3
+    assert "the file is called final (2).ipynb" in graded.page("renamed")
+
+
+# --- What is written ---------------------------------------------------------------------------------------------
+
+
+def test_grades_csv_has_a_line_for_everybody(graded):
+    with (graded.out / "grades.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == COLUMNS
+    students = len(ANSWERS) + len(TEXTS) + 3
+    assert len(rows) == len(graded.grades) == 4 * students
+    assert all(row["reason"] and "\n" not in row["reason"] for row in rows)
+    half = next(row for row in rows if (row["student"], row["exercise"]) == ("hidden", "07.delay"))
+    assert (half["notebook"], half["points"]) == ("07", "1.5")
+
+
+def test_no_spreadsheet_takes_a_name_for_a_formula(graded):
+    assert harmless("=cmd") == "'=cmd"
+    assert "\n'=cmd,07" in (graded.out / "grades.csv").read_text(encoding="utf-8").replace("\r\n", "\n")
+
+
+def test_what_a_student_wrote_is_text_on_the_page(graded):
+    page = graded.page("script")
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)" in page
+
+
+def test_plots_of_the_file_are_on_the_page(graded):
+    plots = [output["data"]["image/png"] for cell in SOLVED["cells"] for output in cell.get("outputs", ()) if "image/png" in output.get("data", {})]
+    assert plots
+    assert "".join(plots[0]).replace("\n", "")[:60] in graded.page("right")
+
+
+def test_the_class_page_has_the_hardest_exercise_first(graded):
+    lines = hardest_first(graded.grades)
+    assert lines[0].exercise == "07.delay"
+    assert [line.share for line in lines] == sorted(line.share for line in lines)
+    page = (graded.out / "class.html").read_text(encoding="utf-8")
+    assert page.index("07.delay") < page.index("07.labels")
+    assert 'href="students/renamed.html"' in page
+
+
+def test_the_summary_counts_what_was_said_most():
+    def said(student: str, words: str) -> Grade:
+        return Grade(student, "07", "07.delay", 0.0, 3, "wrong", words)
+
+    line = hardest_first([said("a", "One.\n(With 3 codebooks)"), said("b", "One.\n(With 8 codebooks)"), said("c", "Two.")])[0]
+    assert (line.often, line.times, line.share) == ("One.", 2, 0.0)
+
+
+# --- What is refused before anything is run ------------------------------------------------------------------------
+
+
+def test_grades_are_not_written_among_other_things(tmp_path):
+    (tmp_path / "thesis.txt").write_text("")
+    with pytest.raises(ValueError, match="other things than grades"):
+        grade(tmp_path, tmp_path)
+
+
+def test_submissions_need_a_folder_for_each_student(tmp_path):
+    (tmp_path / "in").mkdir()
+    with pytest.raises(ValueError, match="no student's folder"):
+        grade(tmp_path / "in", tmp_path / "out", ["07"])
+    (tmp_path / "in" / FILE).write_text("{}")
+    with pytest.raises(ValueError, match="belong to nobody"):
+        grade(tmp_path / "in", tmp_path / "out", ["07"])
+
+
+def test_unknown_notebooks_and_those_without_exercises_are_refused():
+    with pytest.raises(ValueError, match="no notebook '99'"):
+        chosen(["99"], catalogue.REPOSITORY)
+    with pytest.raises(ValueError, match="13 has no exercises"):
+        chosen(["13"], catalogue.REPOSITORY)
+
+
+@pytest.mark.parametrize("wrong", [{"seconds": 0}, {"memory": -1}, {"output": 0}])
+def test_limits_must_be_positive(wrong):
+    with pytest.raises(ValueError, match="greater than 0"):
+        Limits(**wrong)
+
+
+# --- Parts -------------------------------------------------------------------------------------------------------
+
+
+def test_only_what_an_answer_needs_is_taken_from_other_cells():
+    cells = [{"cell_type": "code", "source": source} for source in ("import math\nimport torch", "def half(x):\n    return x / TWO\nTWO = 2", "LATER = half(8)", "def other():\n    pass")]
+    before = needed("def f(x):\n    return half(x) + LATER", offered(code_cells({"cells": cells})))
+    assert "TWO = 2" in before and "def half" in before
+    assert "math" not in before and "other" not in before and "LATER" not in before
+
+
+def test_of_two_cells_with_one_exercise_the_last_counts():
+    cells = code_cells({"cells": [{"cell_type": "code", "source": f"@exercise('07.delay')\ndef delay():\n    return {n}"} for n in (1, 2)]})
+    assert "return 2" in answers_of(cells)["07.delay"].source
+
+
+def test_an_exercise_in_a_comment_is_none():
+    assert answers_of(code_cells({"cells": [{"cell_type": "code", "source": '# @exercise("07.delay")'}]})) == {}
+
+
+@pytest.mark.parametrize("source, marked", [
+    ("from mmo.sequence import delay as d\nd(codes)", "uses mmo.sequence.delay"),
+    ("import mmo.sequence as s\ns.delay(codes)", "uses mmo.sequence.delay"),
+    ("from mmo.course.exercises import find\nfind('07.delay').reference", "reaches for mmo.course.exercises.find"),
+    ("import sys\nsys.modules['mmo.sequence']", "reaches for sys.modules"),
+    ("from mmo import sequence\nsequence.delay = print", "gives mmo.sequence.delay a new value"),
+])  # fmt: skip
+def test_marks_follow_imports_to_the_full_name(source, marked):
+    assert any(mark.startswith(marked) for mark in marks(Answer("07.delay", source), find("07.delay")))
+
+
+def test_a_files_size_is_looked_at_before_it_is_read(tmp_path):
+    path = tmp_path / "large.ipynb"
+    with path.open("wb") as file:
+        file.truncate(LARGEST_FILE + 1)
+    assert "more than 64" in read_file(path).problem
+
+
+def test_this_machine_is_no_network():
+    assert all(is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", b"localhost", None))
+    assert not any(is_loopback(host) for host in ("127.0.0.1.example.org", "192.0.2.1", "example.org"))
+    check_address("/a/unix/socket")
+    with pytest.raises(NotWhileGrading):
+        check_address(("192.0.2.1", 80))
+
+
+def test_an_answer_writes_in_its_own_folder_only(tmp_path):
+    home, shut = f"{tmp_path}{os.sep}", (f"{tmp_path / 'shut'}{os.sep}",)
+    check_file(str(tmp_path / "mine.txt"), os.O_WRONLY | os.O_CREAT, home, ())
+    check_file("/elsewhere/read.txt", os.O_RDONLY, home, shut)
+    for path, flags in ((str(tmp_path / ".." / "other.txt"), os.O_WRONLY), (str(tmp_path / "shut" / "a"), os.O_RDONLY)):
+        with pytest.raises(NotWhileGrading):
+            check_file(path, flags, home, shut)
+
+
+# --- Hidden cases ------------------------------------------------------------------------------------------------
+
+HIDDEN = [each.id for each in all_exercises() if hidden_cases(each.id)]
+
+
+def solutions() -> dict[str, Answer]:
+    """Exercise id -> the solution's cell and what it needs, as a submission's would be taken."""
+    found = {}
+    for entry in catalogue.read_course():
+        path = Edition(entry, catalogue.REPOSITORY).solution
+        text = path.read_text(encoding="utf-8").replace(BEGIN, "").replace(END, "")
+        found |= answers_of(code_cells(json.loads(text)))
+    return found
+
+
+@pytest.fixture(scope="module")
+def solved() -> dict[str, Answer]:
+    return solutions()
+
+
+def function_of(answer: Answer):
+    """The function of an answer, in a namespace as grading makes it."""
+    names: dict = {}
+    exec(answer.before, names)
+    entry = next(each for each in catalogue.read_course() if each.number == answer.id.split(".")[0])
+    learner = nbformat.read(Edition(entry, catalogue.REPOSITORY).learner, 4)
+    names |= {function.name: find(id).reference for id, function in definitions(learner).items()}
+    names["exercise"] = desk.exercise
+    exec(answer.source, names)
+    return desk.ATTEMPTS[answer.id].yours
+
+
+def test_hidden_cases_are_many():
+    assert len(HIDDEN) >= 60
+
+
+@pytest.mark.parametrize("id", HIDDEN)
+def test_solution_is_graded_right_in_hidden_cases_and_without_a_mark(id, solved):
+    """The solution stands for a student who did it well: full points, and nothing to look at."""
+    task = replace(find(id), picture=None)  # drawing takes longer than all the rest
+    trace = Trace(package_codes(task))
+    watched = trace.watching(function_of(solved[id]))
+    verdict = judge(replace(task, cases=lambda: hidden_cases(id)), watched)
+    assert verdict.passed, verdict.words
+    assert judge(task, watched).passed
+    assert marks(solved[id], task) == ()
+    assert trace.called is None
+
+
+@pytest.mark.parametrize("id", HIDDEN)
+def test_hidden_cases_are_others_than_those_shown(id):
+    names = [case.name for case in hidden_cases(id)]
+    assert len(set(names)) == len(names)
+    assert not set(names) & {case.name for case in find(id).cases()}
+
+
+def test_processes_are_forked_where_the_platform_can():
+    from mmo.course.grading.pool import method
+
+    assert method() == ("forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn")
+    assert torch.get_num_threads() == 1

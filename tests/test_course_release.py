@@ -1,0 +1,131 @@
+"""A hand-out holds what a class needs, and nothing of what it is to find out."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from mmo import __version__
+from mmo.course import catalogue
+from mmo.course.build import BEGIN, END, Edition, broken_links, leaks
+from mmo.course.release import clean_notebook, is_handed_out, release, version_stamp
+
+ENTRIES = {entry.number: entry for entry in catalogue.read_course()}
+
+
+@pytest.fixture(scope="module")
+def handed_out(tmp_path_factory):
+    return release(tmp_path_factory.mktemp("release") / "class", ["07", "05"])
+
+
+def test_it_holds_the_chosen_notebooks_and_what_they_run_on(handed_out):
+    folder = handed_out.folder
+    assert sorted(path.name for path in (folder / "notebooks").iterdir()) == ["05_thinker.ipynb", "07_sequence_and_delay.ipynb"]
+    assert [entry.number for entry in catalogue.read_course(folder)] == ["05", "07"]
+    for name in ("mmo/sequence.py", "mmo/course/exercises.py", "data/tiny/codec.safetensors", "environment.yml", "constraints.txt", "pyproject.toml", "LICENSE"):
+        assert (folder / name).is_file(), name
+
+
+def test_it_holds_no_solution_no_hidden_case_and_no_history(handed_out):
+    names = {path.relative_to(handed_out.folder).as_posix() for path in handed_out.folder.rglob("*")}
+    for left_out in ("solutions", "tests", ".git", "mmo/course/grading"):
+        assert left_out not in names
+    assert not [name for name in names if "__pycache__" in name or name.endswith(".pyc")]
+    for path in (handed_out.folder / "notebooks").iterdir():
+        solution = nbformat.read(Edition(ENTRIES[path.stem[:2]], catalogue.REPOSITORY).solution, 4)
+        text = path.read_text(encoding="utf-8")
+        assert leaks(solution, nbformat.reads(text, 4)) == []
+        assert BEGIN not in text and END not in text
+
+
+def test_notebooks_have_no_outputs_and_no_metadata_but_the_stamp(handed_out):
+    for path in (handed_out.folder / "notebooks").iterdir():
+        notebook = nbformat.read(path, 4)
+        nbformat.validate(notebook)
+        assert notebook.metadata["mmo"] == {"release": handed_out.stamp}
+        assert set(notebook.metadata) == {"kernelspec", "language_info", "mmo"}
+        for cell in notebook.cells:
+            assert not cell.get("outputs") and not cell.get("execution_count")
+            assert set(cell.metadata) <= {"tags"}
+
+
+def test_a_notebook_is_made_from_its_source_not_from_a_copy_somebody_worked_in(tmp_path):
+    """Whatever lies in notebooks/ does not matter: it is not even read."""
+    (tmp_path / "solutions").mkdir()
+    entry = ENTRIES["07"]
+    original = Edition(entry, catalogue.REPOSITORY).solution
+    Edition(entry, tmp_path).solution.write_bytes(original.read_bytes())
+    assert "raise NotImplementedError" in clean_notebook(entry, "1", set(), tmp_path)
+
+
+def test_the_version_stands_in_it(handed_out):
+    about = json.loads((handed_out.folder / "RELEASE.json").read_text(encoding="utf-8"))
+    assert about["release"] == handed_out.stamp == version_stamp(catalogue.REPOSITORY)
+    assert about["version"] == __version__ and handed_out.stamp.startswith(__version__)
+    assert about["notebooks"] == ["05", "07"]
+    assert handed_out.stamp in (handed_out.folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_no_link_in_it_leads_nowhere(handed_out):
+    folder = handed_out.folder
+    pages = {folder / "README.md": (folder / "README.md").read_text(encoding="utf-8")}
+    found = [flaw for path, text in pages.items() for flaw in broken_links(path, text, folder)]
+    for path in (folder / "notebooks").iterdir():
+        cells = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "markdown"]
+        found += [flaw for cell in cells for flaw in broken_links(path, cell.source, folder)]
+    assert found == []
+
+
+def test_links_to_what_is_not_handed_out_become_words():
+    assert is_handed_out("https://example.org/a.ipynb", set())
+    assert is_handed_out("07_sequence_and_delay.ipynb#anchor", {"07_sequence_and_delay"})
+    assert not is_handed_out("10_train_t2a.ipynb", {"07_sequence_and_delay"})
+    assert not is_handed_out("../solutions/07_sequence_and_delay.ipynb", {"07_sequence_and_delay"})
+    assert "notebook 10" in clean_notebook(ENTRIES["07"], "1", set(), catalogue.REPOSITORY)
+    assert "10_train_t2a.ipynb" not in clean_notebook(ENTRIES["07"], "1", set(), catalogue.REPOSITORY)
+
+
+def test_a_target_that_holds_anything_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is not empty"):
+        release(tmp_path, ["05"])
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_nothing_half_done_is_left_where_a_part_is_missing(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        (tmp_path / "course").mkdir()
+        (tmp_path / "course" / "course.yml").write_text((catalogue.REPOSITORY / "course.yml").read_text(encoding="utf-8"), encoding="utf-8")
+        release(tmp_path / "out", ["05"], tmp_path / "course")
+    assert [path.name for path in tmp_path.iterdir()] == ["course"]
+
+
+def test_an_unknown_notebook_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no notebook 99"):
+        release(tmp_path / "out", ["99"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_check_works_in_it_and_what_is_left_out_is_said(handed_out):
+    """In a process that has only the hand-out's package: the check answers, `solution` and `mmo course grade` say what they lack."""
+    code = (
+        "import mmo, sys\n"
+        f"assert mmo.__file__.startswith({str(handed_out.folder)!r}), mmo.__file__\n"
+        "from mmo.course import check, exercise, solution\n"
+        "@exercise('07.padding')\ndef padding(lengths, budget): return sum(lengths)\n"
+        "print(check('07.padding').words)\n"
+        "try:\n    solution('07.padding')\nexcept ValueError as error:\n    print(error)\n"
+        "from typer.testing import CliRunner\nfrom mmo.cli import app\n"
+        "found = CliRunner().invoke(app, ['course', 'grade', '.', '--out', 'x'])\nprint(found.exit_code, found.output)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(handed_out.folder), "MMO_RUNS": str(handed_out.folder.parent / "runs"), "PYTHONDONTWRITEBYTECODE": "1"}
+    found = subprocess.run([sys.executable, "-c", code], cwd=handed_out.folder.parent, env=environment, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    assert "what is useful, not what is computed" in found.stdout
+    assert "this is a hand-out, without solutions" in found.stdout
+    assert "1 this is a hand-out: grading is done in the whole course" in found.stdout
