@@ -84,7 +84,7 @@ for name, model in models.items():
     if steppers[name].optimisers.muon:
         moments += sum(p.numel() for group in steppers[name].optimisers.muon.param_groups for p in group["params"])
     books[name] = {"file (half precision)": 2 * stored / 1e6, "weights": 4 * stored / 1e6, "gradients": 4 * stored / 1e6, "optimiser": 4 * moments / 1e6}
-    print(f"{name:10} stored {stored / 1e6:6.2f} M   active {active / 1e6:6.2f} M   forward {2 * active / 1e6:6.1f} MFLOP a position (without attention's own)")
+    print(f"{name:10} stored {stored / 1e6:6.2f} M   active {active / 1e6:6.2f} M   about {2 * active / 1e6:.1f} MFLOP a position, if every weight were multiplied once")
 with drawing(7.5, 1.8) as figure:
     axes = figure.add_subplot()
     for place, name in enumerate(PAIR):
@@ -144,7 +144,7 @@ held_out = [batch for found in validation_batches(settings, stage, Encoders(), l
 
 @torch.no_grad()
 def measure(name: str) -> dict:
-    """Held-out losses of the weights as they are: text, audio, by codebook."""
+    """Held-out losses of the averaged weights: text, audio, by codebook."""
     return steppers[name].validate(held_out)
 
 
@@ -170,7 +170,7 @@ corpora, shares = open_corpora(settings, stage, Encoders())
 batches = Batches(corpora, shares, layout, stage.token_budget, chunk_rows=stage.chunk_rows).start()
 clock = {name: {"step": [], "optimiser": []} for name in PAIR}
 curve = {name: [(0, 0.0, start[name]["audio"], start[name]["text"])] for name in PAIR}
-stage = replace(stage, steps=updates, warmup_steps=5)
+stage = replace(stage, steps=updates, warmup_steps=5, schedule="constant")  # a falling rate would help whoever is further on in it
 steppers = {name: Stepper(models[name].train(), stage, updates, device, torch.float32) for name in PAIR}
 
 
@@ -319,18 +319,26 @@ def spy(name: str, now: Tensor):
         x = arguments[0]
         here = now[:, : x.shape[1]]  # the Thinker's upper layers read only as far as there is text
         known = here >= 0
-        picked[name].append(module.route(x[known])[1][:, 0])
-        kinds[name].append(here[known])
+        picked[name].append(module.route(x[known])[1][:, 0].cpu())
+        kinds[name].append(here[known].cpu())
 
     return hook
 
 
-with torch.no_grad(), steppers[MIXED].averaged() as model:
+@torch.no_grad()
+def look(model: OmniModel) -> None:
+    """Fill `picked` and `kinds` with what the routers choose on the held-out rows."""
+    for each in (*picked.values(), *kinds.values()):
+        each.clear()
     for batch in held_out:
-        handles = [module.register_forward_pre_hook(spy(name, kinds_of(batch))) for name, module in mixtures.items()]
+        handles = [module.register_forward_pre_hook(spy(name, kinds_of(batch).to(device))) for name, module in mixtures.items()]
         model.hidden_states(**batch.inputs(device))
         for handle in handles:
             handle.remove()
+
+
+with steppers[MIXED].averaged() as model:
+    look(model)
 tables = {name: usage(torch.cat(picked[name]), torch.cat(kinds[name]), len(mixtures[name].experts), len(KINDS)) for name in mixtures}
 labels = {name: ("Thinker " if name.startswith("model.") else "Talker ") + name.split(".layers.")[1].split(".")[0] for name in mixtures}
 with drawing(9.0, 2.6) as figure:
@@ -358,18 +366,28 @@ def told(name: str) -> float:
     return float(shared / entropy) if entropy > 0 else 0.0
 
 
+trained = {name: told(name) for name in mixtures}
 for name in mixtures:
     load = torch.bincount(torch.cat(picked[name]), minlength=len(mixtures[name].experts)).float()
     load /= load.sum()
-    print(f"{labels[name]:10} the expert tells {told(name):.0%} of the kind; shares {' '.join(f'{each:.0%}' for each in load.tolist())}")
+    print(f"{labels[name]:10} the expert tells {trained[name]:.0%} of the kind; shares {' '.join(f'{each:.0%}' for each in load.tolist())}")
+
+weights = {name: module.gate.weight.detach().clone() for name, module in mixtures.items()}
+for name, module in mixtures.items():  # the same model with the routers it began with
+    module.gate.weight.data.copy_(package[f"{name}.gate.weight"])
+look(models[MIXED].eval())
+print("with routers that never learnt:", ", ".join(f"{labels[name]} {told(name):.0%}" for name in mixtures))
+for name, module in mixtures.items():
+    module.gate.weight.data.copy_(weights[name])
 
 # %% [markdown]
-# A share of 0 % would mean that every kind is spread over the experts alike. Positions of sound look alike to a router and unlike text, so some division comes from the vectors themselves, even from a router that was
-# never told anything but to be even.
+# A share of 0 % would mean that every kind is spread over the experts alike. Positions of sound look alike to a router and unlike text, so some division comes from the vectors themselves. That is why the last line is there: the routers as
+# they were drawn, on the trained model. Only what goes beyond it was learnt, and a clear map by itself is no proof of learning.
 #
 # ## What this says, and what not
 #
-# - At equal **active** size the mixture is slower a step and needs more memory in training; that holds at every size.
+# - At equal **active** size the mixture needs more memory in training, at any size, and here its step takes longer. How much longer depends on the size of a batch.
+# - A difference of a few hundredths between the curves says nothing: the two models draw different dropout, and nobody has repeated the run.
 # - Whether it is *better* a step depends on how much there is to store. Our world has two hundred words: a dense model of this size holds it with ease, and a few dozen updates show the start of a training, not its end.
 # - Published gains (Switch, ST-MoE, DeepSeekMoE, OLMoE) are at billions of tokens, with experts spread over many cards and batches of millions of positions, where an expert's product is large and the optimiser's share is small.
 #
