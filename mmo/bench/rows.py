@@ -128,6 +128,5 @@ def open_bench_rows(
 def length_figures(examples: Sequence[Example], padded_length: int = PADDED_LENGTH) -> dict[str, float]:
     """What the rows are like: mean positions and frames a row, and the share of a padded row that is useful."""
     positions = np.mean([each.length for each in examples])
-    stops = examples[0].row.audio_labels.shape[0]  # every codebook's delayed frames and its stop are labelled
-    frames = np.mean([int((each.row.audio_labels[0] >= 0).sum()) - 1 for each in examples]) if stops else 0.0
+    frames = np.mean([max(0, int((each.row.audio_labels[0] >= 0).sum()) - 1) for each in examples])  # the stop is labelled, too
     return {"positions a row": float(positions), "frames a row": float(frames), "useful, padded": float(positions) / padded_length}
