@@ -22,8 +22,7 @@ from mmo.bench.clock import alternate, median_ratio, seconds_of
 from mmo.bench.growing import Grown, growing_answer
 from mmo.bench.report import Line, Report, describe_machine
 from mmo.bench.rows import BenchRows, open_bench_rows
-from mmo.config import Decoding
-from mmo.data import Draws
+from mmo.config import Decoding, Draws
 from mmo.generation import Generator, Prompt, evaluating
 from mmo.omni import OmniModel, load_model
 from mmo.profiles import Profile

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from mmo.bench.clock import Stopwatch, alternate
+from mmo.bench.clock import Stopwatch, alternate, median_ratio
 from mmo.bench.padded import visited_experts
 from mmo.bench.report import Line, Report, describe_machine
 from mmo.bench.rows import BenchRows, open_bench_rows
@@ -56,8 +56,10 @@ class VisitedExperts(MixtureOfExperts):
 class MoeArm:
     """One model in training on one batch."""
 
-    def __init__(self, config: ModelConfig, stage: StageConfig, batch: Batch, settings: MoeBench, device: torch.device, dtype: torch.dtype, visited: bool = False) -> None:
-        torch.manual_seed(settings.seed)
+    def __init__(
+        self, config: ModelConfig, stage: StageConfig, batch: Batch, seed: int, device: torch.device, dtype: torch.dtype, visited: bool = False
+    ) -> None:
+        torch.manual_seed(seed)
         self.model, self.batch = OmniModel(config).to(device).train(), batch
         for module in self.model.modules() if visited else ():
             if isinstance(module, MixtureOfExperts):
@@ -86,16 +88,16 @@ def bench_moe(profile: Profile, settings: MoeBench, device: torch.device | None 
         count = 2 * settings.positions // 80 + 1  # a row has some 80 positions: two batches and a choice between them
         rows = open_bench_rows(profile, settings.source, folder or Path(temporary), count, settings.seed, min(settings.positions, 512))
         batch = one_batch(rows, settings.positions)
-        arms = {name: MoeArm(config, stage, batch, settings, device, dtype) for name, config in ((DENSE, dense), (EXPERTS, mixed))}
+        arms = {name: MoeArm(config, stage, batch, settings.seed, device, dtype) for name, config in ((DENSE, dense), (EXPERTS, mixed))}
         if settings.baseline:
-            arms[VISITED] = MoeArm(mixed, stage, batch, settings, device, dtype, visited=True)
+            arms[VISITED] = MoeArm(mixed, stage, batch, settings.seed, device, dtype, visited=True)
         samples = alternate(arms, settings.rounds, device)
     work = {name: without_optimiser(samples[name], arm.optimiser.seconds) for name, arm in arms.items()}
     return Report(
         title=f"Experts, {profile.name}: {batch.size} positions, {batch.useful / batch.size:.0%} of them useful",
         columns=tuple(arms),
         lines=tuple(moe_lines(arms, samples, work)),
-        ratios={f"forward and backward, {name} over dense": statistics.median(a / b for a, b in zip(work[name], work[DENSE], strict=True)) for name in arms if name != DENSE},
+        ratios={f"forward and backward, {name} over dense": median_ratio(work[name], work[DENSE]) for name in arms if name != DENSE},
         checks=moe_checks(arms),
         settings={
             "profile": profile.name, "rows": settings.source, "positions": batch.size, "rounds": settings.rounds, "seed": settings.seed,

@@ -265,7 +265,9 @@ def padded_losses(padded: PaddedModel, batch: Batch, stop_weight: float, device:
 class PaddedStepper:
     """One update the padded way: loss over all positions, clipped gradients, AdamW as torch gives it."""
 
-    def __init__(self, model: OmniModel, learning_rate: float, clip_norm: float, stop_weight: float, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, model: OmniModel, learning_rate: float, clip_norm: float, stop_weight: float, device: torch.device, dtype: torch.dtype
+    ) -> None:
         self.padded, self.device, self.dtype = PaddedModel(model), device, dtype
         self.clip_norm, self.stop_weight = clip_norm, stop_weight
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
