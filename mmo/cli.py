@@ -181,6 +181,116 @@ def evaluate(
         raise typer.Exit(1) from None
 
 
+bench = typer.Typer(no_args_is_help=True, help="How fast it is, against the way the original computes (docs/speed.md).")
+app.add_typer(bench, name="bench")
+
+RowsOption = Annotated[Literal["synthetic", "tiny"], typer.Option("--rows", help="synthetic: as long as mini's; tiny: data/tiny.")]
+BaselineOption = Annotated[Literal["padded", "none"], typer.Option("--baseline", help="none: ours alone.")]
+RoundsOption = Annotated[int, typer.Option("--rounds", min=1, help="Rounds that count; one more warms up.")]
+DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda; default the profile's.", show_default=False)]
+JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write everything here.")]
+SeedOption = Annotated[int, typer.Option("--seed")]
+
+
+def run_bench(measure, profile: str | None, device: str | None, json: Path | None) -> None:
+    """Call measure(profile, device), show its report, write it."""
+    import torch
+
+    from mmo.bench.report import show
+    from mmo.profiles import profile as find_profile
+
+    try:
+        chosen = find_profile(profile)
+        report = measure(chosen, torch.device(device) if device else chosen.device())
+    except (ValueError, FileNotFoundError) as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(1) from None
+    show(report)
+    if json:
+        report.write(json)
+
+
+@bench.command("train")
+def bench_train(
+    profile: ProfileOption = None,
+    rows: RowsOption = "synthetic",
+    baseline: BaselineOption = "padded",
+    device: DeviceOption = None,
+    json: JsonOption = None,
+    update: Annotated[int, typer.Option("--update", min=1, help="Rows of one update.")] = 8,
+    updates: Annotated[int, typer.Option("--updates", min=1, help="Different updates a round, short rows to long ones.")] = 2,
+    full: Annotated[bool, typer.Option("--full-batch/--no-full-batch", help="Also ours at the padded way's positions an update.")] = True,
+    pool: Annotated[int | None, typer.Option("--pool", help="Rows to choose from; default the stage's chunk.", show_default=False)] = None,
+    rounds: RoundsOption = 3,
+    seed: SeedOption = 0,
+) -> None:
+    """Rows a second in training, on the same rows with the same weights."""
+    from mmo.bench.train import TrainBench
+    from mmo.bench.train import bench_train as measure
+
+    settings = TrainBench(rows, update, updates, rounds, baseline == "padded", full, pool, seed=seed)
+    run_bench(lambda chosen, where: measure(chosen, settings, where), profile, device, json)
+
+
+@bench.command("decode")
+def bench_decode(
+    profile: ProfileOption = None,
+    rows: RowsOption = "synthetic",
+    baseline: BaselineOption = "padded",
+    device: DeviceOption = None,
+    json: JsonOption = None,
+    prompts: Annotated[int, typer.Option("--prompts", min=1, help="Prompts a round.")] = 2,
+    frames: Annotated[int, typer.Option("--frames", min=1, help="Codec frames an answer.")] = 41,
+    batch: Annotated[int, typer.Option("--batch", min=0, help="Prompts at once, in the last column; 0: without.")] = 16,
+    sampled: Annotated[bool, typer.Option("--sampled", help="The profile's temperatures instead of greedy choice.")] = False,
+    rounds: RoundsOption = 3,
+    seed: SeedOption = 0,
+) -> None:
+    """Steps a second in answering, and whether both ways say the same."""
+    from mmo.bench.decode import DecodeBench
+    from mmo.bench.decode import bench_decode as measure
+
+    settings = DecodeBench(rows, prompts, frames=frames, rounds=rounds, batch=batch, sampled=sampled, baseline=baseline == "padded", seed=seed)
+    run_bench(lambda chosen, where: measure(chosen, settings, where), profile, device, json)
+
+
+@bench.command("load")
+def bench_load(
+    profile: ProfileOption = None,
+    rows: RowsOption = "synthetic",
+    baseline: BaselineOption = "padded",
+    json: JsonOption = None,
+    count: Annotated[int, typer.Option("--count", min=1, help="Rows a round.")] = 512,
+    rounds: RoundsOption = 3,
+    seed: SeedOption = 0,
+) -> None:
+    """Rows a second of the loader in one process, and whether its memory grows."""
+    from mmo.bench.load import LoadBench
+    from mmo.bench.load import bench_load as measure
+
+    settings = LoadBench(rows, count, rounds=rounds, baseline=baseline == "padded", seed=seed)
+    run_bench(lambda chosen, where: measure(chosen, settings), profile, "cpu", json)
+
+
+@bench.command("moe")
+def bench_moe(
+    profile: ProfileOption = None,
+    rows: RowsOption = "synthetic",
+    baseline: BaselineOption = "padded",
+    device: DeviceOption = None,
+    json: JsonOption = None,
+    positions: Annotated[int, typer.Option("--positions", min=512, help="Positions of one update, at most.")] = 8192,
+    rounds: RoundsOption = 3,
+    seed: SeedOption = 0,
+) -> None:
+    """One update of a mixture of experts against the dense model of equal active size."""
+    from mmo.bench.moe import MoeBench
+    from mmo.bench.moe import bench_moe as measure
+
+    settings = MoeBench(rows, positions, rounds, baseline == "padded", seed)
+    run_bench(lambda chosen, where: measure(chosen, settings, where), profile, device, json)
+
+
 course = typer.Typer(no_args_is_help=True, help="The course: what is done, and both editions of its notebooks.")
 app.add_typer(course, name="course")
 

@@ -1,0 +1,255 @@
+"""The bench compares two ways of computing the same: here it is shown that they do compute the same.  Nothing is timed."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import worlds
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmo.bench.decode import DecodeBench, bench_decode
+from mmo.bench.flops import BACKWARD, Work, forward_flops
+from mmo.bench.growing import growing_answer
+from mmo.bench.load import LoadBench, PaddedLoader, bench_load, padded_row
+from mmo.bench.moe import MoeBench, bench_moe
+from mmo.bench.padded import PaddedModel, PaddedStepper, pad_batch, padded_losses
+from mmo.bench.report import number
+from mmo.bench.rows import Lengths, length_figures, open_bench_rows
+from mmo.bench.train import OURS, PADDED, TrainBench, bench_train, choose_updates, quiet_stage
+from mmo.config import Decoding, Draws
+from mmo.data import Batches, Layout, collate
+from mmo.generation import Generator
+from mmo.omni import OmniModel, loss_sums
+from mmo.profiles import profile as find_profile
+from mmo.training import Stepper, open_corpora
+from speakers import TOY, toy_prompts
+
+CPU = torch.device("cpu")
+LENGTH = 192  # what toy rows are padded to here
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    monkeypatch.setenv("MMO_CACHE", str(tmp_path / "cache"))
+    return worlds.toy_profile(tmp_path)
+
+
+def toy_examples(toy, stage="t2a", count=6):
+    config = toy.stages[stage][-1]
+    corpora, shares = open_corpora(toy, config.replace(rehearsal=()), worlds.toy_encoders())
+    layout = Layout(toy.model, worlds.tokenizer(), 160)
+    return Batches(corpora, shares, layout, 480, chunk_rows=count).chunk(0)
+
+
+def our_losses(model, batch):
+    hidden = model.hidden_states(**batch.inputs(CPU))
+    sums = loss_sums(model, hidden, batch.text_labels, batch.audio_labels)
+    return sums.text_loss(), sums.audio_loss(), hidden.aux_loss
+
+
+# --- The padded way is right -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", ["t2a", "a2a", "i2t"])
+def test_the_padded_way_has_our_loss_on_every_row(toy, stage):
+    """Text, sound and pictures in; each row alone, padded far beyond its end."""
+    torch.manual_seed(0)
+    model = OmniModel(toy.model).train()
+    for example in toy_examples(toy, stage):
+        ours = torch.stack(our_losses(model, collate([example], toy.model)))
+        theirs = torch.stack(padded_losses(PaddedModel(model), pad_batch([example], toy.model, LENGTH), 10.0, CPU))
+        assert torch.allclose(ours, theirs, atol=1e-5, rtol=0), f"{example.name}: ours {ours.tolist()}, padded {theirs.tolist()}"
+
+
+def test_the_padded_way_has_our_gradients(toy):
+    """A whole batch, rows of unequal length; and the mixture's experts, in eval mode, where no auxiliary loss counts padding."""
+    examples = toy_examples(toy)
+    for use_moe in (False, True):
+        torch.manual_seed(0)
+        model = OmniModel(toy.model.replace(use_moe=use_moe)).eval()
+        sum(our_losses(model, collate(examples, toy.model))).backward()
+        ours = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        model.zero_grad(set_to_none=True)
+        sum(padded_losses(PaddedModel(model), pad_batch(examples, toy.model, LENGTH), 10.0, CPU)).backward()
+        theirs = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        for name, gradient in ours.items():
+            if name in theirs or gradient.abs().sum() > 0:
+                assert torch.allclose(gradient, theirs[name], atol=1e-5), f"{name}, experts: {use_moe}"
+
+
+def test_both_ways_make_the_same_update(toy):
+    """Two steps each from the same weights, with a rate: the same weights afterwards."""
+    examples, after = toy_examples(toy), []
+    stage = quiet_stage(toy.stages["t2a"][0]).replace(learning_rate=1e-3, weight_decay=0.0, warmup_steps=1, schedule="constant")
+    for padded in (False, True):
+        torch.manual_seed(0)
+        model = OmniModel(toy.model).train()
+        if padded:
+            stepper = PaddedStepper(model, 1e-3, stage.clip_norm, stage.stop_weight, CPU, torch.float32)
+            stepper.optimiser.param_groups[0].update(weight_decay=0.0, betas=(0.9, 0.95))
+            for _ in range(2):
+                stepper.step(pad_batch(examples, toy.model, LENGTH))
+        else:
+            stepper = Stepper(model, stage, 100, CPU, torch.float32)
+            for number in range(2):
+                stepper.step(collate(examples, toy.model), number + 10)
+        after.append(torch.stack(our_losses(model, collate(examples, toy.model))).detach())
+    assert torch.allclose(*after, atol=1e-3), after
+
+
+def test_a_row_that_is_too_long_is_refused(toy):
+    with pytest.raises(ValueError, match="does not fit into 8"):
+        pad_batch(toy_examples(toy), toy.model, 8)
+
+
+def mixed_prompt(prompt):
+    """The prompt with a picture and a sound in it."""
+    ids = [*prompt.text_ids, TOY.image_ids[0], TOY.audio_ids[0], TOY.audio_ids[0], 7]
+    return replace(prompt, text_ids=ids, image_features=torch.randn(3, TOY.image_hidden_size), audio_features=torch.randn(2, TOY.audio_hidden_size))
+
+
+def let_it_stop(model, prompt, decoding):
+    """Random weights hardly ever stop: exchange the stop with the first new code that codebook 0 would say."""
+    said = growing_answer(model, prompt, decoding, may_stop=False).codes[0].tolist()
+    code, stop = next(each for each in said if each != said[0]), TOY.audio_stop_token
+    for layer in (model.talker.lm_head.base, model.talker.lm_head.adapters[0][2]):
+        layer.weight.data[[code, stop]] = layer.weight.data[[stop, code]]
+
+
+@pytest.mark.parametrize("may_stop", [True, False])
+def test_growing_caches_say_what_we_say(may_stop):
+    """Greedy: the same text, the same codes, the same number of steps, with and without the stop."""
+    torch.manual_seed(0)
+    model, decoding = OmniModel(TOY).eval(), Decoding(max_text=6, max_frames=9).greedy()
+    prompts, stopped = [mixed_prompt(prompt) for prompt in toy_prompts(5, 9, 13)], []
+    if may_stop:
+        let_it_stop(model, prompts[0], decoding)
+    for prompt in prompts:
+        decoder = Generator(model).start([prompt], decoding, speech=True)
+        if not may_stop:
+            decoder.allowed[0, TOY.audio_stop_token] = -torch.inf
+        with torch.no_grad():
+            steps = len(list(decoder.run(drop=False)))
+        text, codes, _, ended = decoder.results()[0]
+        grown = growing_answer(model, prompt, decoding, may_stop)
+        assert grown.text_ids == text and torch.equal(grown.codes, codes) and grown.steps == steps
+        stopped.append(ended)
+    assert any(stopped) == may_stop
+
+
+# --- Rows --------------------------------------------------------------------------------------------------------
+
+
+def test_synthetic_rows_are_as_long_as_minis(tmp_path):
+    """41 frames a row, and a padded row useful to 16 %; the same seed gives the same rows."""
+    mini = find_profile("mini")
+    rows = open_bench_rows(mini, "synthetic", tmp_path / "one", 400, seed=3)
+    figures = length_figures(rows.examples(400))
+    assert 38 < figures["frames a row"] < 44
+    assert 0.14 < figures["useful, padded"] < 0.18
+    again = open_bench_rows(mini, "synthetic", tmp_path / "two", 400, seed=3)
+    assert rows.path.read_bytes() == again.path.read_bytes()
+    with pytest.raises(ValueError, match="do not fit the model of profile mini"):
+        open_bench_rows(mini, "tiny", tmp_path, 4)
+
+
+def test_lengths_have_the_mean_they_say():
+    rng = np.random.default_rng(0)
+    assert np.mean([Lengths().draw(41, 0.5, rng) for _ in range(4000)]) == pytest.approx(41, rel=0.03)
+
+
+@pytest.mark.parametrize("length", [512, 60])
+def test_the_padded_loader_builds_our_rows(tmp_path, length):
+    """Code by code in Python lists, or in tensors: the same row, cut or not."""
+    tiny = find_profile("tiny")
+    rows = open_bench_rows(tiny, "synthetic", tmp_path, 12, max_length=length, draws=Draws.none())
+    loader = PaddedLoader(rows, 12, 4)
+    ours = {example.name: example for example in rows.examples(12)}
+    for number in range(12):
+        example = ours.get(f"synthetic.parquet, row {number}")
+        if example is None:  # its answer lies behind the cut
+            assert length < 512
+            continue
+        inputs, text_labels, audio_labels = padded_row(loader.row(number), rows.layout)
+        T = example.length
+        assert torch.equal(inputs[:, :T], example.row.input_ids)
+        assert torch.equal(text_labels[:T], example.row.text_labels) and torch.equal(audio_labels[:, :T], example.row.audio_labels)
+        assert inputs.shape[1] == length and (audio_labels[:, T:] < 0).all()
+
+
+def test_updates_are_spread_over_the_lengths(toy):
+    examples = toy_examples(toy, count=12)
+    short, long = choose_updates(examples, 3, 2)
+    assert short[-1].length <= long[0].length and len(short) == len(long) == 3
+    with pytest.raises(ValueError, match="too few"):
+        choose_updates(examples, 13, 1)
+
+
+# --- Operations --------------------------------------------------------------------------------------------------
+
+
+def counted(work) -> int:
+    """What torch counts; its math attention shows every product."""
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        work()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("use_moe", [False, True])
+def test_operations_are_those_that_torch_counts(toy, use_moe):
+    """Forward to the last one; backward as two forwards to 2 % (the first layers need no gradient of their inputs)."""
+    torch.manual_seed(0)
+    config = toy.model.replace(use_moe=use_moe)
+    model = OmniModel(config).train()
+    examples = toy_examples(toy)
+    batch, wide = collate(examples, config), pad_batch(examples, config, LENGTH)
+    ours = forward_flops(config, Work.of_ours(batch, config))
+    padded = forward_flops(config, Work.of_padded(wide))
+    assert counted(lambda: our_losses(model, batch)) == ours
+    assert counted(lambda: padded_losses(PaddedModel(model), wide, 10.0, CPU)) == padded
+    both = counted(lambda: sum(our_losses(model, batch)).backward())
+    assert both == pytest.approx(BACKWARD * ours, rel=0.02)
+    assert ours < padded
+
+
+# --- The benches, from end to end --------------------------------------------------------------------------------
+
+
+def check_report(report, tmp_path):
+    report.write(tmp_path / "bench.json")
+    found = json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))
+    assert found["columns"] == list(report.columns) and all(len(line["values"]) == len(report.columns) for line in found["lines"])
+    assert all(ratio > 0 for ratio in found["ratios"].values())
+
+
+def test_train_end_to_end(toy, tmp_path):
+    report = bench_train(toy, TrainBench(rows=2, updates=2, rounds=1, pool=12), CPU)
+    check_report(report, tmp_path)
+    assert report.checks["largest difference of a loss"] < 1e-4 and report.columns[:2] == (OURS, PADDED)
+    alone = bench_train(toy, TrainBench(rows=2, updates=1, rounds=1, pool=8, baseline=False, full_batch=False), CPU)
+    assert alone.columns == (OURS,) and not alone.ratios
+
+
+def test_decode_end_to_end(toy, tmp_path):
+    report = bench_decode(toy, DecodeBench(prompts=1, text=3, frames=4, rounds=1, batch=2), CPU)
+    check_report(report, tmp_path)
+    assert report.checks == {"same text": True, "same codes": True}
+    sampled = bench_decode(toy, DecodeBench(prompts=1, text=3, frames=4, rounds=1, batch=0, sampled=True), CPU)
+    assert not sampled.checks and len(sampled.columns) == 2
+
+
+def test_load_end_to_end(toy, tmp_path):
+    check_report(bench_load(toy, LoadBench(rows=16, batch=8, rounds=1)), tmp_path)
+
+
+def test_experts_end_to_end(toy, tmp_path):
+    report = bench_moe(toy, MoeBench(positions=512, rounds=1), CPU)
+    check_report(report, tmp_path)
+    assert next(iter(report.checks.values())) < 1e-4
+
+
+def test_numbers_are_short():
+    assert [number(value) for value in (0, 0.0123, 9.87, 1234.5, 2e-7)] == ["0", "0.0123", "9.87", "1234", "2.0e-07"]
