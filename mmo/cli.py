@@ -181,7 +181,7 @@ def evaluate(
         raise typer.Exit(1) from None
 
 
-bench = typer.Typer(no_args_is_help=True, help="How fast it is, against the way the original computes (docs/speed.md).")
+bench = typer.Typer(no_args_is_help=True, help="How fast it is, against the way the original computes (docs/performance.md).")
 app.add_typer(bench, name="bench")
 
 RowsOption = Annotated[Literal["synthetic", "tiny"], typer.Option("--rows", help="synthetic: as long as mini's; tiny: data/tiny.")]
