@@ -10,24 +10,29 @@ import csv
 import json
 import multiprocessing
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import nbformat
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from mmo.cli import app
 from mmo.course import catalogue, desk
 from mmo.course.build import BEGIN, END, Edition, definitions
 from mmo.course.exercises import all_exercises, find, judge
 from mmo.course.grading.answers import Answer, answers_of, code_cells, needed, offered
+from mmo.course.grading.child import Result
 from mmo.course.grading.grade import Rules, chosen, grade
 from mmo.course.grading.grades import Grade
+from mmo.course.grading.grades import graded as graded_as
 from mmo.course.grading.hidden import hidden_cases
 from mmo.course.grading.limits import Limits, NotWhileGrading, check_address, check_file, is_loopback
 from mmo.course.grading.marks import Trace, marks, package_codes
 from mmo.course.grading.pages import COLUMNS, harmless
+from mmo.course.grading.pool import Outcome, method
+from mmo.course.grading.report import show_class
 from mmo.course.grading.submissions import LARGEST_FILE, read_file
 from mmo.course.grading.summary import hardest_first
 
@@ -35,8 +40,6 @@ FILE = "07_sequence_and_delay.ipynb"
 SOLVED = json.loads((catalogue.REPOSITORY / "solutions" / FILE).read_text(encoding="utf-8"))
 LEARNERS = json.loads((catalogue.REPOSITORY / "notebooks" / FILE).read_text(encoding="utf-8"))
 HEADER = '@exercise("07.delay")\ndef delay(codes, pad, stop):\n'
-POSIX = os.name == "posix"
-LINUX = sys.platform.startswith("linux")
 
 # --- A class of synthetic students -------------------------------------------------------------------------------
 
@@ -320,15 +323,49 @@ def test_the_summary_counts_what_was_said_most():
 
     line = hardest_first([said("a", "One.\n(With 3 codebooks)"), said("b", "One.\n(With 8 codebooks)"), said("c", "Two.")])[0]
     assert (line.often, line.times, line.share) == ("One.", 2, 0.0)
+    assert hardest_first([said("a", "One."), said("b", "Two.")])[0].often == ""
+
+
+def test_the_class_on_the_terminal(graded, capsys):
+    show_class(graded.grades)
+    shown = capsys.readouterr().out
+    assert shown.index("07.delay") < shown.index("07.labels")
+    assert "To look at: " in shown and "package 07.delay" in shown
+
+
+def test_the_command_grades_and_says_where(tmp_path):
+    """From the command line, with what was due: who handed in nothing is in the table too."""
+    (tmp_path / "in" / "ada").mkdir(parents=True)
+    found = CliRunner().invoke(app, ["course", "grade", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--notebooks", "07"])
+    assert found.exit_code == 0, found.output
+    assert "4 grades in" in found.output
+    assert (tmp_path / "out" / "grades.csv").read_text(encoding="utf-8").count("ada,07,07.") == 4
+    refused = CliRunner().invoke(app, ["course", "grade", str(tmp_path / "in"), "--out", str(tmp_path / "out2")])
+    assert refused.exit_code == 1 and "name those that were due" in refused.output
+
+
+def test_marked_points_take_the_points_of_marked_answers():
+    """A factor of 0 takes them, 1 leaves them."""
+    outcome = Outcome(Result("passed", "passed", called="mmo.sequence.delay"), "", 0.0)
+    points = [graded_as("ada", find("07.delay"), outcome, (), 0.5, factor).points for factor in (0.0, 0.5, 1.0)]
+    assert points == [0, 1.5, 3]
+
+
+def test_the_hidden_share_is_the_notebooks():
+    half_right = Outcome(Result("passed", "wrong", "Wrong."), "", 0.0)
+    assert [graded_as("ada", find("07.delay"), half_right, (), share, 1.0).points for share in (0.0, 0.5, 1.0)] == [3, 1.5, 0]
 
 
 # --- What is refused before anything is run ------------------------------------------------------------------------
 
 
 def test_grades_are_not_written_among_other_things(tmp_path):
-    (tmp_path / "thesis.txt").write_text("")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("")
     with pytest.raises(ValueError, match="other things than grades"):
-        grade(tmp_path, tmp_path)
+        grade(tmp_path / "in", tmp_path / "out")
+    with pytest.raises(ValueError, match="taken for a student's folder"):
+        grade(tmp_path / "in", tmp_path / "in" / "grades")
 
 
 def test_submissions_need_a_folder_for_each_student(tmp_path):
@@ -464,7 +501,5 @@ def test_hidden_cases_are_others_than_those_shown(id):
 
 
 def test_processes_are_forked_where_the_platform_can():
-    from mmo.course.grading.pool import method
-
     assert method() == ("forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn")
     assert torch.get_num_threads() == 1

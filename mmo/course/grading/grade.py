@@ -56,7 +56,7 @@ def grade(folder: Path, out: Path, numbers: Sequence[str] = (), rules: Rules = R
 
     Raises ValueError for an unknown number, a notebook without exercises, a folder without students, or an `out` that holds other things.
     """
-    refuse_strange(out)
+    refuse_strange(out, folder)
     entries = chosen(numbers, root) if numbers else handed_in(folder, read_course(root))
     if not entries:
         raise ValueError(f"{folder} holds no notebook of the course; name those that were due: --notebooks 05,07")
@@ -66,8 +66,10 @@ def grade(folder: Path, out: Path, numbers: Sequence[str] = (), rules: Rules = R
     return grades
 
 
-def refuse_strange(out: Path) -> None:
-    """Raises ValueError where grades would be written among other things."""
+def refuse_strange(out: Path, folder: Path) -> None:
+    """Raises ValueError where grades would be written among other things, or would look like a student."""
+    if out.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{out} lies in {folder}: the grades would be taken for a student's folder")
     if out.exists() and not (out / "grades.csv").is_file() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} holds other things than grades; give an empty folder, or one of earlier grades")
 

@@ -51,7 +51,7 @@ CLASS = HEAD + """<h1>{{ title }}</h1>
 <table><tr><th>exercise</th><th>points earned</th>{% for kind in kinds %}<th>{{ kind }}</th>{% endfor %}<th>said most</th></tr>
 {% for line in lines %}<tr><td>{{ line.exercise }}</td><td class="number">{{ "%.0f" | format(100 * line.share) }} %</td>
 {% for kind in kinds %}<td class="number">{{ line.kinds[kind] or "" }}</td>{% endfor %}
-<td>{% if line.times %}{{ line.times }} × {{ line.often }}{% endif %}</td></tr>{% endfor %}</table>
+<td>{% if line.often %}{{ line.times }} × {{ line.often }}{% endif %}</td></tr>{% endfor %}</table>
 <h2>Students</h2>
 <table><tr><th>student</th>{% for entry in entries %}<th>{{ entry.number }}</th>{% endfor %}<th>points</th><th>to look at</th></tr>
 {% for row in rows %}<tr><td><a href="students/{{ row.link }}">{{ row.student }}</a></td>

@@ -16,7 +16,7 @@ class Line:
     exercise: str
     share: float
     kinds: dict[str, int]
-    often: str  # what was said to most of those who did not get it right
+    often: str  # what was said to most of those who did not get it right; "" where nobody was told the same as another
     times: int
 
 
@@ -33,5 +33,6 @@ def line(exercise: str, group: Sequence[Grade]) -> Line:
     # The first line is the diagnosis; what follows are the numbers of one student's result.
     said = Counter(grade.reason.splitlines()[0] for grade in group if grade.kind in ("wrong", "partly", "stopped"))
     often, times = said.most_common(1)[0] if said else ("", 0)
+    often = often if times > 1 else ""
     share = sum(grade.points for grade in group) / sum(grade.of for grade in group)
     return Line(exercise, share, {kind: counts[kind] for kind in KINDS}, often, times)
