@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 06 · Mixture of experts
 #
-# *Takes 60 minutes (tiny) · runs in 60 s on one core (tiny) · builds on 05 · 4 exercises, 12 points*
+# *Takes 60 minutes (tiny) · runs in 115 s on one core (tiny) · builds on 05 · 4 exercises, 12 points*
 #
 # **At the end** you have built a mixture of experts: a router, the sorting that makes it fast, and the loss that keeps it even. You have seen an expert die,
 # and you can say why the original's router never learns what is right for the task.
@@ -57,7 +57,7 @@ print(f"width {D}, inner width {I}, {E} experts, {K} a position")
 # %% [markdown]
 # ## Why more than one
 #
-# Two thirds of a block's weights are in its feed-forward layer, and each position runs through all of them: a comma as well as a number.
+# Three quarters of a block's weights are in its feed-forward layer, and each position runs through all of them: a comma as well as a number.
 # A **mixture of experts** keeps several such layers and sends each position through a few. It stores more and computes as much as before.
 #
 #     scores = softmax(router(x))              (N, E)
@@ -336,12 +336,14 @@ def train_small(keep: bool, coefficient: float, name: str) -> dict:
 
     def watch(_, arguments):
         with torch.no_grad():
-            _, picked, _ = layer.route(arguments[0].flatten(0, 1))
+            _, picked, _ = layer.route(arguments[0][record["real"]])  # padding goes somewhere too, and nobody cares where
             record["share"].append(F.one_hot(picked[:, 0], E).float().mean(dim=0))
 
     handle = layer.register_forward_pre_hook(watch)
     for _ in tqdm(range(updates), desc=name, mininterval=1.0):
         batch = [text[n] for n in order.choice(len(text), 24)]
+        lengths = torch.tensor([len(ids) for ids in batch])
+        record["real"] = torch.arange(int(lengths.max())) < lengths[:, None]
         loss, extra = next_token_loss(thinker, batch)
         optimiser.zero_grad()
         (loss + extra).backward()
@@ -378,8 +380,8 @@ for name, run in runs.items():
 reveal("06.dead", min(least, key=least.get))
 
 # %% [markdown]
-# Read the shares first. A router that hears nothing stays where chance put it, and drifts with the vectors it sees. One that hears only the balance loss is even within a few updates. One that hears the task takes what works first: a favourite
-# learns fastest and is chosen more. The two losses together pull both ways, and a coefficient decides who wins. An expert that gets next to nothing is dead weight in the plain sense: stored, copied to the
+# Read the shares first. A router that hears nothing stays where chance put it, and drifts with the vectors it sees. One that hears only the balance loss is soon nearly even. One that hears the task takes what works first: a favourite
+# learns fastest and is chosen more. The two losses together pull both ways, and a coefficient decides who wins. (There is a hole in it, too: like the original's, this loss counts padding, and a router can please it by sending the padding elsewhere. The shares above are of real positions.) An expert that gets next to nothing is dead weight in the plain sense: stored, copied to the
 # optimiser, of no use. It is noticed by counting, as here; the loss does not tell. **Then read the losses:** at this size and after so few updates they are close to each other. Evenness is not quality.
 #
 # ## What did the routers learn?
@@ -466,7 +468,7 @@ assert torch.allclose(mine * gates, theirs[0], atol=1e-5)
 #
 # - A mixture stores $E$ feed-forward layers and uses $k$: more memory, the same work a position.
 # - Sorted once, each expert is one dense product.
-# - Without a balance loss experts starve. A router that hears it alone uses them alike, which is not yet used well.
+# - Without a balance loss the shares stay as chance made them, or a favourite takes most. A router that hears that loss alone uses all alike, which is not yet used well.
 # - Renormalised top-1 gates are 1: the router learns from the balance loss alone. Keeping the score as the gate cures it.
 #
 # **Often mistaken.** *"Experts are experts for topics."* Mostly for tokens: routers split by what a vector looks like, and that is the token. *"A mixture is faster."* Than a dense model of the same *stored* size; beside one of the same
