@@ -21,7 +21,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmo.hub_rows import Part, choose, join, read_parts, read_table
+from pyarrow.parquet import FileMetaData
+
+from mmo.hub_rows import Part, choose, join, open_parquet, read_parts
 from mmo.hub_sources import FetchError, HuggingFace, Interrupted, ModelScope, Remote, Share, Source, read_lock, told, write_lock
 from mmo.manifest import MANIFEST, Artefact, File, read_manifest, select
 
@@ -34,13 +36,14 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Job:
-    """A file to fetch; `space`: bytes it takes on the way; `parts`: of a subset."""
+    """A file to fetch; `space`: bytes it takes on the way; `parts`, `table`: of a subset, and the remote file's table of row groups."""
 
     artefact: Artefact
     file: File
     remote: Remote
     space: int
     parts: tuple[Part, ...] = ()
+    table: FileMetaData | None = None
 
 
 @dataclass(frozen=True)
@@ -148,14 +151,14 @@ def is_published(path: Path, remote: Remote) -> bool | None:
 def plan(state: State, source: Source, root: Path, say: Say) -> Job | None:
     """What fetching a file takes; None where nothing is to be done: the repository lacks an optional file, or the file is there."""
     artefact, file = state.artefact, state.file
-    remote = retried(lambda: source.describe(artefact, file), say)
+    remote = source.describe(artefact, file)  # not tried again: the clients wait for half a minute themselves
     if remote is None:
         say(f"{source.place(artefact, file)}: not in this repository, and not needed")
         return None
     if state.word == "unrecorded":
         return adopt(Job(artefact, file, remote, 0), source, root, say)
     if artefact.subset and not source.finished:
-        return retried(lambda: plan_subset(artefact, file, remote, source), say)
+        return plan_subset(artefact, file, remote, source)
     started = sum(each.stat().st_size for each in staging(root, file).rglob("*") if each.is_file())
     return Job(artefact, file, remote, max(remote.size - started, 0) + (remote.size if file.keep and not source.finished else 0))
 
@@ -165,10 +168,11 @@ def plan_subset(artefact: Artefact, file: File, remote: Remote, source: Source) 
     place = source.place(artefact, file)
     with told(place), source.open(artefact, file, remote) as opened:
         try:
-            parts = choose(read_table(opened).metadata, artefact.subset)
+            table = open_parquet(opened).metadata
+            parts = choose(table, artefact.subset)
         except ValueError as error:
             raise FetchError(f"{place}: no part of it can be chosen: {error}") from error
-    return Job(artefact, file, remote, 2 * sum(part.size for part in parts), tuple(parts))
+    return Job(artefact, file, remote, 2 * sum(part.size for part in parts), tuple(parts), table)
 
 
 def adopt(job: Job, source: Source, root: Path, say: Say) -> None:
@@ -230,7 +234,7 @@ def bring_subset(job: Job, source: Source, folder: Path) -> Path:
     """The chosen row groups of a remote parquet file, each kept as it comes, then all in one file."""
     parts = folder / (job.remote.revision or job.remote.sha256 or "parts")  # another version's parts are not ours
     with told(source.place(job.artefact, job.file)), source.open(job.artefact, job.file, job.remote) as opened:
-        files = read_parts(read_table(opened), list(job.parts), parts, Path(job.file.to).name)
+        files = read_parts(open_parquet(opened, job.table), list(job.parts), parts, Path(job.file.to).name)
         return join(files, folder / "joined.parquet")
 
 

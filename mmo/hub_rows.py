@@ -47,9 +47,9 @@ def part_of(group: parquet.RowGroupMetaData, number: int, rows: int) -> Part:
     return Part(number, taken, size * taken // max(group.num_rows, 1))
 
 
-def read_table(file: BinaryIO) -> parquet.ParquetFile:
-    """A parquet file that reads by ranges of BUFFER bytes, and nothing ahead of what is asked for."""
-    return parquet.ParquetFile(file, buffer_size=BUFFER, pre_buffer=False)
+def open_parquet(file: BinaryIO, table: parquet.FileMetaData | None = None) -> parquet.ParquetFile:
+    """A parquet file that reads by ranges of BUFFER bytes, and nothing ahead of what is asked for; `table`: if it was read before."""
+    return parquet.ParquetFile(file, metadata=table, buffer_size=BUFFER, pre_buffer=False)
 
 
 def read_parts(source: parquet.ParquetFile, parts: list[Part], folder: Path, label: str) -> list[Path]:

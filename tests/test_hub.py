@@ -38,10 +38,12 @@ def pictures(groups: int = 40, rows: int = 50, size: int = 2000) -> bytes:
     """A parquet file of the real schema's columns for pictures; every row knows its number."""
     sink = pa.BufferOutputStream()
     schema = pa.schema([("conversations", pa.string()), ("image_bytes", pa.binary())])
-    with parquet.ParquetWriter(sink, schema, use_dictionary=False, data_page_size=16_384) as writer:
+    pages = dict(use_dictionary=False, write_statistics=False, write_batch_size=50, data_page_size=16_384)
+    with parquet.ParquetWriter(sink, schema, **pages) as writer:
         for group in range(groups):
             talk = [json.dumps([{"role": "user", "content": str(group * rows + row)}]) for row in range(rows)]
-            writer.write_table(pa.table({"conversations": talk, "image_bytes": [noise(size, group * rows + row) for row in range(rows)]}, schema))
+            seen = [noise(size, group * rows + row) for row in range(rows)]
+            writer.write_table(pa.table({"conversations": talk, "image_bytes": seen}, schema))
     return sink.getvalue().to_pybytes()
 
 
@@ -246,8 +248,11 @@ def test_a_disk_that_fills_up_on_the_way_is_told_from_a_broken_connection(server
 
 def test_a_hub_out_of_reach_is_told_with_the_ways_round_it(server, root, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the discard port: nobody listens
+    waited = []
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", waited.append)
     done = mmo("t2a-mini")
-    assert done.exit_code == 1 and "out of reach" in done.output
+    assert done.exit_code == 1 and "t2a-mini: jingyaogong/minimind-o_dataset" in done.output and "out of reach" in done.output
+    assert sum(waited) < 60, "the client's own patience is enough"
     for way in ("HF_ENDPOINT", "--mirror", "--from DIR"):
         assert way in done.output
 
