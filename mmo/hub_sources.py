@@ -100,7 +100,7 @@ class HuggingFace:
 
     @property
     def endpoint(self) -> str | None:
-        return os.environ.get("HF_ENDPOINT") or None
+        return os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
 
     def place(self, artefact: Artefact, file: File) -> str:
         return f"{artefact.name}: {artefact.hub}, {file.path}, Hugging Face hub"

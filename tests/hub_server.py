@@ -70,6 +70,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.modelscope(words[2:], query)
         if words[0] == "api":
             return self.api(words[1:])
+        stored = words[0] == "stored"  # the second address, to which large files are redirected
+        words = words[1:] if stored else words
         kind = "model"
         if words[0] == "datasets":
             kind, words = "dataset", words[1:]
@@ -79,7 +81,18 @@ class Handler(BaseHTTPRequestHandler):
         path = "/".join(words[4:])  # owner, name, "resolve", revision, path
         if path not in repository:
             return self.refuse("EntryNotFound")
+        if len(repository[path]) >= LARGE and not stored:
+            return self.redirect(path, repository[path])
         self.send_file(path, repository[path], head)
+
+    def redirect(self, path: str, content: bytes) -> None:
+        """As the real hub does with large files: size and SHA-256 stand beside the second address."""
+        checksum = "an-etag" if self.hub.silent_on_checksums else hashlib.sha256(content).hexdigest()
+        self.send_response(302)
+        for name, value in {"X-Repo-Commit": COMMIT, "X-Linked-Size": len(content), "X-Linked-ETag": f'"{checksum}"', "Content-Length": 0,
+                            "ETag": '"of-the-redirect"', "Location": f"{self.hub.address}/stored{self.path}"}.items():  # fmt: skip
+            self.send_header(name, str(value))
+        self.end_headers()
 
     def api(self, words: list[str]) -> None:
         """/api/datasets/owner/name[/revision/main | /tree/main]"""
