@@ -45,6 +45,27 @@ def doctor(profile: ProfileOption = None) -> None:
 
 
 @app.command()
+def fetch(
+    names: Annotated[list[str] | None, typer.Argument(help="Only these artefacts of data/manifest.toml.", show_default=False)] = None,
+    profile: ProfileOption = None,
+    stage: Annotated[Literal["t2a", "a2a", "i2t"] | None, typer.Option("--stage", help="Only what this stage of training needs.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Fetch nothing; say what is missing.")] = False,
+    share: Annotated[Path | None, typer.Option("--from", help="A folder like data/downloads that somebody shares.")] = None,
+    mirror: Annotated[bool, typer.Option("--mirror", help="From ModelScope instead of the Hugging Face hub.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Fetch nothing; read every file again and compare checksums.")] = False,
+) -> None:
+    """Fetch data, frozen parts and text weights; an interrupted download goes on by the same command."""
+    from mmo.hub import FetchError, main
+    from mmo.profiles import profile as find_profile
+
+    try:
+        raise typer.Exit(main(find_profile(profile).name, stage, names or (), offline, share, mirror, verify, typer.echo))
+    except (FetchError, ValueError) as error:
+        typer.echo(f"mmo fetch: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+@app.command()
 def weekend(profile: ProfileOption = None, budget: BudgetOption = "full") -> None:
     """Train T2A, A2A and I2T, evaluate, and write a page to listen to."""
     from mmo.weekend import main

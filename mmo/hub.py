@@ -1,0 +1,309 @@
+"""Fetching what `mini` and `full` need: data, frozen parts, text weights, tokenizer (`mmo fetch`).
+
+    fetch("mini")                                  # from the Hugging Face hub; what is there already stays
+    fetch("mini", "t2a")                           # only what that stage needs
+    fetch("mini", source=Share(Path("share")))     # from a folder that somebody shares
+    check("mini", full=True)                       # is everything still what was fetched?
+
+`data/manifest.toml` names everything. A file comes into `data/downloads/.incoming`, is compared with the published SHA-256, moved to
+its place in one go, and recorded in `fetched.json` with its size, its time and its SHA-256: from then on any other file of
+that name is refused. What is fetched is never run and no pickle is opened: of the contents this module reads only parquet and safetensors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyarrow.parquet import FileMetaData
+
+from mmo.hub_rows import Part, choose, join, open_parquet, read_parts
+from mmo.hub_sources import FetchError, HuggingFace, Interrupted, ModelScope, Remote, Share, Source, read_lock, told, write_lock
+from mmo.manifest import MANIFEST, Artefact, File, read_manifest, select
+
+DOWNLOADS = MANIFEST.parent / "downloads"
+INCOMING = ".incoming"  # unfinished files, on the same disk as their places
+RESERVE = 1_000_000_000  # bytes left free: a disk filled to the brim stops more than a download
+WAITS = (2.0, 8.0, 30.0)  # seconds before another try, where a connection broke off
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A file to fetch; `space`: bytes it takes on the way; `parts`, `table`: of a subset, and the remote file's table of row groups."""
+
+    artefact: Artefact
+    file: File
+    remote: Remote
+    space: int
+    parts: tuple[Part, ...] = ()
+    table: FileMetaData | None = None
+
+
+@dataclass(frozen=True)
+class State:
+    """How a file stands: there, missing, unrecorded (nobody fetched it), or changed since it was fetched."""
+
+    artefact: Artefact
+    file: File
+    word: str
+
+
+def fetch(
+    profile: str, stage: str | None = None, names: Sequence[str] = (), source: Source | None = None, root: Path | None = None,
+    say: Say = print,
+) -> list[Path]:
+    """Bring what is missing of what a profile (or one of its stages, or `names`) needs into `root`; returns what was brought.
+
+    Raises FetchError where something cannot be had or is not what it should be, ValueError where there is no such name.
+    """
+    root, source = root or DOWNLOADS, source or HuggingFace()
+    chosen = select(read_manifest(), profile, stage, names)
+    states = inspect(chosen, root)
+    refuse_changed(states, root)
+    wanted = [state for state in states if state.word != "there"]
+    jobs = [job for state in wanted if (job := plan(state, source, root, say))]
+    make_sure_of_space(jobs, root)
+    brought = [bring(job, source, root, say) for job in jobs]
+    say(f"{profile}: {len(states)} files, {len(states) - len(wanted)} were there, {len(brought)} fetched into {root}")
+    return brought
+
+
+def check(profile: str, stage: str | None = None, names: Sequence[str] = (), root: Path | None = None, full: bool = False,
+          say: Say = print) -> bool:  # fmt: skip
+    """Is everything there and unchanged?  Nothing is fetched.  full: read every file again, instead of its size and time alone."""
+    root = root or DOWNLOADS
+    states = inspect(select(read_manifest(), profile, stage, names), root, full)
+    wrong = [state for state in states if state.word != "there" and not (state.word == "missing" and state.file.optional)]
+    for state in wrong:
+        say(f"{state.word}: {root / state.file.to} ({state.artefact.name}: {state.artefact.hub}, {state.file.path})")
+    say(f"{profile}: {len(states) - len(wrong)} of {len(states)} files as they should be" + (", all read" if full else ""))
+    return not wrong
+
+
+# --- What is there -----------------------------------------------------------------------------------------------
+
+
+def inspect(artefacts: Sequence[Artefact], root: Path, full: bool = False) -> list[State]:
+    """The state of every file.  One that was only copied or touched is read once more and its new time recorded."""
+    lock = read_lock(root)
+    before = {path: dict(record) for path, record in lock.items()}
+    states = [State(artefact, file, word_for(root / file.to, lock.get(file.to), full)) for artefact in artefacts for file in artefact.files]
+    if lock != before:
+        write_lock(root, lock)
+    return states
+
+
+def word_for(path: Path, record: dict | None, full: bool) -> str:
+    """there, missing, unrecorded or changed; updates the record's time where the content proved to be the same."""
+    if not path.is_file():
+        return "missing"
+    if record is None:
+        return "unrecorded"
+    found = path.stat()
+    if found.st_size != record["size"]:
+        return "changed"
+    if full or found.st_mtime_ns != record["mtime_ns"]:
+        if sha256_of(path) != record["sha256"]:
+            return "changed"
+        record["mtime_ns"] = found.st_mtime_ns
+    return "there"
+
+
+def refuse_changed(states: Sequence[State], root: Path) -> None:
+    if changed := [str(root / state.file.to) for state in states if state.word == "changed"]:
+        raise FetchError(f"no longer what was fetched: {', '.join(changed)}; delete it (or move it away) and run the command again")
+
+
+def sha256_of(path: Path) -> str:
+    """Lower-case hexadecimal digits, in constant memory."""
+    return digest_of(path, hashlib.sha256())
+
+
+def digest_of(path: Path, digest) -> str:
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def is_published(path: Path, remote: Remote) -> bool | None:
+    """Is it the file that the source published?  None where size alone is known, and right."""
+    size = path.stat().st_size
+    if size != remote.size:
+        return False
+    if remote.sha256:
+        return sha256_of(path) == remote.sha256
+    if remote.git_hash:  # git's name for a file is the SHA-1 of this head and the content
+        return digest_of(path, hashlib.sha1(b"blob %d\0" % size)) == remote.git_hash
+    return None
+
+
+# --- Before --------------------------------------------------------------------------------------------------------
+
+
+def plan(state: State, source: Source, root: Path, say: Say) -> Job | None:
+    """What fetching a file takes; None where nothing is to be done: the repository lacks an optional file, or the file is there."""
+    artefact, file = state.artefact, state.file
+    remote = source.describe(artefact, file)  # not tried again: the clients wait for half a minute themselves
+    if remote is None:
+        say(f"{source.place(artefact, file)}: not in this repository, and not needed")
+        return None
+    if state.word == "unrecorded":
+        return adopt(Job(artefact, file, remote, 0), source, root, say)
+    if artefact.subset and not source.finished:
+        return plan_subset(artefact, file, remote, source)
+    started = sum(each.stat().st_size for each in staging(root, file).rglob("*") if each.is_file())
+    return Job(artefact, file, remote, max(remote.size - started, 0) + (remote.size if file.keep and not source.finished else 0))
+
+
+def plan_subset(artefact: Artefact, file: File, remote: Remote, source: Source) -> Job:
+    """Which row groups, by the table at the remote file's end."""
+    place = source.place(artefact, file)
+    with told(place), source.open(artefact, file, remote) as opened:
+        try:
+            table = open_parquet(opened).metadata
+            parts = choose(table, artefact.subset)
+        except ValueError as error:
+            raise FetchError(f"{place}: no part of it can be chosen: {error}") from error
+    return Job(artefact, file, remote, 2 * sum(part.size for part in parts), tuple(parts), table)
+
+
+def adopt(job: Job, source: Source, root: Path, say: Say) -> None:
+    """A file that somebody put there by hand: taken as it is where it proves to be the published one, else refused."""
+    path = root / job.file.to
+    whole = source.finished or not (job.artefact.subset or job.file.keep)
+    if not (whole and is_published(path, job.remote)):
+        raise FetchError(f"{path}: nobody fetched this file, and it cannot be shown to be the published one; move it away and run the "
+                         f"command again ({source.place(job.artefact, job.file)})")  # fmt: skip
+    record(job, source, root, sha256_of(path))
+    say(f"{path}: was there already, and is the published file")
+
+
+def make_sure_of_space(jobs: Sequence[Job], root: Path) -> None:
+    """Raises FetchError saying how many GB of 10^9 bytes are missing."""
+    root.mkdir(parents=True, exist_ok=True)
+    needed, free = sum(job.space for job in jobs), shutil.disk_usage(root).free
+    if needed and needed + RESERVE > free:
+        largest = max(jobs, key=lambda job: job.space)
+        raise FetchError(f"{root}: the disk lacks {(needed + RESERVE - free) / 1e9:.2f} GB: {needed / 1e9:.2f} GB are to come and "
+                         f"{RESERVE / 1e9:.2f} GB stay free, but only {free / 1e9:.2f} GB are free. The largest file is {largest.file.to} "
+                         f"({largest.artefact.name}, {largest.space / 1e9:.2f} GB). Make room, fetch one --stage at a time, or put "
+                         "data/downloads on another disk (a symbolic link)")  # fmt: skip
+
+
+# --- Bringing --------------------------------------------------------------------------------------------------------
+
+
+def staging(root: Path, file: File) -> Path:
+    """Where a file comes in; its name is its own, so that two never meet."""
+    return root / INCOMING / hashlib.sha256(file.to.encode()).hexdigest()[:16]
+
+
+def bring(job: Job, source: Source, root: Path, say: Say) -> Path:
+    """Fetch one file, prove it, move it to its place, record it."""
+    folder, target = staging(root, job.file), root / job.file.to
+    folder.mkdir(parents=True, exist_ok=True)
+    if job.parts:
+        arrived = retried(lambda: bring_subset(job, source, folder), say)
+    else:
+        arrived = retried(lambda: source.bring(job.artefact, job.file, job.remote, folder), say)
+        prove(job, source, arrived, folder)
+        if job.file.keep and not source.finished:
+            arrived = keep_tensors(arrived, job.file.keep, source.place(job.artefact, job.file))
+    with told(str(target)):
+        digest = sha256_of(arrived)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(arrived, target)
+        record(job, source, root, digest)
+        shutil.rmtree(folder)
+        with contextlib.suppress(OSError):  # other files may be on their way
+            (root / INCOMING).rmdir()
+    published = (job.remote.sha256 or job.remote.git_hash) and not job.parts
+    say(f"{job.file.to}: {target.stat().st_size / 1e6:.1f} MB, {'as published' if published else 'checksum recorded'}")
+    return target
+
+
+def bring_subset(job: Job, source: Source, folder: Path) -> Path:
+    """The chosen row groups of a remote parquet file, each kept as it comes, then all in one file."""
+    parts = folder / (job.remote.revision or job.remote.sha256 or "parts")  # another version's parts are not ours
+    with told(source.place(job.artefact, job.file)), source.open(job.artefact, job.file, job.remote) as opened:
+        files = read_parts(open_parquet(opened, job.table), list(job.parts), parts, Path(job.file.to).name)
+        return join(files, folder / "joined.parquet")
+
+
+def prove(job: Job, source: Source, arrived: Path, folder: Path) -> None:
+    """Raises FetchError where a file is not the published one; it is thrown away, so that the next try starts anew."""
+    if is_published(arrived, job.remote) is not False:
+        return
+    size, checksum = arrived.stat().st_size, job.remote.sha256 or job.remote.git_hash
+    shutil.rmtree(folder)
+    expected = f"{job.remote.size} bytes" + (f", checksum {checksum[:12]}…" if checksum else "")
+    raise FetchError(f"{source.place(job.artefact, job.file)}: what came ({size} bytes) is not what is published ({expected}); it was thrown "
+                     "away. Run the command again; if it happens again, the source is damaged: take another (--mirror, --from)")  # fmt: skip
+
+
+def keep_tensors(path: Path, prefix: str, place: str) -> Path:
+    """A safetensors file with only the tensors whose names begin with `prefix`."""
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    with safe_open(path, framework="pt") as file:
+        kept = {name: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}
+        metadata = file.metadata()
+    if not kept:
+        raise FetchError(f"{place}: it has no tensors named {prefix}…; correct data/manifest.toml")
+    smaller = path.with_name("kept.safetensors")
+    save_file(kept, smaller, metadata)
+    return smaller
+
+
+def record(job: Job, source: Source, root: Path, digest: str) -> None:
+    """Enter a file that lies at its place into the lock file."""
+    path, lock = root / job.file.to, read_lock(root)
+    found = path.stat()
+    lock[job.file.to] = {
+        "artefact": job.artefact.name, "source": source.place(job.artefact, job.file), "revision": job.remote.revision,
+        "size": found.st_size, "mtime_ns": found.st_mtime_ns, "sha256": digest,
+    }  # fmt: skip
+    if job.parts:
+        lock[job.file.to]["rows"] = {str(part.group): part.rows for part in job.parts}
+    write_lock(root, lock)
+
+
+def retried(attempt: Callable, say: Say):
+    """What `attempt` gives, tried again where a connection broke off; the last failure is raised."""
+    for wait in WAITS:
+        try:
+            return attempt()
+        except Interrupted as error:
+            say(f"{error}\nagain in {wait:.0f} s, from where it was")
+            time.sleep(wait)
+    return attempt()
+
+
+# --- The command -----------------------------------------------------------------------------------------------------
+
+
+def main(
+    profile: str, stage: str | None = None, names: Sequence[str] = (), offline: bool = False, share: Path | None = None,
+    mirror: bool = False, verify: bool = False, say: Say = print,
+) -> int:
+    """`mmo fetch`: 0 when everything is there.  Raises FetchError and ValueError with what to do."""
+    if share and mirror:
+        raise ValueError("--from and --mirror name two sources; choose one")
+    if offline or verify:
+        if check(profile, stage, names, full=verify, say=say):
+            return 0
+        say("nothing was fetched; run the command without --offline and --verify, or with --from DIR (a folder that somebody shares)")
+        return 1
+    if share is None and not mirror and os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        raise FetchError("HF_HUB_OFFLINE forbids the Hugging Face hub; unset it, or use --offline, --mirror or --from DIR")
+    fetch(profile, stage, names, Share(share) if share else ModelScope() if mirror else HuggingFace(), say=say)
+    return 0

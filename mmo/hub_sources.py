@@ -1,0 +1,244 @@
+"""Where files come from: the Hugging Face hub, ModelScope, or a folder that a class shares.
+
+The clients are the hubs' own. They go on with a broken download by themselves, show progress, and obey HF_ENDPOINT and
+MODELSCOPE_ENDPOINT. A source only says what a file is (`describe`) and brings it into a folder (`bring`); both raise `FetchError`,
+or `Interrupted` where trying again may help.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import requests
+from huggingface_hub import HfFileSystem, get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub import errors as hub_errors
+from tqdm import tqdm
+
+from mmo.manifest import Artefact, File
+
+LOCK = "fetched.json"  # beside the data: what was fetched, from where, with which checksum
+SHA256, GIT_HASH = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
+ELSEWHERE = ("check the network; HF_ENDPOINT=… names another address of the Hugging Face hub, --mirror takes ModelScope, "
+             "--from DIR a folder that somebody shares")  # fmt: skip
+
+
+class FetchError(RuntimeError):
+    """Something could not be fetched; the message names artefact, repository and file and says what to do."""
+
+
+class Interrupted(FetchError):
+    """The connection broke off or never stood: another try goes on where this one ended."""
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file as its source describes it.  size: bytes; sha256, git_hash: empty where not published; revision: the exact one, if known."""
+
+    size: int
+    sha256: str = ""
+    revision: str = ""
+    git_hash: str = ""  # of small files the Hugging Face hub publishes git's hash instead
+
+
+class Source(Protocol):
+    """What `fetch` asks of a place."""
+
+    finished: bool  # its files are as they are to lie here: nothing is cut out of them any more
+
+    def place(self, artefact: Artefact, file: File) -> str: ...
+
+    def describe(self, artefact: Artefact, file: File) -> Remote | None: ...
+
+    def bring(self, artefact: Artefact, file: File, remote: Remote, folder: Path) -> Path: ...
+
+    def open(self, artefact: Artefact, file: File, remote: Remote) -> BinaryIO: ...
+
+
+@contextlib.contextmanager
+def told(place: str) -> Iterator[None]:
+    """Every failure of a client as a `FetchError` that names the place."""
+    try:
+        yield
+    except FetchError:
+        raise
+    except (hub_errors.GatedRepoError, hub_errors.RepositoryNotFoundError) as error:
+        raise FetchError(f"{place}: the hub has no such repository, or not for everybody ({first_line(error)})") from error
+    except hub_errors.RevisionNotFoundError as error:
+        raise FetchError(f"{place}: the repository has no such revision; correct data/manifest.toml") from error
+    except (hub_errors.LocalEntryNotFoundError, hub_errors.OfflineModeIsEnabled) as error:
+        raise Interrupted(f"{place}: out of reach ({first_line(error)}); {ELSEWHERE}") from error
+    except hub_errors.EntryNotFoundError as error:
+        raise FetchError(f"{place}: the repository has no such file; was it renamed? See data/manifest.toml") from error
+    except (hub_errors.HfHubHTTPError, requests.HTTPError) as error:
+        raise Interrupted(f"{place}: the hub refused ({first_line(error)}); try again later, or {ELSEWHERE}") from error
+    except requests.RequestException as error:
+        raise Interrupted(f"{place}: out of reach, or the connection broke off ({first_line(error)}); {ELSEWHERE}") from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise FetchError(f"{place}: the disk is full; make room and run the command again, it goes on where it was") from error
+        raise Interrupted(f"{place}: {first_line(error)}; run the command again") from error
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@dataclass(frozen=True)
+class HuggingFace:
+    """The Hugging Face hub, or what HF_ENDPOINT names."""
+
+    finished = False
+
+    @property
+    def endpoint(self) -> str | None:
+        return os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
+
+    def place(self, artefact: Artefact, file: File) -> str:
+        return f"{artefact.name}: {artefact.hub}, {file.path}, Hugging Face hub"
+
+    def describe(self, artefact: Artefact, file: File) -> Remote | None:
+        """Size and checksum without the file; None for an optional file that the repository lacks."""
+        url = hf_hub_url(artefact.hub, file.path, repo_type=artefact.kind, revision=artefact.revision, endpoint=self.endpoint)
+        with told(self.place(artefact, file)):
+            try:
+                found = get_hf_file_metadata(url, endpoint=self.endpoint)
+            except hub_errors.EntryNotFoundError:
+                if file.optional:
+                    return None
+                raise
+        if found.size is None:
+            raise FetchError(f"{self.place(artefact, file)}: the hub does not say how large it is")
+        etag = found.etag or ""
+        return Remote(found.size, etag if SHA256.fullmatch(etag) else "", found.commit_hash or "", etag if GIT_HASH.fullmatch(etag) else "")
+
+    def bring(self, artefact: Artefact, file: File, remote: Remote, folder: Path) -> Path:
+        with told(self.place(artefact, file)):
+            revision = remote.revision or artefact.revision
+            return Path(hf_hub_download(artefact.hub, file.path, repo_type=artefact.kind, revision=revision, local_dir=folder,
+                                        endpoint=self.endpoint))  # fmt: skip
+
+    def open(self, artefact: Artefact, file: File, remote: Remote) -> BinaryIO:
+        """The remote file, read by ranges: each read is one request for just these bytes."""
+        prefix = "datasets/" if artefact.kind == "dataset" else ""
+        revision = remote.revision or artefact.revision
+        with told(self.place(artefact, file)):
+            system = HfFileSystem(endpoint=self.endpoint, skip_instance_cache=True)
+            return system.open(f"{prefix}{artefact.hub}@{revision}/{file.path}", "rb", cache_type="none")
+
+
+@dataclass(frozen=True)
+class ModelScope:
+    """ModelScope, or what MODELSCOPE_ENDPOINT names."""
+
+    finished = False
+    listings: dict[str, dict] = field(default_factory=dict)  # one listing a repository, asked once
+
+    def place(self, artefact: Artefact, file: File) -> str:
+        return f"{artefact.name}: {artefact.mirror or 'no repository'}, {file.mirror}, ModelScope"
+
+    def client(self):
+        from modelscope_hub import HubApi  # what modelscope's own download functions call; MODELSCOPE_ENDPOINT is read here
+
+        return HubApi(endpoint=os.environ.get("MODELSCOPE_ENDPOINT") or None)
+
+    @contextlib.contextmanager
+    def told(self, artefact: Artefact, file: File) -> Iterator[None]:
+        from modelscope_hub import errors
+
+        place = self.place(artefact, file)
+        with told(place):
+            try:
+                yield
+            except errors.NotExistError as error:
+                raise FetchError(f"{place}: ModelScope has no such repository or file; leave out --mirror") from error
+            except errors.FileIntegrityError as error:
+                raise FetchError(f"{place}: what came is not what is published ({first_line(error)}); run the command again") from error
+            except (errors.NetworkError, errors.RequestTimeoutError, errors.APIError) as error:
+                raise Interrupted(f"{place}: out of reach ({first_line(error)}); leave out --mirror, or use --from DIR") from error
+
+    def listing(self, artefact: Artefact) -> dict:
+        if artefact.mirror not in self.listings:
+            files = self.client().list_repo_files(artefact.mirror, artefact.kind)
+            self.listings[artefact.mirror] = {each.path: each for each in files}
+        return self.listings[artefact.mirror]
+
+    def describe(self, artefact: Artefact, file: File) -> Remote | None:
+        if not artefact.mirror or artefact.subset:
+            raise FetchError(f"{self.place(artefact, file)}: not to be had there. Fetch it from the Hugging Face hub (HF_ENDPOINT=… "
+                             f"names another address of it): mmo fetch {artefact.name}")  # fmt: skip
+        with self.told(artefact, file):
+            found = self.listing(artefact).get(file.mirror)
+        if found is None:
+            if file.optional:
+                return None
+            raise FetchError(f"{self.place(artefact, file)}: the repository has no such file; leave out --mirror")
+        return Remote(found.size, (found.sha256 or "").lower())
+
+    def bring(self, artefact: Artefact, file: File, remote: Remote, folder: Path) -> Path:
+        from modelscope_hub import TqdmCallback
+
+        with self.told(artefact, file):
+            return self.client().downloader.download_file(
+                artefact.mirror, artefact.kind, file.mirror, cache_dir=folder / ".cache", local_dir=folder,
+                expected_sha256=remote.sha256 or None, file_size=remote.size, progress_callbacks=[TqdmCallback],
+            )  # fmt: skip
+
+    def open(self, artefact: Artefact, file: File, remote: Remote) -> BinaryIO:
+        raise FetchError(f"{self.place(artefact, file)}: ModelScope's client does not read parts of a file")
+
+
+@dataclass(frozen=True)
+class Share:
+    """A folder with the layout of data/downloads, for instance a copy of the teacher's, on a disk or on the network."""
+
+    folder: Path
+    finished = True
+
+    def place(self, artefact: Artefact, file: File) -> str:
+        return f"{artefact.name}: {file.to}, shared folder {self.folder}"
+
+    def describe(self, artefact: Artefact, file: File) -> Remote | None:
+        with told(self.place(artefact, file)):
+            if not (self.folder / file.to).is_file():
+                if file.optional:
+                    return None
+                raise FetchError(f"{self.place(artefact, file)}: not there; the folder must look like the data/downloads of somebody "
+                                 "who ran `mmo fetch`")  # fmt: skip
+            known = read_lock(self.folder).get(file.to, {})
+            return Remote((self.folder / file.to).stat().st_size, known.get("sha256", ""), known.get("revision", ""))
+
+    def bring(self, artefact: Artefact, file: File, remote: Remote, folder: Path) -> Path:
+        target = folder / Path(file.to).name
+        with told(self.place(artefact, file)), self.open(artefact, file, remote) as source, open(target, "wb") as copy:
+            with tqdm.wrapattr(source, "read", total=remote.size, desc=target.name) as shown:
+                shutil.copyfileobj(shown, copy, 1 << 20)
+        return target
+
+    def open(self, artefact: Artefact, file: File, remote: Remote) -> BinaryIO:
+        return open(self.folder / file.to, "rb")
+
+
+def read_lock(folder: Path) -> dict[str, dict]:
+    """What was fetched into a folder: path -> size (bytes), mtime_ns, sha256, artefact, source, revision."""
+    path = folder / LOCK
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["files"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise FetchError(f"{path}: cannot be read ({error}); delete it, and the files are checked and recorded anew") from error
+
+
+def write_lock(folder: Path, files: dict[str, dict]) -> None:
+    unfinished = (folder / LOCK).with_suffix(".tmp")
+    unfinished.write_text(json.dumps({"files": dict(sorted(files.items()))}, indent=1) + "\n", encoding="utf-8")
+    os.replace(unfinished, folder / LOCK)

@@ -1,0 +1,451 @@
+"""`mmo fetch`: the real clients against a hub on loopback, in fair weather and in foul."""
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections import namedtuple
+from dataclasses import replace
+
+import huggingface_hub
+import huggingface_hub.constants
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+import requests
+import torch
+from hub_server import COMMIT, Hub
+from safetensors import safe_open
+from safetensors.torch import save
+from typer.testing import CliRunner
+
+from mmo import cli, hub, hub_rows, hub_sources, profiles
+from mmo.hub_sources import FetchError, ModelScope, Share
+from mmo.manifest import MANIFEST, Subset, read_artefact, read_manifest, select
+
+NO_FILE = "the repository has no such file"
+T2A = "mini/sft_t2a_mini.parquet"
+
+
+def noise(size: int, seed: int = 0) -> bytes:
+    return np.random.default_rng(seed).bytes(size)
+
+
+def pictures(groups: int = 40, rows: int = 50, size: int = 2000) -> bytes:
+    """A parquet file of the real schema's columns for pictures; every row knows its number."""
+    sink = pa.BufferOutputStream()
+    schema = pa.schema([("conversations", pa.string()), ("image_bytes", pa.binary())])
+    pages = dict(use_dictionary=False, write_statistics=False, write_batch_size=50, data_page_size=16_384)
+    with parquet.ParquetWriter(sink, schema, **pages) as writer:
+        for group in range(groups):
+            talk = [json.dumps([{"role": "user", "content": str(group * rows + row)}]) for row in range(rows)]
+            seen = [noise(size, group * rows + row) for row in range(rows)]
+            writer.write_table(pa.table({"conversations": talk, "image_bytes": seen}, schema))
+    return sink.getvalue().to_pybytes()
+
+
+PICTURES = pictures()
+SIGLIP = save({"vision_model.weight": torch.ones(20, 20), "text_model.weight": torch.zeros(400, 20), "logit_scale": torch.ones(1)},
+              {"format": "pt"})  # fmt: skip
+
+
+def content(file, artefact) -> bytes:
+    if artefact.subset or file.path == "sft_i2t.parquet":
+        return PICTURES
+    if file.keep:
+        return SIGLIP
+    return noise(300_000 if file.to.endswith((".parquet", ".pt", ".pth", ".safetensors", ".bin")) else 400, len(file.path))
+
+
+@pytest.fixture
+def manifest(monkeypatch):
+    """The real manifest; only the subset is as much smaller as the file is."""
+    found = read_manifest()
+    found["i2t-mini"] = replace(found["i2t-mini"], subset=Subset(row_groups=4, rows=200, seed=0))
+    monkeypatch.setattr(hub, "read_manifest", lambda: found)
+    return found
+
+
+@pytest.fixture
+def server(manifest, monkeypatch, tmp_path):
+    """A hub with everything in the manifest, and the clients told of it as a user would: by the environment."""
+    with Hub() as running:
+        for artefact in manifest.values():
+            running.add(artefact.hub, {file.path: content(file, artefact) for file in artefact.files}, artefact.kind)
+            running.add(artefact.mirror, {file.mirror: content(file, artefact) for file in artefact.files}, artefact.kind)
+        monkeypatch.setenv("HF_ENDPOINT", running.address)
+        monkeypatch.setenv("MODELSCOPE_ENDPOINT", running.address)
+        monkeypatch.setenv("MODELSCOPE_DOWNLOAD_INTRA_CLOUD", "false")
+        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)  # `mmo test` sets it
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        # The client keeps what it has in whole pieces of 10 MB; these files are smaller.
+        monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 20_000)
+        monkeypatch.setattr(hub, "WAITS", (0.0, 0.0))
+        huggingface_hub.utils.reset_sessions()
+        yield running
+    huggingface_hub.utils.reset_sessions()
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setattr(hub, "DOWNLOADS", tmp_path / "downloads")
+    return tmp_path / "downloads"
+
+
+def mmo(*arguments: str):
+    return CliRunner().invoke(cli.app, ["fetch", "--profile", "mini", *map(str, arguments)])
+
+
+def lock(root) -> dict:
+    return json.loads((root / "fetched.json").read_text())["files"]
+
+
+# --- The manifest ----------------------------------------------------------------------------------------------------
+
+
+def test_the_manifest_brings_every_part_of_the_mini_profile_to_its_place():
+    chosen, brought = profiles.mini(), {file.to for artefact in select(read_manifest(), "mini") for file in artefact.files}
+    downloads = MANIFEST.parent / "downloads"
+    for part in (chosen.tokenizer_dir / "tokenizer.json", chosen.codec_file, chosen.speech_encoder_dir / "model.pt",
+                 chosen.vision_encoder_dir / "model.safetensors"):  # fmt: skip
+        assert str(part.relative_to(downloads)) in brought
+    for name, folder in (("mini", chosen.data_dir), ("full", profiles.full().data_dir)):
+        brought = {file.to for artefact in select(read_manifest(), name) for file in artefact.files}
+        data = {file for steps in profiles.profile(name).stages.values() for step in steps for file in step.data}
+        assert {str((folder / file).relative_to(downloads)) for file in data} <= brought
+
+
+def test_a_stage_needs_the_data_that_it_trains_on_and_rehearses():
+    for stage, steps in profiles.mini().stages.items():
+        files = {file.to for artefact in select(read_manifest(), "mini", stage) for file in artefact.files}
+        needed = {name for step in steps for name in (*step.data, *(name for each in step.rehearsal for name in each.data))}
+        assert needed == {file.removeprefix("mini/") for file in files if file.startswith("mini/")}, stage
+
+
+def test_every_artefact_says_where_it_is_from_and_under_which_licence():
+    for artefact in read_manifest().values():
+        assert re.fullmatch(r"[\w.-]+/[\w.-]+", artefact.hub) and artefact.licence and artefact.about and artefact.notebooks
+        assert set(artefact.profiles) <= set(profiles.PROFILES) and set(artefact.stages) <= set(profiles.STAGES)
+
+
+@pytest.mark.parametrize("table", [{"folder": "..", "files": ["a"]}, {"folder": "a", "files": [{"path": "x", "to": "/etc/x"}]},
+                                   {"folder": "a", "files": [], "colour": "red"}, {"files": []}])  # fmt: skip
+def test_a_manifest_that_reaches_outside_or_cannot_be_understood_is_refused(table):
+    with pytest.raises(ValueError, match=r"manifest: \[odd\]"):
+        read_artefact("odd", {"about": "", "hub": "a/b", "licence": ""} | table)
+
+
+# --- Fair weather ------------------------------------------------------------------------------------------------------
+
+
+def test_fetching_mini_brings_everything_and_a_second_time_nothing(server, root, manifest):
+    done = mmo()
+    assert done.exit_code == 0, done.output
+    for artefact in select(manifest, "mini"):
+        for file in artefact.files:
+            assert (root / file.to).is_file()
+            if not artefact.subset and not file.keep:
+                assert (root / file.to).read_bytes() == content(file, artefact)
+    assert lock(root)[T2A]["sha256"] == hashlib.sha256((root / T2A).read_bytes()).hexdigest()
+    assert lock(root)[T2A]["revision"] == COMMIT and "minimind-o_dataset" in lock(root)[T2A]["source"]
+    assert not (root / ".incoming").exists(), "nothing unfinished is left"
+    assert not (root / "mimi-transformers").exists() and not (root / "full").exists(), "nobody asked for these"
+    asked = dict(server.served)
+    assert mmo().exit_code == 0 and dict(server.served) == asked
+    assert mmo("--verify").exit_code == 0 and mmo("--offline").exit_code == 0
+
+
+def test_only_what_a_stage_needs_is_fetched(server, root):
+    assert mmo("--stage", "t2a").exit_code == 0
+    assert (root / T2A).is_file() and (root / "minimind-3o-pytorch" / "llm_768.pth").is_file()
+    assert not (root / "mini" / "sft_a2a_mini.parquet").exists() and not (root / "SenseVoiceSmall").exists()
+    assert mmo("codec-transformers").exit_code == 0 and (root / "mimi-transformers" / "model.safetensors").is_file()
+
+
+def test_of_siglip_only_the_vision_half_is_kept(server, root):
+    assert mmo("vision-encoder").exit_code == 0
+    with safe_open(root / "siglip2-base-patch32-256" / "model.safetensors", "pt") as file:
+        assert list(file.keys()) == ["vision_model.weight"] and file.metadata() == {"format": "pt"}
+    assert mmo("vision-encoder", "--verify").exit_code == 0
+
+
+def test_an_optional_file_may_be_missing_and_that_is_said(server, root, manifest):
+    del server.repositories["model", manifest["tokenizer"].hub]["chat_template.jinja"]
+    done = mmo("tokenizer")
+    assert done.exit_code == 0 and "chat_template.jinja" in done.output and "not needed" in done.output
+    assert mmo("tokenizer", "--offline").exit_code == 0
+
+
+# --- Foul weather ------------------------------------------------------------------------------------------------------
+
+
+def test_a_download_that_breaks_off_goes_on_where_it_was_within_the_same_command(server, root):
+    server.cut["sft_t2a_mini.parquet"] = [100_000, 100_000]
+    done = mmo("t2a-mini")
+    assert done.exit_code == 0 and "broke off" in done.output
+    assert server.ranges["sft_t2a_mini.parquet"] == ["", "bytes=100000-", "bytes=200000-"]
+    assert server.served["sft_t2a_mini.parquet"] == 300_000, "no byte came twice"
+    assert mmo("t2a-mini", "--verify").exit_code == 0
+
+
+def test_a_download_that_broke_off_for_good_goes_on_with_the_next_command(server, root):
+    server.cut["sft_t2a_mini.parquet"] = [120_000, 0, 0]
+    failed = mmo("t2a-mini")
+    assert failed.exit_code == 1 and "t2a-mini: jingyaogong/minimind-o_dataset, sft_t2a_mini.parquet" in failed.output
+    assert not (root / T2A).exists(), "an unfinished file never stands at its place"
+    assert mmo("t2a-mini").exit_code == 0
+    assert server.ranges["sft_t2a_mini.parquet"][-1] == "bytes=120000-" and server.served["sft_t2a_mini.parquet"] == 300_000
+
+
+def test_a_hub_that_cannot_resume_sends_the_whole_file_again(server, root):
+    server.full_answers_only, server.cut["sft_t2a_mini.parquet"] = True, [100_000]
+    assert mmo("t2a-mini").exit_code == 0
+    assert (root / T2A).stat().st_size == 300_000
+
+
+@pytest.mark.parametrize("file, artefact", [("sft_t2a_mini.parquet", "t2a-mini"), ("am.mvn", "speech-encoder")], ids=["SHA-256", "git"])
+def test_a_corrupted_file_is_refused_and_thrown_away(server, root, file, artefact):
+    """Large files are compared with the SHA-256 that the hub publishes, small ones with git's hash."""
+    server.damaged = {file}
+    done = mmo(artefact)
+    assert done.exit_code == 1 and "not what is published" in done.output and file in done.output and "--mirror" in done.output
+    assert not list(root.rglob(file)), "what is damaged is not kept"
+    server.damaged = set()
+    assert mmo(artefact).exit_code == 0
+
+
+def test_a_missing_file_and_a_missing_repository_are_named(server, root, manifest):
+    del server.repositories["model", "FunAudioLLM/SenseVoiceSmall"]["am.mvn"]
+    done = mmo("speech-encoder")
+    assert done.exit_code == 1 and NO_FILE in done.output and "speech-encoder: FunAudioLLM/SenseVoiceSmall, am.mvn" in done.output
+    del server.repositories["model", "kyutai/moshiko-pytorch-bf16"]
+    done = mmo("codec")
+    assert done.exit_code == 1 and "no such repository" in done.output and "kyutai/moshiko-pytorch-bf16" in done.output
+
+
+def test_a_full_disk_is_noticed_before_anything_is_fetched(server, root, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**12, 0, hub.RESERVE + 200_000))
+    done = mmo("t2a-mini")
+    assert done.exit_code == 1 and "lacks 0.00 GB" in done.output and "sft_t2a_mini.parquet" in done.output
+    assert server.served["sft_t2a_mini.parquet"] == 0
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**12, 0, 0))
+    assert "lacks 1.00 GB" in mmo("t2a-mini").output
+
+
+def test_a_disk_that_fills_up_on_the_way_is_told_from_a_broken_connection(server, root, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(hub_sources, "hf_hub_download", full)
+    done = mmo("t2a-mini")
+    assert done.exit_code == 1 and "the disk is full" in done.output and "again in" not in done.output, "waiting does not help"
+
+
+def test_a_hub_out_of_reach_is_told_with_the_ways_round_it(server, root, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the discard port: nobody listens
+    waited = []
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", waited.append)
+    done = mmo("t2a-mini")
+    assert done.exit_code == 1 and "t2a-mini: jingyaogong/minimind-o_dataset" in done.output and "out of reach" in done.output
+    assert sum(waited) < 60, "the client's own patience is enough"
+    for way in ("HF_ENDPOINT", "--mirror", "--from DIR"):
+        assert way in done.output
+
+
+def test_offline_fetches_nothing_and_names_what_is_missing(server, root):
+    done = mmo("--offline", "--stage", "t2a")
+    assert done.exit_code == 1 and f"missing: {root / T2A}" in done.output and "jingyaogong/minimind-o_dataset" in done.output
+    assert not server.served and not server.ranges
+
+
+def test_the_hubs_own_word_for_offline_is_heard(server, root, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    done = mmo("t2a-mini")
+    assert done.exit_code == 1 and "HF_HUB_OFFLINE" in done.output
+
+
+# --- Ever after --------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_changed_is_refused_by_its_size_or_time_at_once_and_by_its_content_on_request(server, root):
+    assert mmo("t2a-mini").exit_code == 0
+    path, before = root / T2A, (root / T2A).stat()
+    path.write_bytes(noise(300_000, 99))
+    done = mmo("t2a-mini")
+    assert done.exit_code == 1 and "no longer what was fetched" in done.output and str(path) in done.output
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as sly as a failing disk
+    assert mmo("t2a-mini").exit_code == 0, "size and time alone do not show it"
+    assert mmo("t2a-mini", "--verify").exit_code == 1
+    path.unlink()
+    assert mmo("t2a-mini").exit_code == 0 and mmo("t2a-mini", "--verify").exit_code == 0
+
+
+def test_a_file_that_was_only_touched_is_read_once_and_then_known_again(server, root, monkeypatch):
+    assert mmo("t2a-mini").exit_code == 0
+    os.utime(root / T2A)
+    assert mmo("t2a-mini", "--offline").exit_code == 0
+    monkeypatch.setattr(hub, "sha256_of", None)  # reading again would fail
+    assert mmo("t2a-mini", "--offline").exit_code == 0
+
+
+def test_a_checksum_that_nobody_publishes_is_recorded_and_verified_from_then_on(server, root):
+    server.silent_on_checksums = True
+    done = mmo("t2a-mini")
+    assert done.exit_code == 0 and "checksum recorded" in done.output
+    (root / T2A).write_bytes(noise(300_000, 99))
+    assert mmo("t2a-mini").exit_code == 1
+
+
+def test_a_file_put_there_by_hand_is_taken_if_it_is_the_published_one_and_refused_if_not(server, root):
+    (root / "mini").mkdir(parents=True)
+    (root / T2A).write_bytes(noise(300_000, 99))
+    done = mmo("t2a-mini")
+    assert done.exit_code == 1 and "cannot be shown to be the published one" in done.output
+    (root / T2A).write_bytes(server.repositories["dataset", "jingyaogong/minimind-o_dataset"]["sft_t2a_mini.parquet"])
+    assert mmo("t2a-mini").exit_code == 0 and server.served["sft_t2a_mini.parquet"] == 0
+    assert mmo("t2a-mini", "--verify").exit_code == 0
+
+
+# --- A classroom share ---------------------------------------------------------------------------------------------------
+
+
+def test_a_class_fetches_from_the_teachers_folder_without_any_hub(server, root, tmp_path, monkeypatch):
+    assert mmo().exit_code == 0
+    shutil.copytree(root, tmp_path / "share")
+    monkeypatch.setattr(hub, "DOWNLOADS", tmp_path / "pupil")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    done = mmo("--from", tmp_path / "share")
+    assert done.exit_code == 0, done.output
+    for path, record in lock(root).items():
+        assert (tmp_path / "pupil" / path).read_bytes() == (root / path).read_bytes()
+        assert lock(tmp_path / "pupil")[path]["sha256"] == record["sha256"]
+
+
+def test_a_damaged_or_unfinished_share_is_refused(server, root, tmp_path, monkeypatch):
+    assert mmo("t2a-mini").exit_code == 0
+    shutil.copytree(root, tmp_path / "share")
+    monkeypatch.setattr(hub, "DOWNLOADS", tmp_path / "pupil")
+    (tmp_path / "share" / T2A).write_bytes(noise(300_000, 99))
+    done = mmo("t2a-mini", "--from", tmp_path / "share")
+    assert done.exit_code == 1 and "not what is published" in done.output
+    done = mmo("a2a-mini", "--from", tmp_path / "share")
+    assert done.exit_code == 1 and "mini/sft_a2a_mini.parquet" in done.output and "not there" in done.output
+
+
+# --- I2T-mini ----------------------------------------------------------------------------------------------------------
+
+
+def numbers(path) -> list[int]:
+    return [int(json.loads(talk)[0]["content"]) for talk in parquet.read_table(path)["conversations"].to_pylist()]
+
+
+def test_i2t_mini_is_some_row_groups_and_the_rest_is_never_read(server, root):
+    done = mmo("i2t-mini")
+    assert done.exit_code == 0, done.output
+    path = root / "mini" / "sft_i2t_mini.parquet"
+    # random.Random(0).sample(range(40), 4), sorted: written out, because the choice must never change
+    assert numbers(path) == [group * 50 + row for group in (2, 16, 24, 26) for row in range(50)]
+    assert parquet.read_table(path)["image_bytes"][0].as_py() == noise(2000, 100)
+    share = server.served["sft_i2t.parquet"] / len(PICTURES)
+    assert share < 0.15, f"{share:.0%} of the file were read for a tenth of its rows"
+    assert lock(root)["mini/sft_i2t_mini.parquet"]["rows"] == {"2": 50, "16": 50, "24": 50, "26": 50}
+    assert "" not in server.ranges["sft_i2t.parquet"], "every request names its range"
+
+
+def test_of_few_and_large_row_groups_only_the_first_rows_are_read(server, root, manifest, monkeypatch):
+    large = pictures(groups=2, rows=1500)
+    server.add(manifest["i2t-mini"].hub, {"sft_i2t.parquet": large}, "dataset")
+    monkeypatch.setattr(hub_rows, "BUFFER", 65_536)
+    monkeypatch.setattr(hub_rows, "BATCH", 50)
+    assert mmo("i2t-mini").exit_code == 0
+    assert numbers(root / "mini" / "sft_i2t_mini.parquet") == [*range(100), *range(1500, 1600)]
+    assert server.served["sft_i2t.parquet"] < 0.2 * len(large)
+
+
+def test_row_groups_that_came_before_a_break_are_not_read_again(server, root, monkeypatch):
+    real, calls = hub_rows.write_part, []
+
+    def breaks_once(source, part, file):
+        calls.append(part.group)
+        if len(calls) == 3:  # the client itself tries again for half a minute before it says so
+            raise requests.ConnectionError("the line is dead")
+        real(source, part, file)
+
+    monkeypatch.setattr(hub_rows, "write_part", breaks_once)
+    assert mmo("i2t-mini").exit_code == 0
+    assert calls == [2, 16, 24, 24, 26]
+
+
+def test_a_part_that_would_be_the_whole_is_refused(server, root, manifest):
+    server.add(manifest["i2t-mini"].hub, {"sft_i2t.parquet": pictures(groups=2, rows=50)}, "dataset")
+    done = mmo("i2t-mini")
+    assert done.exit_code == 1 and "100 rows" in done.output
+
+
+# --- ModelScope ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def patient(monkeypatch):
+    """ModelScope's client waits for minutes between its tries; here it does not."""
+    download = pytest.importorskip("modelscope_hub._download", reason="the ModelScope client is not installed")
+    monkeypatch.setattr(download, "DOWNLOAD_RETRY_TIMES", 1)
+    monkeypatch.setattr(download, "DOWNLOAD_INTEGRITY_RETRY_BACKOFF", 0.0)
+
+
+def test_the_mirror_has_the_same_files_under_its_own_names(server, root, manifest, patient):
+    for name in ("t2a-mini", "speaker-encoder", "vision-encoder", "tokenizer"):
+        done = mmo(name, "--mirror")
+        assert done.exit_code == 0, done.output
+        for file in manifest[name].files:
+            assert file.keep or (root / file.to).read_bytes() == content(file, manifest[name])
+    assert "ModelScope" in lock(root)[T2A]["source"]
+    assert mmo("t2a-mini", "--verify").exit_code == 0
+
+
+def test_a_broken_download_from_the_mirror_goes_on_where_it_was(server, root, patient):
+    server.cut["sft_t2a_mini.parquet"] = [100_000]
+    assert mmo("t2a-mini", "--mirror").exit_code == 0
+    assert server.ranges["sft_t2a_mini.parquet"] == ["", "bytes=100000-"] and server.served["sft_t2a_mini.parquet"] == 300_000
+
+
+def test_a_corrupted_file_from_the_mirror_is_refused(server, root, patient):
+    server.damaged = {"sft_t2a_mini.parquet"}
+    done = mmo("t2a-mini", "--mirror")
+    assert done.exit_code == 1 and "not what is published" in done.output and not (root / T2A).exists()
+
+
+def test_what_the_mirror_lacks_is_said(server, root, patient, manifest):
+    for name in ("codec", "i2t-mini"):
+        done = mmo(name, "--mirror")
+        assert done.exit_code == 1 and "not to be had there" in done.output and f"mmo fetch {name}" in done.output
+    del server.repositories["model", manifest["speech-encoder"].mirror]["am.mvn"]
+    done = mmo("speech-encoder", "--mirror")
+    assert done.exit_code == 1 and NO_FILE in done.output
+    server.repositories.clear()
+    assert "no such repository" in mmo("speech-encoder", "--mirror").output
+
+
+# --- Words ---------------------------------------------------------------------------------------------------------------
+
+
+def test_wrong_words_are_answered_with_the_right_ones(root):
+    assert "t2a-mini" in mmo("t2a-maxi").output
+    assert "choose one" in mmo("--mirror", "--from", "share").output
+    tiny = CliRunner().invoke(cli.app, ["fetch", "--profile", "tiny"])
+    assert tiny.exit_code == 1 and "comes with the repository" in tiny.output
+    root.mkdir()
+    (root / "fetched.json").write_text("{")
+    assert "fetched.json: cannot be read" in mmo("--offline").output
+
+
+def test_sources_are_told_apart_by_what_they_cannot_do(root, manifest, tmp_path):
+    artefact = manifest["i2t-mini"]
+    with pytest.raises(FetchError, match="does not read parts"):
+        ModelScope().open(artefact, artefact.files[0], None)
+    assert Share(tmp_path).finished and not ModelScope().finished
