@@ -107,6 +107,8 @@ class HuggingFace:
 
     def describe(self, artefact: Artefact, file: File) -> Remote | None:
         """Size and checksum without the file; None for an optional file that the repository lacks."""
+        if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+            raise FetchError("HF_HUB_OFFLINE forbids the Hugging Face hub; unset it, or use --offline, --mirror or --from DIR")
         url = hf_hub_url(artefact.hub, file.path, repo_type=artefact.kind, revision=artefact.revision, endpoint=self.endpoint)
         with told(self.place(artefact, file)):
             try:

@@ -264,8 +264,10 @@ def test_offline_fetches_nothing_and_names_what_is_missing(server, root):
 
 
 def test_the_hubs_own_word_for_offline_is_heard(server, root, monkeypatch):
+    assert mmo("t2a-mini").exit_code == 0
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    done = mmo("t2a-mini")
+    assert mmo("t2a-mini").exit_code == 0, "what is there needs no hub"
+    done = mmo("a2a-mini")
     assert done.exit_code == 1 and "HF_HUB_OFFLINE" in done.output
 
 
