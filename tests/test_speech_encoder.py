@@ -213,3 +213,30 @@ def test_word_errors_counts():
 def test_every_word_has_phones_and_the_folder_says_so(made):
     assert json.loads((made[0] / "tokens.json").read_text())[0] == "<blank>"
     assert all(training.pronunciations()[word] for word in training.text.world_words())
+
+
+# --- A second sitting --------------------------------------------------------------------------------------------
+
+
+def test_normalisation_is_read_as_it_was_written(made):
+    folder, _ = made
+    mean, deviation = training.read_kaldi_mvn(folder / "am.mvn")
+    assert np.allclose(mean, np.linspace(5, 12, 560), rtol=1e-5) and np.allclose(deviation, np.linspace(1, 3, 560), rtol=1e-5)
+
+
+def test_a_second_sitting_begins_with_the_finished_weights(made):
+    """Weights and normalisation of the folder, whatever the new clips would give."""
+    folder, model = made
+    clip = training.make_clip(np.random.default_rng(0).integers(-3000, 3000, 16_000).astype(np.int16), 16_000, "joe", "one plus one is two")
+    trainer = training.Trainer(RECIPE, [clip], start_from=folder)
+    for name, value in model.state_dict().items():
+        assert torch.allclose(trainer.model.state_dict()[name].float(), value.float(), atol=2e-3), name
+    assert np.allclose(trainer.mean, np.linspace(5, 12, 560), rtol=1e-5)
+
+
+def test_disturbed_clips_are_always_disturbed_alike():
+    clip = training.make_clip(np.random.default_rng(0).integers(-3000, 3000, 16_000).astype(np.int16), 16_000, "joe", "one plus one is two")
+    first, second = training.disturbed([clip, clip]), training.disturbed([clip, clip])
+    assert all(np.array_equal(one.samples, other.samples) for one, other in zip(first, second))
+    assert first[0].targets == clip.targets and not np.array_equal(first[0].samples, clip.samples)
+    assert not np.array_equal(first[0].samples, first[1].samples), "every clip has a room of its own"

@@ -476,7 +476,8 @@ def main() -> None:
     folder, figures, build, every, workers, start_from = (
         options.pop(name) for name in ("folder", "figures", "build", "every", "workers", "start_from"))
     recipe = Recipe(**options)
-    earlier = json.loads(FIGURES.read_text()) if start_from and FIGURES.exists() else None
+    shipped = start_from and start_from.resolve() == FOLDER.resolve()  # only of these weights does FIGURES tell
+    earlier = json.loads(FIGURES.read_text(encoding="utf-8")) if shipped else None
     trainer = train(recipe, folder, build, every=every, workers=workers, start_from=start_from)
     report = {"recipe": asdict(recipe), "parameters": sum(p.numel() for p in trainer.model.parameters()),
               "bytes": sum(path.stat().st_size for path in folder.iterdir()), "seconds": round(trainer.seconds),
