@@ -82,6 +82,16 @@ class MixtureOfExperts(nn.Module):
         return self.aux_loss_coef * number * (load * scores.mean(dim=0)).sum()
 
 
+def count_parameters(module: nn.Module) -> tuple[int, int]:
+    """Parameters stored, and of them those that work on any one position: of each mixture only k of its E experts."""
+    stored = sum(parameter.numel() for parameter in module.parameters())
+    idle = 0
+    for mixture in (each for each in module.modules() if isinstance(each, MixtureOfExperts)):
+        one = sum(parameter.numel() for parameter in mixture.experts[0].parameters())
+        idle += (len(mixture.experts) - mixture.top_k) * one
+    return stored, stored - idle
+
+
 def make_feed_forward(config: TransformerConfig) -> nn.Module:
     """The second half of a block: one SwiGLU, or a mixture of them."""
     if config.use_moe:

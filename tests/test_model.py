@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from mmo.config import IGNORE, ModelConfig
 from mmo.fused import rms_norm, rotate
-from mmo.moe import MixtureOfExperts
+from mmo.moe import MixtureOfExperts, count_parameters
 from mmo.omni import OmniModel, audio_loss_sums, last_hidden, load_model, load_weights, loss_sums, save_model
 from mmo.projector import place_features
 from mmo.transformer import rotary_table
@@ -430,6 +430,16 @@ def test_balance_loss_is_least_when_all_experts_are_used_alike():
     close(mixture.balance_loss(even, torch.arange(8)[:, None] % 4), torch.tensor(0.1))
     close(mixture.balance_loss(one, torch.zeros(8, 1, dtype=torch.long)), torch.tensor(0.4))
     assert float(mixture.eval().balance_loss(one, torch.zeros(8, 1, dtype=torch.long))) == 0
+
+
+def test_idle_experts_are_stored_but_not_active():
+    """The Thinker keeps two of four experts at work, the Talker one of four; a dense model has nothing idle."""
+    model = make_model(MIXTURE)
+    stored, active = count_parameters(model)
+    experts = {name: weight.numel() for name, weight in model.named_parameters() if ".experts." in name}
+    thinkers = sum(count for name, count in experts.items() if name.startswith("model."))
+    assert stored - active == thinkers // 2 + (sum(experts.values()) - thinkers) * 3 // 4
+    assert len(set(count_parameters(make_model(SMALL)))) == 1
 
 
 # --- Weights and numbers ---------------------------------------------------------------------------------------------
