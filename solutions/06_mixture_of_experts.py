@@ -11,9 +11,9 @@
 # %% [markdown]
 # # 06 · Mixture of experts
 #
-# *Takes 60 minutes (tiny) · runs in 115 s on one core (tiny) · builds on 05 · 4 exercises, 12 points*
+# *Takes 60 minutes (tiny) · runs in 85 s on one core (tiny) · builds on 05 · 4 exercises, 12 points*
 #
-# **At the end** you have built a mixture of experts: a router, the sorting that makes it fast, and the loss that keeps it even. You have seen an expert die,
+# **At the end** you have built a mixture of experts: a router, the sorting that makes it fast, and the loss that keeps it even. You have seen one expert starve and another one dead,
 # and you can say why the original's router never learns what is right for the task.
 #
 # **You need** notebook 05's feed-forward layer and softmax. The course goes on without this notebook: `tiny` and `mini` are dense, only `tiny-moe` and `mini-moe` have experts.
@@ -37,10 +37,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from mmo.chat import ChatTokenizer
-from mmo.config import ModelConfig
 from mmo.course import check, exercise, hint, predict, reveal, solution
 from mmo.display import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, drawing, finish
-from mmo.moe import MixtureOfExperts
+from mmo.moe import MixtureOfExperts, count_parameters
+from mmo.omni import OmniModel
 from mmo.profiles import profile as find_profile
 from mmo.rows import open_rows
 from mmo.thinker import Thinker, load_thinker
@@ -85,22 +85,8 @@ check("06.parameters")
 
 
 # %%
-def count(model_config: ModelConfig) -> tuple[int, int]:
-    """Weights of a whole model, stored and active, without making it: counted on the meta device."""
-    from mmo.omni import OmniModel
-
-    with torch.device("meta"):
-        model = OmniModel(model_config)
-    stored = sum(p.numel() for p in model.parameters())
-    idle = 0
-    for layer in model.modules():
-        if isinstance(layer, MixtureOfExperts):
-            one = sum(p.numel() for p in layer.experts[0].parameters())
-            idle += (len(layer.experts) - layer.top_k) * one
-    return stored, stored - idle
-
-
-sizes = {name: count(find_profile(name).model) for name in ("tiny", "tiny-moe", "mini", "mini-moe")}
+with torch.device("meta"):  # shapes without memory: whole models are counted, not made
+    sizes = {name: count_parameters(OmniModel(find_profile(name).model)) for name in ("tiny", "tiny-moe", "mini", "mini-moe")}
 with drawing(7.0, 2.2) as figure:
     for place, pair in enumerate((("tiny", "tiny-moe"), ("mini", "mini-moe"))):
         axes = figure.add_subplot(1, 2, place + 1)
@@ -129,7 +115,7 @@ reveal("06.size", round(sizes["mini-moe"][0] / 1e6), "million")
 rows = open_rows(settings.data_dir / "t2a-train.parquet", config, settings.cache_dir())
 conversations = [tokenizer.prompt(rows[n].conversation[:1]) + tokenizer.encode(rows[n].conversation[-1]["content"]) for n in range(0, 200 if budget == "full" else 40)]
 torch.manual_seed(0)
-mixed = Thinker(config).eval()
+mixed = OmniModel(config).model.eval()
 load_thinker(mixed, settings.thinker_file)
 seen: dict[str, Tensor] = {}
 mixture: MixtureOfExperts = mixed.layers[1].mlp
@@ -292,7 +278,7 @@ def next_token_loss(thinker: Thinker, batch: list[list[int]]) -> tuple[Tensor, T
 def router_gradient(keep_top1_gate: bool) -> float:
     """Largest entry of the task's gradient at any router of the upcycled Thinker."""
     torch.manual_seed(0)
-    thinker = Thinker(config.replace(keep_top1_gate=keep_top1_gate)).eval()
+    thinker = OmniModel(config.replace(keep_top1_gate=keep_top1_gate)).model.eval()
     load_thinker(thinker, settings.thinker_file)
     loss, _ = next_token_loss(thinker, conversations[:16])
     loss.backward()
@@ -326,18 +312,19 @@ small = config.replace(num_hidden_layers=2, bridge_layer=0, hidden_size=96, num_
 
 
 def train_small(keep: bool, coefficient: float, name: str) -> dict:
-    """Losses (updates,) and shares (updates, E) of the first block's experts."""
+    """Losses (updates,) and shares (updates, E) of the first block's experts: of the real positions, and of the padding."""
     torch.manual_seed(1)
-    thinker = Thinker(small.replace(keep_top1_gate=keep, router_aux_loss_coef=coefficient)).train()
+    thinker = OmniModel(small.replace(keep_top1_gate=keep, router_aux_loss_coef=coefficient)).model.train()
     optimiser = torch.optim.AdamW(thinker.parameters(), lr=3e-3, weight_decay=0.0, fused=True)
     order = np.random.default_rng(0)
-    record = {"loss": [], "share": [], "thinker": thinker}
+    record = {"loss": [], "share": [], "padding": [], "thinker": thinker}
     layer = thinker.layers[0].mlp
 
     def watch(_, arguments):
         with torch.no_grad():
-            _, picked, _ = layer.route(arguments[0][record["real"]])  # padding goes somewhere too, and nobody cares where
-            record["share"].append(F.one_hot(picked[:, 0], E).float().mean(dim=0))
+            for name, here in (("share", record["real"]), ("padding", ~record["real"])):
+                _, picked, _ = layer.route(arguments[0][here])
+                record[name].append(F.one_hot(picked[:, 0], E).float().mean(dim=0))
 
     handle = layer.register_forward_pre_hook(watch)
     for _ in tqdm(range(updates), desc=name, mininterval=1.0):
@@ -350,7 +337,8 @@ def train_small(keep: bool, coefficient: float, name: str) -> dict:
         optimiser.step()
         record["loss"].append(loss.item())
     handle.remove()
-    record["share"] = torch.stack(record["share"]).numpy()
+    for each in ("share", "padding"):
+        record[each] = torch.stack(record[each]).nan_to_num().numpy()
     return record
 
 
@@ -376,13 +364,37 @@ least = {}
 for name, run in runs.items():
     share = run["share"][-tail:].mean(axis=0)
     least[name] = share.min()
-    print(f"{name:24} loss {np.mean(run['loss'][-tail:]):.3f}   shares {' '.join(f'{each:.0%}' for each in sorted(share)[::-1])}   below a hundredth: {(share < 0.01).sum()}")
+    order = np.argsort(share)[::-1]
+    padding = run["padding"][-tail:].mean(axis=0)
+    print(f"{name:24} loss {np.mean(run['loss'][-tail:]):.3f}   shares {' '.join(f'{each:4.0%}' for each in share[order])}   below a hundredth: {(share < 0.01).sum()}   the padding {' '.join(f'{each:4.0%}' for each in padding[order])}")
 reveal("06.dead", min(least, key=least.get))
 
 # %% [markdown]
-# Read the shares first. A router that hears nothing stays where chance put it, and drifts with the vectors it sees. One that hears only the balance loss is soon nearly even. One that hears the task takes what works first: a favourite
-# learns fastest and is chosen more. The two losses together pull both ways, and a coefficient decides who wins. (There is a hole in it, too: like the original's, this loss counts padding, and a router can please it by sending the padding elsewhere. The shares above are of real positions.) An expert that gets next to nothing is dead weight in the plain sense: stored, copied to the
-# optimiser, of no use. It is noticed by counting, as here; the loss does not tell. **Then read the losses:** at this size and after so few updates they are close to each other. Evenness is not quality.
+# Read the shares first. A router that hears nothing stays where chance put it, and drifts with the vectors it sees. One that hears the task takes what works first: a favourite learns fastest and is chosen more, and another one
+# starves. The balance loss brings the shares together. It has a hole, though: like the original's it counts the **padding**, and a router can please it with that. In the balanced runs, see who gets the padding: more of it goes to those with fewer real positions.
+#
+# **Then read the losses.** At this size and after so few updates they are close to each other. Evenness is not quality.
+#
+# ### Dead
+#
+# An expert that starves is still alive: it learns from what little it gets. One that gets nothing is dead. Kill the last one on purpose: give it the mean of the others' router rows. Its score is then their mean, and a mean is never the largest.
+
+# %%
+torch.manual_seed(0)
+victim = OmniModel(config.replace(keep_top1_gate=True)).model.eval()
+load_thinker(victim, settings.thinker_file)
+layer = victim.layers[1].mlp
+with torch.no_grad():
+    layer.gate.weight[-1] = layer.gate.weight[:-1].mean(dim=0)
+    share = F.one_hot(layer.route(x)[1][:, 0], E).float().mean(dim=0)
+loss, _ = next_token_loss(victim, conversations[:16])
+loss.backward()
+for expert in range(E):
+    gradient = max(float(weight.grad.abs().max()) for weight in layer.experts[expert].parameters())  # zeros where no position came by
+    print(f"expert {expert}: {share[expert]:.0%} of the positions, largest gradient {gradient:.1e}")
+
+# %% [markdown]
+# Nothing in, nothing learnt, nothing to be chosen for. It is stored, and the optimiser keeps its moments, of no use. The loss does not tell; a count of the choices does, and so it belongs into the log of a training.
 #
 # ## What did the routers learn?
 #
@@ -468,7 +480,7 @@ assert torch.allclose(mine * gates, theirs[0], atol=1e-5)
 #
 # - A mixture stores $E$ feed-forward layers and uses $k$: more memory, the same work a position.
 # - Sorted once, each expert is one dense product.
-# - Without a balance loss the shares stay as chance made them, or a favourite takes most. A router that hears that loss alone uses all alike, which is not yet used well.
+# - Without a balance loss the shares stay as chance made them, or a favourite takes most. With it they come together, which is not yet used well.
 # - Renormalised top-1 gates are 1: the router learns from the balance loss alone. Keeping the score as the gate cures it.
 #
 # **Often mistaken.** *"Experts are experts for topics."* Mostly for tokens: routers split by what a vector looks like, and that is the token. *"A mixture is faster."* Than a dense model of the same *stored* size; beside one of the same

@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 14 · Dense against mixture
 #
-# *Takes 45 minutes (tiny) · runs in 508 s on one core (tiny) · builds on 06, 10 · 3 exercises, 7 points*
+# *Takes 45 minutes (tiny) · runs in 280 s on one core (tiny) · builds on 06, 10 · 3 exercises, 7 points*
 #
 # **At the end** you have trained the dense model and its mixture of experts on the same rows in the same order, from the very same function. You have compared them at equal steps and at equal seconds,
 # in speed, in memory and in what the experts do.
@@ -26,7 +26,6 @@ profile = "tiny"
 budget = "full"  # smoke: a few updates
 
 # %%
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -34,13 +33,15 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from mmo.bench.clock import Stopwatch, seconds_of
+from mmo.bench.flops import Work, forward_flops
 from mmo.chat import ChatTokenizer
 from mmo.config import Decoding
 from mmo.course import check, exercise, hint, predict, reveal, solution
 from mmo.data import Batches, Layout
 from mmo.display import BLUE, GREEN, GREY, ORANGE, drawing, finish
 from mmo.generation import Generator, Prompt
-from mmo.moe import MixtureOfExperts, upcycle
+from mmo.moe import MixtureOfExperts, count_parameters, upcycle
 from mmo.omni import OmniModel
 from mmo.profiles import profile as find_profile
 from mmo.thinker import load_thinker
@@ -65,26 +66,19 @@ predict("14.memory", "How many times the dense model's memory does the mixture's
 
 
 # %%
-def weights_of(model: torch.nn.Module) -> tuple[int, int]:
-    """Stored and active weights."""
-    stored = sum(p.numel() for p in model.parameters())
-    mixtures = [module for module in model.modules() if isinstance(module, MixtureOfExperts)]
-    idle = sum((len(each.experts) - each.top_k) * sum(p.numel() for p in each.experts[0].parameters()) for each in mixtures)
-    return stored, stored - idle
-
-
 stage = replace(planned_passes(settings, "t2a", budget, None)[0], ema_decay=0.9)  # the average of a short run must be short
 torch.manual_seed(0)
 models = {name: OmniModel(profiles[name].model) for name in PAIR}
 steppers = {name: Stepper(models[name].to(device), stage, 100, device, torch.float32) for name in PAIR}
 books = {}
 for name, model in models.items():
-    stored, active = weights_of(model)
+    stored, active = count_parameters(model)
+    one_position = forward_flops(model.config, Work(rows=1, length=1, upper=1, text_heads=1, audio_heads=1, code_table=False))
     moments = sum(2 * p.numel() for group in steppers[name].optimisers.adam.param_groups for p in group["params"])
     if steppers[name].optimisers.muon:
         moments += sum(p.numel() for group in steppers[name].optimisers.muon.param_groups for p in group["params"])
     books[name] = {"file (half precision)": 2 * stored / 1e6, "weights": 4 * stored / 1e6, "gradients": 4 * stored / 1e6, "optimiser": 4 * moments / 1e6}
-    print(f"{name:10} stored {stored / 1e6:6.2f} M   active {active / 1e6:6.2f} M   about {2 * active / 1e6:.1f} MFLOP a position, if every weight were multiplied once")
+    print(f"{name:10} stored {stored / 1e6:6.2f} M   active {active / 1e6:6.2f} M   forward {one_position / 1e6:.2f} MFLOP at a position that reads, writes and speaks")
 with drawing(7.5, 1.8) as figure:
     axes = figure.add_subplot()
     for place, name in enumerate(PAIR):
@@ -168,39 +162,24 @@ predict("14.equal_steps", "Whose held-out audio loss is lower after the same num
 updates, every = (60, 10) if budget == "full" else (4, 2)
 corpora, shares = open_corpora(settings, stage, Encoders())
 batches = Batches(corpora, shares, layout, stage.token_budget, chunk_rows=stage.chunk_rows).start()
-clock = {name: {"step": [], "optimiser": []} for name in PAIR}
+step_seconds: dict[str, list[float]] = {name: [] for name in PAIR}
 curve = {name: [(0, 0.0, start[name]["audio"], start[name]["text"])] for name in PAIR}
 stage = replace(stage, steps=updates, warmup_steps=5, schedule="constant")  # a falling rate would help whoever is further on in it
 steppers = {name: Stepper(models[name].train(), stage, updates, device, torch.float32) for name in PAIR}
 
 
-def timed_optimiser(name: str) -> None:
-    """Let the optimiser's step note its seconds."""
-    optimisers = steppers[name].optimisers
-    plain = optimisers.step
-
-    def step(bad: Tensor) -> None:
-        began = time.perf_counter()
-        plain(bad)
-        clock[name]["optimiser"].append(time.perf_counter() - began)
-
-    optimisers.step = step
-
-
-for name in PAIR:
-    timed_optimiser(name)
+for name in PAIR:  # each optimiser notes its own seconds
+    steppers[name].optimisers.step = Stopwatch(steppers[name].optimisers.step, device)
 positions = 0
 for step in tqdm(range(updates), desc="both", unit="step"):
     batch = next(batches)
     positions += batch.size
     for name in PAIR if step % 2 else PAIR[::-1]:
-        began = time.perf_counter()
-        steppers[name].step(batch, step)
-        clock[name]["step"].append(time.perf_counter() - began)
+        step_seconds[name].append(seconds_of(lambda: steppers[name].step(batch, step), device))
     if (step + 1) % every == 0:
         for name in PAIR:
             found = measure(name)
-            curve[name].append((step + 1, sum(clock[name]["step"]), found["audio"], found["text"]))
+            curve[name].append((step + 1, sum(step_seconds[name]), found["audio"], found["text"]))
 
 # %%
 with drawing(9.0, 2.3) as figure:
@@ -214,7 +193,7 @@ with drawing(9.0, 2.3) as figure:
     left.legend()
     picture = finish(figure, "Held-out audio loss of both models against steps, and against seconds.")
 display(picture)
-typical = {name: {part: float(np.median(values)) for part, values in clock[name].items()} for name in PAIR}
+typical = {name: {"step": float(np.median(step_seconds[name])), "optimiser": float(np.median(steppers[name].optimisers.step.seconds))} for name in PAIR}
 for name in PAIR:
     rest = typical[name]["step"] - typical[name]["optimiser"]
     print(f"{name:10} {1000 * typical[name]['step']:6.0f} ms a step: {1000 * rest:.0f} forward and backward, {1000 * typical[name]['optimiser']:.0f} optimiser;   {positions / updates / typical[name]['step']:.0f} positions a second")
@@ -255,7 +234,7 @@ print(f"                      after {moment:.0f} seconds each: " + ", ".join(f"{
 # %% [markdown]
 # ## Speaking
 #
-# In decoding a step has one position a row. One row needs one expert a layer: hardly more work than the dense model's. Eight rows spread over all experts, and each expert's product is small. The same number of steps for both, so that unlike answers do not matter:
+# In decoding a step has one position a row. One row needs one expert a layer: hardly more work than the dense model's. Eight rows spread over all experts, and each expert's product is small. The seconds are those of one step, since two models need not answer at equal length:
 
 # %%
 frames = 40 if budget == "full" else 8
@@ -267,10 +246,9 @@ for rows in (1, 8):
     found = {name: [] for name in PAIR}
     for _ in range(3):
         for name in PAIR:
-            began = time.perf_counter()
-            answers = generators[name].generate_batch([Prompt(prompt_ids, seed=n) for n in range(rows)])
-            steps = max(answer.codes.shape[1] for answer in answers) + settings.model.num_codebooks
-            found[name].append((time.perf_counter() - began) / steps)
+            answers = []
+            taken = seconds_of(lambda: answers.extend(generators[name].generate_batch([Prompt(prompt_ids, seed=n) for n in range(rows)])), device)
+            found[name].append(taken / (max(answer.codes.shape[1] for answer in answers) + settings.model.num_codebooks))
     for name in PAIR:
         pace[name][rows] = float(np.median(found[name]))
 for rows in (1, 8):
