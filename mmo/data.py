@@ -274,7 +274,6 @@ class Batch:
     image_features: Tensor | None  # (B, I, P, D)
     text_length: int  # positions that the Thinker's upper layers must read
     names: tuple[str, ...]
-    spoken: bool  # whether any row has sound to learn; else the Talker is left out
     useful: int  # positions that are no padding
     stop_cut: int  # answers whose stop sign was lost where the row was cut
     position: tuple[int, int] = (0, 0)  # chunk, and batch in it: where to go on behind this batch
@@ -283,6 +282,11 @@ class Batch:
     def size(self) -> int:
         """Positions computed, padding included."""
         return self.input_ids.shape[0] * self.input_ids.shape[2]
+
+    @property
+    def speaking(self) -> tuple[int, ...]:
+        """Rows with sound to learn; the others need no Talker."""
+        return tuple((self.audio_labels != IGNORE).flatten(1).any(dim=1).nonzero()[:, 0].tolist())
 
     def written(self) -> Batch:
         """The same rows as if nothing were spoken: cut behind the last text label, no label for a sound."""
@@ -293,7 +297,6 @@ class Batch:
             input_ids=self.input_ids[..., :length],
             text_labels=text_labels,
             audio_labels=torch.full_like(self.audio_labels[..., :length], IGNORE),
-            spoken=False,
             useful=int(((text_labels != IGNORE).flip(1).cumsum(dim=1) > 0).sum()),  # up to each row's last label
         )
 
@@ -304,7 +307,7 @@ class Batch:
             for name in ("input_ids", "speaker", "audio_features", "audio_lengths", "image_features")
             for value in [getattr(self, name)]
         }
-        return moved | {"text_length": self.text_length, "talk": self.spoken}
+        return moved | {"text_length": self.text_length, "speaking": self.speaking}
 
 
 def collate(examples: Sequence[Example], config: ModelConfig, position: tuple[int, int] = (0, 0)) -> Batch:
@@ -330,7 +333,6 @@ def collate(examples: Sequence[Example], config: ModelConfig, position: tuple[in
         image_features=stack_pictures([example.pictures for example in examples]),
         text_length=max(row.text_length for row in rows),
         names=tuple(example.name for example in examples),
-        spoken=bool((audio_labels != IGNORE).any()),
         useful=sum(example.length for example in examples),
         stop_cut=sum(row.stop_cut > 0 for row in rows),
         position=position,

@@ -128,7 +128,7 @@ class OmniModel(nn.Module):
         tail: bool = False,
         text_length: int | None = None,
         code_dropout: float = 0.0,
-        talk: bool = True,
+        speaking: Sequence[int] | None = None,
     ) -> Hidden:
         """Run both halves of the model.
 
@@ -142,16 +142,16 @@ class OmniModel(nn.Module):
 
         tail: skip the Thinker's layers above the bridge (no text is wanted any more); text_length: run them on the
         first text_length positions only.  Either changes nothing that is heard.
-        talk: False leaves the Talker out, for a batch of training in which nothing is spoken (Hidden.audio is None).
+        speaking: for training, the rows in which something is spoken (default: all).  Only these go through the Talker; the
+        others' Hidden.audio is zero, and with () it is None.  It leaves the loss as it is (but for the experts' auxiliary one).
 
         Raises ValueError where shapes or settings do not fit together.
         """
-        self._check(input_ids, cache, lengths, tail, text_length, talk)
+        self._check(input_ids, cache, lengths, tail, text_length, speaking)
         text_ids, codes = input_ids[:, -1], input_ids[:, :-1]
         T, device = input_ids.shape[-1], input_ids.device
         held = cache.lengths if cache else None
         window = make_window(self.model.config, T, device, held)
-        talker_window = make_window(self.talker.config, T, device, held)
         thinker_cache, talker_cache = (cache.thinker, cache.talker) if cache else (None, None)
 
         x = self.embed(text_ids, audio_features, audio_lengths, image_features)
@@ -165,17 +165,27 @@ class OmniModel(nn.Module):
                 above, window = bridge[:, :text_length], make_window(self.model.config, text_length, device)
             text, more = self.model.upper(above, window, thinker_cache)
             aux_losses += more
-        audio = None
-        if talk:
+        talker_window = make_window(self.talker.config, T, device, held)
+        if speaking is None or len(speaking) == len(input_ids):
             audio, more = self.talker(bridge, codes, speaker, talker_window, talker_cache, code_dropout)
-            aux_losses += more
+        else:
+            audio, more = self._talk(speaking, bridge, codes, speaker, talker_window, code_dropout)
+        aux_losses += more
         if cache:
             cache.lengths.advance([T] * len(input_ids) if lengths is None else list(lengths))
             cache.tail |= tail
         aux_loss = torch.stack(aux_losses).sum() if aux_losses else bridge.new_zeros(())
         return Hidden(text, audio, aux_loss)
 
-    def _check(self, input_ids, cache, lengths, tail, text_length, talk) -> None:
+    def _talk(self, speaking, bridge, codes, speaker, window, code_dropout) -> tuple[Tensor | None, list[Tensor]]:
+        """The Talker on some rows only: its states in their places, zeros in the others'; None where there are no rows."""
+        if not len(speaking):
+            return None, []
+        rows = torch.tensor(speaking, device=bridge.device)
+        some, aux_losses = self.talker(bridge[rows], codes[rows], None if speaker is None else speaker[rows], window, None, code_dropout)
+        return some.new_zeros(len(bridge), *some.shape[1:]).index_copy(0, rows, some), aux_losses
+
+    def _check(self, input_ids, cache, lengths, tail, text_length, speaking) -> None:
         B, rows, T = input_ids.shape
         if rows != self.config.num_codebooks + 1:
             raise ValueError(f"input_ids has {rows} rows, wanted {self.config.num_codebooks} of codes and one of text")
@@ -183,8 +193,8 @@ class OmniModel(nn.Module):
             if lengths is not None:
                 raise ValueError("lengths go with a cache; without one, read outputs at the positions you want")
             return
-        if not talk:
-            raise ValueError("talk=False is for training; a cache needs the Talker's keys and values of every position")
+        if speaking is not None:
+            raise ValueError("speaking is for training; a cache needs the Talker's keys and values of every row")
         if text_length is not None:
             raise ValueError("text_length is for training; with a cache use tail=True")
         if cache.tail and not tail:
@@ -276,7 +286,7 @@ def loss_sums(
     audio_here = (audio_labels != IGNORE).any(dim=1)
     if hidden.audio is None:
         if audio_here.any():
-            raise ValueError("sound is labelled, but the Talker was left out (talk=False)")
+            raise ValueError("sound is labelled, but the Talker was left out (speaking=())")
         nothing = hidden.text.new_zeros(audio_labels.shape[1], dtype=torch.float32)
         return LossSums(*text, nothing, nothing.long())
     audio_hidden, audio_targets = labelled(hidden.audio, audio_labels.transpose(1, 2), audio_here)

@@ -323,7 +323,7 @@ def write(model: OmniModel, features: Tensor, most: int = 24) -> str:
     while len(ids) < start + most and ids[-1] != config.im_end_token:
         streams = torch.full((1, config.num_codebooks + 1, len(ids)), config.audio_pad_token)
         streams[0, -1] = torch.tensor(ids)
-        hidden = model.hidden_states(streams, audio_features=features, talk=False)
+        hidden = model.hidden_states(streams, audio_features=features, speaking=())
         ids.append(int(model.text_head(hidden.text[:, -1]).argmax()))
     return tokenizer.decode(ids[start:])
 

@@ -69,9 +69,9 @@ def test_a_batch_read_without_its_sound():
     text_labels[0, 2:4], text_labels[1, 3:6] = 7, 8
     batch = Batch(
         input_ids=torch.arange(2 * 9 * 9).view(2, 9, 9), text_labels=text_labels, audio_labels=torch.ones(2, 8, 9, dtype=torch.long), speaker=None,
-        audio_features=None, audio_lengths=None, image_features=None, text_length=6, names=("a", "b"), spoken=True, useful=18, stop_cut=0,
+        audio_features=None, audio_lengths=None, image_features=None, text_length=6, names=("a", "b"), useful=18, stop_cut=0,
     )  # fmt: skip
     read = batch.written()
     assert torch.equal(read.input_ids, batch.input_ids[..., :6]) and torch.equal(read.text_labels, text_labels[:, :6])
-    assert read.audio_labels.shape == (2, 8, 6) and (read.audio_labels == IGNORE).all() and not read.spoken
+    assert read.audio_labels.shape == (2, 8, 6) and (read.audio_labels == IGNORE).all() and read.speaking == ()
     assert read.useful == 4 + 6 and read.size == 12

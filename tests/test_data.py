@@ -236,7 +236,7 @@ def test_silent_rows_are_only_written(tmp_path, layout):
         assert all((each.row.text_labels != IGNORE).any() for each in rows), f"silent {share}: a row without text to learn"
     assert spoken[0.0] == len(shown[0.0]) and spoken[1.0] == 0 and 0 < spoken[0.5] < len(shown[0.5])
     silent = next(Batches([shown[1.0]], [1.0], layout, 320).start())
-    assert not silent.spoken and silent.inputs("cpu")["talk"] is False
+    assert silent.speaking == () == silent.inputs("cpu")["speaking"]
 
 
 def test_system_prompt_and_reference_are_drawn(tmp_path, layout, tokenizer):

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 from mmo.checkpoint import latest_weights, load_state, save_state, snapshots_of
 from mmo.config import IGNORE, StageConfig
 from mmo.data import Batches, Draws, Layout, collate
-from mmo.omni import TIED, OmniModel, load_model
+from mmo.omni import TIED, OmniModel, load_model, loss_sums
 from mmo.optimiser import Average, Optimisers, choose_trainable, is_hidden_matrix, rate_factor
 from mmo.rows import DataError
 from mmo.training import Encoders, Stepper, losses_of, named, open_corpora, planned_passes, read_log, train
@@ -135,6 +136,7 @@ def test_bf16_trains_like_fp32(profile, tmp_path):
 
 WORKER = """
 import sys, time
+from dataclasses import replace
 from pathlib import Path
 sys.path[:0] = [{root!r}, {tests!r}]
 import torch
@@ -302,18 +304,38 @@ def test_audio_loss_is_the_originals(profile, tmp_path):
 def test_a_batch_without_sound_leaves_the_talker_out(profile, tmp_path):
     """Nothing is spoken: no audio loss, no gradient for the Talker, and the text's loss is the same with it and without."""
     batch = some_batch(profile, tmp_path, "i2t")
-    silent = batch.__class__(
-        **(vars(batch) | {"audio_labels": torch.full_like(batch.audio_labels, IGNORE), "speaker": None, "spoken": False})
-    )
+    silent = replace(batch, audio_labels=torch.full_like(batch.audio_labels, IGNORE), speaker=None)
     model = OmniModel(profile.model).train()
     total, parts = losses_of(model, silent, stage_config(), CPU)
     total.backward()
     assert named(parts)["audio"] == 0 and total > 0
     assert all(parameter.grad is None for parameter in model.talker.parameters())
-    with_talker = losses_of(model, silent.__class__(**(vars(silent) | {"spoken": True})), stage_config(), CPU)[1]
-    torch.testing.assert_close(with_talker, parts)
+    hidden = model.hidden_states(**silent.inputs(CPU) | {"speaking": None})
+    assert hidden.audio is not None
+    torch.testing.assert_close(loss_sums(model, hidden, silent.text_labels, silent.audio_labels).text_loss(), parts[0])
     with pytest.raises(ValueError, match="Talker was left out"):
-        losses_of(model, batch.__class__(**(vars(batch) | {"spoken": False})), stage_config(), CPU)
+        left_out = model.hidden_states(**batch.inputs(CPU) | {"speaking": ()})
+        loss_sums(model, left_out, batch.text_labels, batch.audio_labels)
+
+
+def test_only_rows_with_sound_to_learn_go_through_the_talker(profile, tmp_path):
+    """Some rows are silent: loss and every gradient are those of all rows through the Talker, at fewer rows."""
+    batch = some_batch(profile, tmp_path)
+    labels = batch.audio_labels.clone()
+    labels[1:-1] = IGNORE
+    batch, rows = replace(batch, audio_labels=labels), []
+    assert batch.speaking == (0, len(labels) - 1) and len(labels) > 2
+    model = OmniModel(profile.model).train()
+    model.talker.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
+    found = []
+    for speaking in (batch.speaking, None):
+        model.zero_grad()
+        hidden = model.hidden_states(**batch.inputs(CPU) | {"speaking": speaking})
+        sums = loss_sums(model, hidden, batch.text_labels, labels)
+        (sums.text_loss() + sums.audio_loss()).backward()
+        found.append([sums.text_loss(), sums.audio_loss(), *(p.grad for p in model.parameters() if p.grad is not None)])
+    assert rows == [2, len(labels)]
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
 
 
 # --- Rates, average, optimisers ----------------------------------------------------------------------------------

@@ -238,14 +238,13 @@ def pad_batch(examples: Sequence[Example], config, length: int) -> Batch:
         text_labels=F.pad(batch.text_labels, (0, more), value=IGNORE),
         audio_labels=F.pad(batch.audio_labels, (0, more), value=IGNORE),
         text_length=length,
-        spoken=batch.spoken,
         stop_cut=batch.stop_cut,
     )
 
 
 def padded_losses(padded: PaddedModel, batch: Batch, stop_weight: float, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Text, audio and auxiliary loss over all positions, masked afterwards."""
-    inputs = {name: value for name, value in batch.inputs(device).items() if name not in ("text_length", "talk")}
+    inputs = {name: value for name, value in batch.inputs(device).items() if name not in ("text_length", "speaking")}
     out = padded(**inputs)
     labels, audio_labels = batch.text_labels.to(device), batch.audio_labels.to(device)
     each = F.cross_entropy(out.text_logits.flatten(0, 1), labels.flatten(), reduction="none")
