@@ -433,3 +433,37 @@ def course_build(
     except (ValueError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         raise typer.Exit(1) from None
+
+
+@course.command("quiz")
+def course_quiz(
+    to: Annotated[Path, typer.Option("--to", help="The folder to write.")],
+    notebooks: Annotated[str, typer.Option("--notebooks", help="Their numbers: 05,07. Without it, all.")] = "",
+    variants: Annotated[int, typer.Option("--variants", min=1, max=26, help="Sheets A, B, … with the choices in other orders.")] = 1,
+) -> None:
+    """Write the quizzes as sheets to print, each with its answer key."""
+    from mmo.course.catalogue import read_course
+    from mmo.course.quiz import write_sheets
+
+    try:
+        pages = write_sheets(to, numbers_in(notebooks), variants, {entry.number: entry.title for entry in read_course()})
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(1) from None
+    print(f"{len(pages)} pages in {to}: {pages[0].name}, …")
+
+
+@course.command("slides")
+def course_slides(
+    to: Annotated[Path, typer.Option("--to", help="The folder to write; open its index.html.")] = Path("runs/slides"),
+    notebooks: Annotated[str, typer.Option("--notebooks", help="Their numbers: 05,07. Without it, all.")] = "",
+) -> None:
+    """Make slides of the executed notebooks, with pictures and sounds; they need no network."""
+    from mmo.course.slides import write_slides
+
+    try:
+        pages = write_slides(to, numbers_in(notebooks))
+    except (ValueError, FileNotFoundError) as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(1) from None
+    print(f"{len(pages) - 1} decks: {pages[0]}")
