@@ -34,9 +34,20 @@ from mmo.course.catalogue import REPOSITORY, Notebook, read_course
 HERE = Path(__file__).parent
 HEADING = re.compile(r"^(#{1,3}) +(.+)$")
 ROOM = 620  # characters of text on a slide beside its heading
+TO_READERS = " Write your answer in place of None, run the cell, then go on."
 LEADS = ("**The claim.**", "**Not to be confused.**", "**Often mistaken.**", "**Predict")  # paragraphs worth a slide's room
 ASIDE = ("**Where to read on.**", "**To try.**", "**You need**", "**At the end**")  # for the notes
-PLAYERS = 4  # on one slide
+TOGETHER = 6  # players, or lines of words, on one slide
+UNDER = 420  # characters under a picture or a sound; what is longer is told
+
+
+@dataclass
+class Medium:
+    """Something to see or hear, on a slide of its own."""
+
+    kind: str  # "picture", "sounds", "words"
+    outputs: list[NotebookNode]
+    text: list[str] = field(default_factory=list)  # what the notebook says after it
 
 
 @dataclass
@@ -46,9 +57,9 @@ class Section:
     title: str
     level: int
     whole: bool = False  # all its text is wanted
-    text: list[str] = field(default_factory=list)  # blocks of Markdown
+    text: list[str] = field(default_factory=list)  # blocks of Markdown in front of the first medium
     stub: str = ""  # an exercise's empty function
-    media: list[tuple[str, list[NotebookNode]]] = field(default_factory=list)  # ("picture" | "sounds" | "words", outputs)
+    media: list[Medium] = field(default_factory=list)
 
 
 # --- What is on the slides ---------------------------------------------------------------------------------------
@@ -99,7 +110,7 @@ def sections_of(notebook: NotebookNode) -> list[Section]:
                 if heading:
                     found.append(Section(heading[2].strip(), len(heading[1]), "slide" in tags))
                 elif found and not (EXERCISE_LINE.match(block) or TAKES_LINE.match(block)):
-                    found[-1].text.append(without_links(block))
+                    (found[-1].media[-1] if found[-1].media else found[-1]).text.append(without_links(block))
         elif cell.cell_type == "code" and found:
             if EXERCISE.search(cell.source):
                 found[-1].stub = emptied(cell.source)
@@ -107,15 +118,15 @@ def sections_of(notebook: NotebookNode) -> list[Section]:
     return found
 
 
-def media_of(cell: NotebookNode) -> list[tuple[str, list[NotebookNode]]]:
-    """A cell's outputs as slides: sounds together, pictures and words each by itself."""
-    found: list[tuple[str, list[NotebookNode]]] = []
+def media_of(cell: NotebookNode) -> list[Medium]:
+    """A cell's outputs as slides: sounds side by side, lines of words together, each picture by itself."""
+    found: list[Medium] = []
     for output in cell.get("outputs", []):
-        kind = kind_of(output)
-        if kind == "sound" and found and found[-1][0] == "sounds" and len(found[-1][1]) < PLAYERS:
-            found[-1][1].append(output)
+        kind = {"sound": "sounds"}.get(kind_of(output), kind_of(output))
+        if kind in ("sounds", "words") and found and found[-1].kind == kind and len(found[-1].outputs) < TOGETHER:
+            found[-1].outputs.append(output)
         elif kind:
-            found.append(("sounds" if kind == "sound" else kind, [output]))
+            found.append(Medium(kind, [output]))
     return found
 
 
@@ -128,6 +139,8 @@ def shown_and_told(section: Section) -> tuple[list[str], list[str]]:
     """The paragraphs for the slide, and those for the speaker's notes."""
     shown, told, room = [], [], ROOM - 24 * (section.stub.count("\n") + 2) if section.stub else ROOM
     for number, block in enumerate(section.text):
+        if block.startswith("**Where to read on.**"):
+            return shown, told + section.text[number:]
         size = 260 if block.startswith("|") else 60 if block.startswith("$$") else len(block)
         wanted = section.whole or number == 0 or block.startswith(LEADS) or section.title == "Summary" or (not told and len(block) <= room)
         if section.level == 1:
@@ -155,20 +168,41 @@ def deck_of(notebook: NotebookNode) -> NotebookNode:
         cells.append(slide("slide", "\n\n".join([head, *shown, *stub])))
         if told:
             cells.append(slide("notes", "\n\n".join(told)))
-        for kind, outputs in section.media:
+        for medium in section.media:
             cells.append(slide("subslide", f'<p class="deck-small">{html.escape(section.title)}</p>'))
-            if kind == "sounds":
-                pages = "".join("".join(output.data["text/html"]) for output in outputs)
-                cells.append(slide("-", f'<div class="deck-players">{pages}</div>'))
-            else:
-                cells.append(nbformat.v4.new_code_cell(outputs=outputs, metadata={"slideshow": {"slide_type": "-"}}))
-                words = "".join(outputs[0].data.get("text/plain", ""))
-                if kind == "picture" and words and not words.startswith("<"):
-                    cells.append(slide("notes", words))
+            cells += medium_cells(medium)
     made = nbformat.v4.new_notebook(cells=cells, metadata=notebook.metadata)
     for number, cell in enumerate(made.cells):
         cell.id = f"slide-{number}"
     return made
+
+
+def medium_cells(medium: Medium) -> Iterator[NotebookNode]:
+    """What stands on a medium's slide, and its notes."""
+    under = [block for block in medium.text if not block.startswith(ASIDE)]
+    shown = under if sum(map(len, under)) <= UNDER else under[:1] if under and len(under[0]) <= UNDER else []
+    if medium.kind == "sounds":
+        yield slide("-", f'<div class="deck-players">{"".join("".join(output.data["text/html"]) for output in medium.outputs)}</div>')
+    elif medium.kind == "words":
+        yield slide("-", "\n\n".join(f'<p class="deck-words">{spoken_line(output)}</p>' for output in medium.outputs))
+    else:
+        yield nbformat.v4.new_code_cell(outputs=medium.outputs, metadata={"slideshow": {"slide_type": "-"}})
+    if shown:
+        yield slide("-", "\n\n".join(shown))
+    told = [block for block in medium.text if block not in shown]
+    if medium.kind == "picture":
+        told.append("".join(medium.outputs[0].data.get("text/plain", "")))
+    if told:
+        yield slide("notes", "\n\n".join(told))
+
+
+def spoken_line(output: NotebookNode) -> str:
+    """A prediction's question, or a truth, as HTML without what only a notebook's reader is told."""
+    plain = "".join(output.data["text/plain"])
+    for opening in ("Predict. ", "It is "):
+        if plain.startswith(opening):
+            return f"<b>{opening.strip()}</b> {html.escape(plain.removeprefix(opening).replace(TO_READERS, ''))}"
+    return html.escape(plain)
 
 
 def slide(kind: str, source: str) -> NotebookNode:
@@ -181,6 +215,7 @@ def slide(kind: str, source: str) -> NotebookNode:
 class DeckExporter(SlidesExporter):
     """nbconvert's slides with everything in one file, equations as MathML, and no code but what a slide says."""
 
+    exclude_input = True
     exclude_input_prompt = True
     exclude_output_prompt = True
 

@@ -99,8 +99,9 @@ def mistakes(tasks: Sequence[Exercise]) -> str:
 
 
 def one_line(words: str) -> str:
-    """Words as one line of Markdown, in which nothing is markup."""
-    return re.sub(r"([*_<>\[\]|`#])", r"\\\1", " ".join(words.split()))
+    """Words as one line of Markdown, in which nothing but `code` is markup."""
+    parts = re.split(r"(`[^`]+`)", " ".join(words.split()))
+    return "".join(part if part.startswith("`") and len(part) > 1 else re.sub(r"([*_<>\[\]|`#\\])", r"\\\1", part) for part in parts)
 
 
 def cuts(entry: Notebook, ids: Sequence[str]) -> str:
