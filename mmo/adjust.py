@@ -21,6 +21,8 @@ from mmo.config import Decoding, Draws, ModelConfig, StageConfig
 ALIASES = {"lr": "learning_rate"}
 FIXED = ("name", "data", "needs", "draws", "rehearsal")  # of StageConfig: what a pass is, not how it is trained
 PARTS = {"draws": Draws, "decoding": Decoding, "model": ModelConfig}
+# Of the model only what leaves its shapes alone: sizes hang together, and the shipped weights have them.
+MODEL = ("norm_topk_prob", "router_aux_loss_coef", "talker_router_aux_loss_coef", "keep_top1_gate")
 
 
 def split_list(text: str) -> list[str]:
@@ -45,7 +47,7 @@ def known_settings() -> dict[str, str]:
     """Every setting that may be changed -> its type, as written in mmo/config.py."""
     found = {field.name: str(field.type) for field in fields(StageConfig) if field.name not in FIXED}
     for part, kind in PARTS.items():
-        found |= {f"{part}.{field.name}": str(field.type) for field in fields(kind)}
+        found |= {f"{part}.{field.name}": str(field.type) for field in fields(kind) if part != "model" or field.name in MODEL}
     return found
 
 

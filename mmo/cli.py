@@ -443,7 +443,7 @@ def course_quiz(
 ) -> None:
     """Write the quizzes as sheets to print, each with its answer key."""
     from mmo.course.catalogue import read_course
-    from mmo.course.quiz import write_sheets
+    from mmo.course.questions import write_sheets
 
     try:
         pages = write_sheets(to, numbers_in(notebooks), variants, {entry.number: entry.title for entry in read_course()})

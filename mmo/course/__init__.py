@@ -20,6 +20,6 @@ This package is a leaf: notebooks use it, `mmo/cli.py` calls it, nothing else im
 """
 
 from mmo.course.desk import check, exercise, hint, predict, reveal, solution
-from mmo.course.quiz import quiz
+from mmo.course.questions import quiz
 
 __all__ = ["check", "exercise", "hint", "predict", "quiz", "reveal", "solution"]

@@ -22,7 +22,7 @@ import yaml
 
 from mmo.course.catalogue import Notebook, read_course
 from mmo.course.exercises import Exercise, exercises_of
-from mmo.course.quiz import QUIZZES, QuizError, read_quiz
+from mmo.course.questions import QUIZZES, QuizError, read_quiz
 
 FOLDER = Path("docs/instructor")
 PROFILE = "tiny"  # whose minutes are counted
