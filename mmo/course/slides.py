@@ -180,7 +180,8 @@ def deck_of(notebook: NotebookNode) -> NotebookNode:
 def medium_cells(medium: Medium) -> Iterator[NotebookNode]:
     """What stands on a medium's slide, and its notes."""
     under = [block for block in medium.text if not block.startswith(ASIDE)]
-    shown = under if sum(map(len, under)) <= UNDER else under[:1] if under and len(under[0]) <= UNDER else []
+    room = UNDER if medium.kind != "sounds" else UNDER // 2  # players are tall
+    shown = under if sum(map(len, under)) <= room else under[:1] if under and len(under[0]) <= room else []
     if medium.kind == "sounds":
         yield slide("-", f'<div class="deck-players">{"".join("".join(output.data["text/html"]) for output in medium.outputs)}</div>')
     elif medium.kind == "words":
