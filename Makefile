@@ -6,6 +6,7 @@
 #   make test | test-fast        unit tests and the notebooks as tests | unit tests only
 #   make lab                     JupyterLab        make doctor   what can run here, and what is missing
 #   make book                    the executed notebooks as pages to read and listen to, into runs/book
+#   make slides                  the same as slides, into runs/slides
 #   make venv                    create or renew .venv from constraints.txt
 
 BUDGET  ?= full
@@ -25,7 +26,7 @@ MMO := $(BIN)/python -m mmo
 INSTALLED := $(VENV)/.mmo-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv weekend test test-fast lab doctor book constraints
+.PHONY: help venv weekend test test-fast lab doctor book slides constraints
 
 help:
 	@sed -n 's/^#  *\(make .*\)/\1/p' Makefile
@@ -47,6 +48,9 @@ doctor: | $(INSTALLED)
 
 book: | $(INSTALLED)
 	$(MMO) course book
+
+slides: | $(INSTALLED)
+	$(MMO) course slides
 
 # An order-only prerequisite above: an existing environment is used as it is, so that nothing needs the network again.
 # `make venv` renews it after constraints.txt has changed; `mmo doctor` says when that is needed.

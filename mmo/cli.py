@@ -433,3 +433,66 @@ def course_build(
     except (ValueError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         raise typer.Exit(1) from None
+
+
+@course.command("quiz")
+def course_quiz(
+    to: Annotated[Path, typer.Option("--to", help="The folder to write.")],
+    notebooks: Annotated[str, typer.Option("--notebooks", help="Their numbers: 05,07. Without it, all.")] = "",
+    variants: Annotated[int, typer.Option("--variants", min=1, max=26, help="Sheets A, B, … with the choices in other orders.")] = 1,
+) -> None:
+    """Write the quizzes as sheets to print, each with its answer key."""
+    from mmo.course.catalogue import read_course
+    from mmo.course.questions import write_sheets
+
+    try:
+        pages = write_sheets(to, numbers_in(notebooks), variants, {entry.number: entry.title for entry in read_course()})
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(1) from None
+    print(f"{len(pages)} pages in {to}: {pages[0].name}, …")
+
+
+@course.command("slides")
+def course_slides(
+    to: Annotated[Path, typer.Option("--to", help="The folder to write; open its index.html.")] = Path("runs/slides"),
+    notebooks: Annotated[str, typer.Option("--notebooks", help="Their numbers: 05,07. Without it, all.")] = "",
+) -> None:
+    """Make slides of the executed notebooks, with pictures and sounds; they need no network."""
+    from mmo.course.slides import write_slides
+
+    try:
+        pages = write_slides(to, numbers_in(notebooks))
+    except (ValueError, FileNotFoundError) as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(1) from None
+    print(f"{len(pages) - 1} decks: {pages[0]}")
+
+
+@course.command("run")
+def course_run(
+    notebooks: Annotated[str, typer.Option("--notebooks", help="Their numbers: 10-12,A1.")] = "",
+    profile: ProfileOption = None,
+    budget: BudgetOption = "full",
+    settings: Annotated[list[str] | None, typer.Option("--set", help="A setting: lr=3e-4; several values are a sweep: code_dropout=0,0.4.", show_default=False)] = None,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Notebooks at a time.")] = 1,
+    to: Annotated[Path | None, typer.Option("--to", help="A dated folder is made in it; default runs/batch.", show_default=False)] = None,
+    resume: Annotated[Path | None, typer.Option("--resume", help="Go on with this folder of an earlier run.", show_default=False)] = None,
+    minutes: Annotated[float | None, typer.Option("--minutes", min=0.01, help="A notebook may take so long.", show_default=False)] = None,
+    edition: Annotated[Literal["solutions", "notebooks"], typer.Option("--edition", help="notebooks: the learner's.")] = "solutions",
+) -> None:
+    """Run notebooks without anybody watching: executed copies, pages, a report, sweeps side by side."""
+    from mmo.course.batch import Batch, expand, main, new_folder, read_batch, read_settings
+    from mmo.course.catalogue import read_course
+    from mmo.profiles import profile as find_profile
+
+    if bool(notebooks) == bool(resume):
+        raise typer.BadParameter("give --notebooks for a new run, or --resume and the folder of an earlier one")
+
+    def ask():
+        if resume:
+            return read_batch(resume), resume
+        batch = Batch(expand(notebooks, read_course()), find_profile(profile).full_name, budget, read_settings(settings or ()), edition, minutes)
+        return batch, new_folder(to)
+
+    raise typer.Exit(main(ask, jobs))

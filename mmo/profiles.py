@@ -6,6 +6,7 @@
     mini-moe   the same with a mixture of experts
     full       the whole data set, on several cards
 
+A word may change settings too: "tiny,learning_rate=3e-4" (mmo/adjust.py).
 All numbers of training stand here and nowhere else.  What differs from the original's recipe says so.
 """
 
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from mmo.adjust import adjusted, split_name
 from mmo.config import Decoding, Draws, ModelConfig, Rehearsal, StageConfig
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -51,6 +53,12 @@ class Profile:
     system_prompts: tuple[str, ...] = ()
     checkpoint_seconds: float = 120.0  # between two saved states of training
     decoding: Decoding = Decoding()  # how its answers are chosen
+    changes: str = ""  # "learning_rate=0.0003": settings that are not the profile's own
+
+    @property
+    def full_name(self) -> str:
+        """The word that gives this profile again, changed settings included."""
+        return f"{self.name},{self.changes}" if self.changes else self.name
 
     def device(self) -> torch.device:
         """Where to compute: a CUDA device if there is one, else the CPU."""
@@ -248,11 +256,14 @@ PROFILES = {
 
 
 def profile(name: str | None = None) -> Profile:
-    """The profile of that name; without one, the one in MMO_PROFILE, else tiny.  Raises ValueError listing names."""
-    name = name or os.environ.get("MMO_PROFILE") or "tiny"
+    """The profile of that name, "tiny,learning_rate=3e-4" for instance; without one, the one in MMO_PROFILE, else tiny.
+
+    Raises ValueError listing the names of profiles, or of settings.
+    """
+    name, changes = split_name(name or os.environ.get("MMO_PROFILE") or "tiny")
     if name not in PROFILES:
         raise ValueError(f"no profile {name!r}; there are {', '.join(PROFILES)}")
-    return PROFILES[name]()
+    return adjusted(PROFILES[name](), changes) if changes else PROFILES[name]()
 
 
 def runs_root() -> Path:
@@ -264,4 +275,4 @@ def run_dir(profile: Profile, budget: str = "full") -> Path:
     """The folder of one run: runs/tiny, runs/tiny-smoke, …  Raises ValueError for an unknown budget."""
     if budget not in BUDGETS:
         raise ValueError(f"no budget {budget!r}; there are {', '.join(BUDGETS)}")
-    return runs_root() / (profile.name if budget == "full" else f"{profile.name}-{budget}")
+    return runs_root() / (profile.full_name if budget == "full" else f"{profile.full_name}-{budget}")

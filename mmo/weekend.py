@@ -176,7 +176,7 @@ def run_notebook(source: Path, copy: Path, parameters: dict, watch: Watch, limit
     limit: seconds that the notebook may take; no single cell may take longer either.
     """
     if not source.is_file():
-        raise NotebookFailed(f"{source} is not there; the weekend needs {', '.join(NOTEBOOKS.values())}")
+        raise NotebookFailed(f"{source} is not there")
     copy.parent.mkdir(parents=True, exist_ok=True)
     watch.starts(source.stem, limit)
     try:
@@ -201,7 +201,7 @@ def run_notebook(source: Path, copy: Path, parameters: dict, watch: Watch, limit
 
 
 @contextmanager
-def _kernel_environment(runs: Path) -> Iterator[None]:
+def kernel_environment(runs: Path) -> Iterator[None]:
     """Kernels import this very package and write beside us, wherever they are started from."""
     before = dict(os.environ)
     path = [str(REPOSITORY), *filter(None, [before.get("PYTHONPATH")])]
@@ -214,7 +214,7 @@ def _kernel_environment(runs: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _stop_on_sigterm() -> Iterator[None]:
+def stop_on_sigterm() -> Iterator[None]:
     """Turn SIGTERM into `Stopped`, so that the kernel is ended and the cell is named."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set handlers
@@ -255,7 +255,7 @@ def run_weekend(
     seconds: dict[str, float] = {}
     started = time.monotonic()
     copies = [run_dir / "notebooks" / file for file in notebooks.values()]
-    with _kernel_environment(run_dir.parent), _stop_on_sigterm(), watch.showing():
+    with kernel_environment(run_dir.parent), stop_on_sigterm(), watch.showing():
         for (stage, file), copy in zip(notebooks.items(), copies):
             watch.console.print(f"{file} …")
             seconds[stage] = run_notebook(sources / file, copy, {"profile": profile_name, "budget": budget}, watch)
@@ -288,7 +288,7 @@ def main(profile_name: str | None, budget: str) -> int:
 
     chosen = profile(profile_name)
     try:
-        run_weekend(chosen.name, budget, run_dir=run_dir(chosen, budget), evaluate=evaluate_run, finish=finish)
+        run_weekend(chosen.full_name, budget, run_dir=run_dir(chosen, budget), evaluate=evaluate_run, finish=finish)
     except NotebookFailed as error:
         print(error, file=sys.stderr)
         return 1

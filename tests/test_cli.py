@@ -66,7 +66,7 @@ def test_a_failed_weekend_exits_1_and_says_why(monkeypatch, tmp_path, capsys):
     def fails(*_, **__):
         raise weekend.NotebookFailed("10_train_t2a.ipynb failed in cell 3")
 
-    chosen = SimpleNamespace(name="tiny")
+    chosen = SimpleNamespace(name="tiny", full_name="tiny")
     monkeypatch.setitem(sys.modules, "mmo.evaluation", SimpleNamespace(evaluate_run=None))
     monkeypatch.setitem(
         sys.modules, "mmo.profiles", SimpleNamespace(profile=lambda name: chosen, run_dir=lambda *_: tmp_path)

@@ -14,9 +14,12 @@ In a notebook:
     predict("07.first", "After how many positions is the first frame whole?", None)   # your number instead of None
     reveal("07.first", 8)
 
+    quiz("07")                 # questions with an explanation for each choice
+
 This package is a leaf: notebooks use it, `mmo/cli.py` calls it, nothing else imports it.
 """
 
 from mmo.course.desk import check, exercise, hint, predict, reveal, solution
+from mmo.course.questions import quiz
 
-__all__ = ["check", "exercise", "hint", "predict", "reveal", "solution"]
+__all__ = ["check", "exercise", "hint", "predict", "quiz", "reveal", "solution"]

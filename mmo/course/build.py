@@ -22,6 +22,7 @@ from urllib.parse import unquote
 import nbformat
 from nbformat import NotebookNode
 
+from mmo.course import teaching
 from mmo.course.catalogue import REPOSITORY, Notebook, read_course, with_table
 from mmo.course.exercises import Exercise, exercises_of, find
 from mmo.profiles import runs_root
@@ -168,6 +169,7 @@ def build(root: Path = REPOSITORY) -> list[Path]:
         if edition.text.is_file():
             put(edition.text, with_lines(edition.text.read_text(encoding="utf-8"), entry), changed)
         wanted |= contents(edition)
+    wanted |= teaching.contents(root)
     for path, text in wanted.items():
         put(path, text, changed)
     return changed
@@ -232,7 +234,8 @@ def problems(root: Path = REPOSITORY) -> list[str]:
     listed = {entry.file for entry in course}
     strays = [path for folder in ("solutions", "notebooks") for path in sorted((root / folder).glob("*.ipynb")) if path.stem not in listed]
     found += [f"{path.relative_to(root)}: not in course.yml" for path in strays]
-    for path in [root / "README.md", *sorted((root / "docs").glob("*.md"))]:
+    found += teaching.problems(root)
+    for path in [root / "README.md", *sorted((root / "docs").rglob("*.md"))]:
         found += broken_links(path, path.read_text(encoding="utf-8"), root) if path.is_file() else []
     return found
 

@@ -4,7 +4,8 @@
      "exercises": {"07.delay": {"passed": true, "attempts": 3, "hints": 1}},
      "predictions": {"07.first": {"mine": 1, "truth": 8}},
      "ears": {"01.few": {"rounds": [{"right": 6, "trials": 8}]}},
-     "clinic": {"15.delay": {"guesses": ["..."], "found": true, "repaired": false}}}
+     "clinic": {"15.delay": {"guesses": ["..."], "found": true, "repaired": false}},
+     "quizzes": {"07.clock": {"first": "the words of the first choice", "right": true, "tries": 2}}}
 
 It is read before every change and replaced in one go, so that it is whole whenever the machine stops.  A file that
 cannot be read is laid aside under another name, never overwritten.
@@ -21,7 +22,7 @@ from mmo.profiles import runs_root
 
 
 def empty() -> dict:
-    return {"version": 1, "exercises": {}, "predictions": {}, "ears": {}, "clinic": {}}
+    return {"version": 1, "exercises": {}, "predictions": {}, "ears": {}, "clinic": {}, "quizzes": {}}
 
 
 def progress_file() -> Path:
@@ -33,9 +34,9 @@ def load(path: Path | None = None) -> dict:
     path = path or progress_file()
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        for part in ("ears", "clinic"):  # files from before there were such have none
+        for part in ("ears", "clinic", "quizzes"):  # files from before there were such have none
             found.setdefault(part, {})
-        parts = [found[name] for name in ("exercises", "predictions", "ears", "clinic")]
+        parts = [found[name] for name in ("exercises", "predictions", "ears", "clinic", "quizzes")]
         if not all(isinstance(entry, dict) for part in parts for entry in part.values()):
             raise ValueError("its entries are no mappings")
         return found
@@ -114,10 +115,19 @@ def note_repair(id: str) -> None:
     save(progress)
 
 
+def note_choice(id: str, words: str, right: bool) -> dict:
+    """Count a choice in a quiz; the first one stays.  Returns the entry."""
+    progress = load()
+    entry = progress["quizzes"].setdefault(id, {"first": words, "right": right, "tries": 0})
+    entry["tries"] = entry.get("tries", 0) + 1
+    save(progress)
+    return entry
+
+
 def reset(notebook: str) -> int:
     """Forget a notebook ("07"); returns how many entries were forgotten."""
     progress, forgotten = load(), 0
-    for part in ("exercises", "predictions", "ears", "clinic"):
+    for part in ("exercises", "predictions", "ears", "clinic", "quizzes"):
         for id in [id for id in progress[part] if id.split(".")[0] == notebook]:
             del progress[part][id]
             forgotten += 1
