@@ -408,6 +408,30 @@ def course_grade(
     print(f"{len(grades)} grades in {time.monotonic() - begun:.0f} s: {out / 'class.html'}, {out / 'grades.csv'}")
 
 
+@course.command("nbgrader")
+def course_nbgrader(
+    to: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
+    notebooks: Annotated[str, typer.Option("--notebooks", help="Their numbers: 05,07. Without it, all that have exercises.")] = "",
+    marked_points: Annotated[float, typer.Option("--marked-points", min=0, max=1, help="Factor for an answer that calls the package.")] = 1.0,
+) -> None:
+    """Lay out a course for nbgrader: sources with solutions and hidden tests, and its configuration."""
+    from importlib.util import find_spec
+
+    if find_spec("mmo.course.grading") is None:
+        print("this is a hand-out: the hidden tests are in the whole course", file=sys.stderr)
+        raise typer.Exit(1)
+    from mmo.course.grading.nbgrader_course import write_nbgrader_course
+
+    try:
+        entries = write_nbgrader_course(to, numbers_in(notebooks), marked_points)
+    except (ValueError, FileNotFoundError) as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(1) from None
+    print(f"{to}: {len(entries)} assignments; how to go on stands in {to / 'README.md'}")
+    if find_spec("nbgrader") is None:
+        print('nbgrader is not installed here: pip install -c constraints.txt -e ".[class]"')
+
+
 @course.command("build")
 def course_build(
     check: Annotated[bool, typer.Option("--check", help="Write nothing; fail where something is not as it should be.")] = False,

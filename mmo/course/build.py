@@ -25,11 +25,11 @@ from nbformat import NotebookNode
 from mmo.course import teaching
 from mmo.course.catalogue import REPOSITORY, Notebook, read_course, with_table
 from mmo.course.exercises import Exercise, exercises_of, find
+from mmo.course.nbgrader import EXERCISE, cell_marks
 from mmo.profiles import runs_root
 
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 REGION = re.compile(rf"^([ \t]*){BEGIN}[ \t]*\n(.*?)^[ \t]*{END}[ \t]*$", re.MULTILINE | re.DOTALL)
-EXERCISE = re.compile(r'@exercise\("([^"]+)"\)')
 EXERCISE_LINE = re.compile(r"^(# )?\*Exercise ([\w.]+).*$", re.MULTILINE)
 TAKES_LINE = re.compile(r"^(# )?\*Takes\b.*$", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -102,10 +102,22 @@ def plain_cell(cell: NotebookNode, source: str, id: str) -> NotebookNode:
 
 
 def learners(text: NotebookNode) -> NotebookNode:
-    """The learner's edition of a text form."""
+    """The learner's edition of a text form, marked for nbgrader."""
     ids = cell_ids(text.cells)
     cells = [plain_cell(cell, emptied(cell.source) if cell.cell_type == "code" else cell.source, id) for cell, id in zip(text.cells, ids)]
-    return assembled(cells, {"kernelspec": KERNEL, "language_info": {"name": "python"}})
+    return marked_for_nbgrader(assembled(cells, {"kernelspec": KERNEL, "language_info": {"name": "python"}}))
+
+
+def marked_for_nbgrader(notebook: NotebookNode) -> NotebookNode:
+    """The notebook, its answers and checks marked in place.  Raises BuildError for a cell that cannot be marked."""
+    for cell in notebook.cells:
+        try:
+            marks = cell_marks(cell.source) if cell.cell_type == "code" else None
+        except ValueError as error:
+            raise BuildError(str(error)) from None
+        if marks:
+            cell.metadata["nbgrader"] = marks
+    return notebook
 
 
 def solved(text: NotebookNode, before: NotebookNode | None) -> NotebookNode:

@@ -7,9 +7,11 @@ stands in and a failed check is an error; nothing is written down then either.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import html
 import os
+import sys
 from collections.abc import Callable
 
 from mmo.course import progress
@@ -77,7 +79,8 @@ def check(id: str) -> Verdict:
     if attempt is None:
         verdict = Verdict(id, "unsolved", f'No attempt yet: run the cell with @exercise("{id}") first.')
     else:
-        verdict = attempt.verdict = judge(task, attempt.yours)
+        with contextlib.redirect_stderr(sys.stdout):  # a warning is no failure; nbgrader gives no points to a test that wrote to stderr
+            verdict = attempt.verdict = judge(task, attempt.yours)
         attempt.said = False
     if strict():
         if not verdict.passed:

@@ -15,7 +15,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -23,6 +23,7 @@ from urllib.parse import unquote
 
 import nbformat
 import yaml
+from nbformat import NotebookNode
 
 from mmo import __version__
 from mmo.course.build import BuildError, Edition, leaks, learners, written
@@ -142,16 +143,26 @@ def clean_notebook(entry: Notebook, stamp: str, names: set[str], root: Path) -> 
     found = leaks(source, notebook)
     if found:
         raise BuildError(f"{entry.file}: {'; '.join(found)}")
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            cell.source = WORDS_AND_TARGET.sub(lambda link: link[0] if is_handed_out(link[2], names) else link[1], cell.source)
+    without_dead_links(notebook, lambda target: is_handed_out(target, names))
     notebook.metadata["mmo"] = {"release": stamp}
     return written(notebook)
 
 
+def without_dead_links(notebook: NotebookNode, lives: Callable[[str], bool]) -> None:
+    """Make plain words of the links that lead nowhere, in place."""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = WORDS_AND_TARGET.sub(lambda link: link[0] if lives(link[2]) else link[1], cell.source)
+
+
+def leads_outside(target: str) -> bool:
+    """Whether a link leads to the web or stays in its cell."""
+    return bool(re.match(r"[a-z]+:", target)) or target.startswith(("#", "attachment:"))
+
+
 def is_handed_out(target: str, names: set[str]) -> bool:
     """Whether a link of a notebook leads to something that is handed out, or outside the course."""
-    if re.match(r"[a-z]+:", target) or target.startswith(("#", "attachment:")):
+    if leads_outside(target):
         return True
     path = unquote(target.split("#")[0])
     if path.endswith(".ipynb"):

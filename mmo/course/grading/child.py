@@ -106,6 +106,11 @@ def examine(task: Exercise, cases: tuple, job: Job) -> Result:
         function = defined(job)
     except Exception as error:  # whatever stands in the cell
         return Result(words=f"The cell stops before anything is checked: {error_in_cell(error, job)}")
+    return examine_function(task, cases, function)
+
+
+def examine_function(task: Exercise, cases: tuple, function: Callable) -> Result:
+    """Judge a function in the notebook's cases, then in the hidden ones."""
     trace, sketch = Trace(package_codes(task)), Sketch()
     watched, quick = trace.watching(function), replace(task, picture=sketch.keep)
     visible = judge(quick, watched)

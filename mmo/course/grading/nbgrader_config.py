@@ -1,0 +1,36 @@
+"""nbgrader's configuration for this course, written by `mmo course nbgrader`; nbgrader reads it in this folder.
+
+It imports nothing of the course: every nbgrader command reads it, and torch would keep each waiting.
+"""
+
+import os
+from pathlib import Path
+
+from nbgrader.preprocessors import NbGraderPreprocessor
+from papermill.parameterize import parameterize_notebook
+
+
+class SmokeBudget(NbGraderPreprocessor):
+    """Run submissions with the budget `smoke`: points hang on the exercises alone, and nobody's training is worth hours of this machine.
+
+    `budget` is set behind the cell of parameters, as papermill does it; the new cell is tagged "injected-parameters".
+    """
+
+    def preprocess(self, notebook, resources):
+        notebook.metadata.setdefault("papermill", {})  # papermill notes the parameters there, and looks for tags in every cell
+        for cell in notebook.cells:
+            cell.metadata.setdefault("tags", [])
+        shortened = parameterize_notebook(notebook, {"budget": "smoke"})
+        del shortened.metadata["papermill"]
+        return shortened, resources
+
+
+os.environ.setdefault("MMO_RUNS", str(Path(__file__).resolve().parent / "runs"))  # what submissions write while they run
+os.environ.pop("MMO_STRICT", None)  # an open exercise is no end to the notebook: the package's own function stands in
+
+c = get_config()  # noqa: F821  (nbgrader's)
+c.CourseDirectory.course_id = "minimind-o-by-hand"
+c.ClearSolutions.code_stub = {"python": "raise NotImplementedError"}  # as in the learner's edition
+c.Execute.timeout = 300  # seconds a cell may take
+c.OverwriteCells.add_missing_cells = True  # a check that somebody deleted is put back
+c.Autograde.autograde_preprocessors.prepend([SmokeBudget])
