@@ -109,7 +109,9 @@ def infer_config(state: Mapping[str, Tensor], source: str) -> ModelConfig:
 
     usual = ModelConfig()
     first, talker = "model.layers.0", "talker.layers.0"
-    head, talker_head = (size(f"{layer}.self_attn.q_norm.weight", 0, usual.head_dim) for layer in (first, talker))
+    head, talker_head = (
+        size(f"{layer}.self_attn.q_norm.weight", 0, size(f"{layer}.self_attn.k_norm.weight", 0, usual.head_dim)) for layer in (first, talker)
+    )
     width, talker_width = size(EMBEDDING, 1, usual.hidden_size), size("talker.norm.weight", 0, usual.talker_hidden_size)
     sizes = {
         "hidden_size": width,
