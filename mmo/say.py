@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mmo.chat import IMAGE_MARK, ChatTokenizer, user_content
 from mmo.checkpoint import latest_weights
-from mmo.codec import Codec
+from mmo.codec import Codec, codec_layout
 from mmo.config import Decoding
 from mmo.generation import Answer, Generator, Prompt, Sound, TextPiece
 from mmo.omni import load_model
@@ -171,6 +171,8 @@ def say(
     model = load_model(weights)
     device = settings.device()
     codec = Codec.load(settings.codec_file, device, model.config.num_codebooks)
+    if codec_layout(settings.codec_file) != "moshi":
+        note(f"codec: Mimi in the layout of transformers ({settings.codec_file})")
     if codec.num_codes != model.config.num_codes:
         raise ValueError(
             f"{weights} speaks in {model.config.num_codes} codes a codebook, the codec of the profile {settings.name} has {codec.num_codes}: "
