@@ -100,7 +100,8 @@ def latest_weights(profile: Profile, run_dir: Path, before: str | None = None) -
         if stage_file(run_dir, stage).is_file():
             return stage_file(run_dir, stage), f"weights: this run's own, after stage {stage} ({told(stage_file(run_dir, stage))})"
     if profile.checkpoint_file.is_file():
-        return profile.checkpoint_file, f"weights: the finished ones that came with the course ({told(profile.checkpoint_file)})"
+        origin = "were imported" if profile.checkpoint_file.is_relative_to(REPOSITORY / "data" / "downloads") else "came with the course"
+        return profile.checkpoint_file, f"weights: the finished ones that {origin} ({told(profile.checkpoint_file)})"
     raise FileNotFoundError(
         f"no weights: neither {' nor '.join(str(stage_file(run_dir, stage)) for stage in stages)} "
         f"nor the shipped {profile.checkpoint_file}; train first: mmo train --profile {profile.name} --stage {stages[0] if stages else 't2a'}"

@@ -65,6 +65,42 @@ def fetch(
         raise typer.Exit(1) from None
 
 
+@app.command("import")
+def import_weights(
+    source: Annotated[Literal["minimind-3o"], typer.Argument(help="Whose weights.")],
+    path: Annotated[Path, typer.Argument(help="Its .pth file, or its folder of transformers.")],
+    to: Annotated[Path | None, typer.Option("--to", help="Our file; default where the profile mini (or mini-moe) looks.", show_default=False)] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="A config.json for a .pth of other sizes.", show_default=False)] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+) -> None:
+    """Read the original's weights into a file of ours, every name and shape compared."""
+    from mmo.interchange import import_original
+
+    try:
+        import_original(path, to, config, overwrite, typer.echo)
+    except (ValueError, FileNotFoundError, FileExistsError) as error:
+        typer.echo(f"mmo import: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+@app.command("export")
+def export_weights(
+    weights: Annotated[Path, typer.Argument(help="A model file of ours: runs/mini/i2t.safetensors, …")],
+    to: Annotated[Path, typer.Option("--to", help="A .pth file, or a folder for the layout transformers.")],
+    layout: Annotated[Literal["pth", "transformers"], typer.Option("--layout", help="The original's two layouts.")] = "pth",
+    dtype: Annotated[Literal["as-is", "float32", "float16", "bfloat16"], typer.Option("--dtype", help="The original's .pth is float16.")] = "as-is",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
+) -> None:
+    """Write weights in one of the original's layouts."""
+    from mmo.interchange import export_original
+
+    try:
+        export_original(weights, to, layout, dtype, overwrite, typer.echo)
+    except (ValueError, FileNotFoundError, FileExistsError) as error:
+        typer.echo(f"mmo export: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
 @app.command()
 def weekend(profile: ProfileOption = None, budget: BudgetOption = "full") -> None:
     """Train T2A, A2A and I2T, evaluate, and write a page to listen to."""

@@ -1,7 +1,7 @@
 """Mimi, the speech codec: 24 kHz sound <-> codes (B, Q, F), 12.5 frames a second (Défossez et al. 2024, arXiv:2410.00037).
 
 The codec is `moshi`'s own `MimiModel`; here it is only built, loaded, saved, and given checks and names.  The tiny
-world's codec is the same class with small numbers, so one loader serves both.
+world's codec is the same class with small numbers, so one loader serves both; Mimi as `transformers` saves it loads too.
 
 >>> codec = Codec(build_mimi(codec_config(n_filters=4, dimension=32, layers=1, feedforward=64, bins=16, codebooks=8)))
 >>> codes = codec.encode(torch.zeros(1, 1, 3 * codec.frame_size))
@@ -35,6 +35,9 @@ from moshi.utils.compile import no_cuda_graph
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from mmo.mimi_layout import Layout, layout_of, moshi_sizes, moshi_state
+from mmo.weights import read_tensors, write_whole
 
 REAL_FILE = loaders.MIMI_NAME  # tokenizer-e351c8d8-checkpoint125.safetensors, in kyutai/moshiko-pytorch-bf16
 
@@ -136,45 +139,51 @@ def save_codec(
     if too_large:
         raise ValueError(f"{path}: these weights are not finite as {dtype}: {too_large}")
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace(path, lambda unfinished: save_file(state, unfinished))
-    replace(path.with_suffix(".json"), lambda unfinished: unfinished.write_text(json.dumps(config, indent=1) + "\n"))
-
-
-def replace(path: Path, write) -> None:
-    """Let `write` make a file under another name, then move it to `path` in one go."""
-    unfinished = path.with_name(path.name + ".tmp")
-    write(unfinished)
-    os.replace(unfinished, path)
+    write_whole(path, lambda unfinished: save_file(state, unfinished))
+    write_whole(path.with_suffix(".json"), lambda unfinished: unfinished.write_text(json.dumps(config, indent=1) + "\n"))
 
 
 def load_mimi(path: str | os.PathLike, device: torch.device | str = "cpu", num_codebooks: int = 8) -> MimiModel:
-    """Read a file in moshi's layout, in fp32.  Its sizes stand in `<stem>.json`; the real file needs none.
+    """Read a file in moshi's layout or in that of transformers, in fp32; which it is shows in its names.
 
+    Sizes stand beside it: in `<stem>.json` for moshi's layout (the real file needs none), in `config.json` for transformers'.
     Raises FileNotFoundError where there is no file, ValueError where sizes are unknown or do not fit the weights.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no codec file {path}: fetch it (`mmo fetch`), or train one (appendix A1)")
-    sizes = path.with_suffix(".json")
-    if sizes.is_file():
-        config = json.loads(sizes.read_text())
-    elif path.name == REAL_FILE:
-        config = codec_config()
-    else:
-        raise ValueError(f"{path}: its sizes are unknown; wanted {sizes.name} beside it, or the name {REAL_FILE}")
+    state, _ = read_tensors(path)
+    config, sizes = read_sizes(path, layout_of(state, str(path)))
     available = config["quantizer"]["n_q"]
     if not 2 <= num_codebooks <= available:
         raise ValueError(f"{path} has {available} codebooks; num_codebooks must lie in 2..{available}")
     model = build_mimi(config)
-    with safe_open(path, framework="pt") as file:
-        state = {name: file.get_tensor(name) for name in file.keys()}
+    source = f"{path} does not fit the sizes in {sizes}"
+    if layout_of(state, str(path)) == "transformers":
+        state = moshi_state(state, model.state_dict(), config["transformer"]["num_heads"], source)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(f"{path} does not fit the sizes in {sizes.name}: {error}") from error
+        raise ValueError(f"{source}: {error}") from error
     model.set_num_codebooks(num_codebooks)
     return model.requires_grad_(False).to(device)
+
+
+def read_sizes(path: Path, layout: Layout) -> tuple[dict, str]:
+    """Sizes of a codec file as `codec_config` gives them, and where they stand."""
+    sizes = path.with_name("config.json") if layout == "transformers" else path.with_suffix(".json")
+    if sizes.is_file():
+        settings = json.loads(sizes.read_text())
+        return codec_config(**moshi_sizes(settings, str(sizes))) if layout == "transformers" else settings, sizes.name
+    if layout == "moshi" and path.name != REAL_FILE:
+        raise ValueError(f"{path}: its sizes are unknown; wanted {sizes.name} beside it, or the name {REAL_FILE}")
+    return codec_config(), f"the real Mimi ({sizes.name} is missing)"
+
+
+def codec_layout(path: str | os.PathLike) -> Layout:
+    """Which layout a codec file is in, from its table of names alone.  Raises ValueError where it is no Mimi."""
+    with safe_open(path, framework="pt") as file:
+        return layout_of(file.keys(), str(path))
 
 
 # --- Figures of codes --------------------------------------------------------------------------------------------

@@ -254,7 +254,17 @@ def check_profile(name: str, machine: Machine) -> Finding:
         lacking.append("files: " + ", ".join(missing))
         advice.append("they come with the repository: clone it again" if name.startswith("tiny")
                       else f"mmo fetch --profile {name}")
-    return Finding(name, "can run" if not lacking else "lacks " + "; ".join(lacking), not lacking, "; ".join(advice))
+    able = f"can run{codec_words(chosen.codec_file)}"
+    return Finding(name, able if not lacking else "lacks " + "; ".join(lacking), not lacking, "; ".join(advice))
+
+
+def codec_words(file: Path) -> str:
+    """In which layout the profile's Mimi is, where there is one."""
+    if not file.is_file():
+        return ""
+    from mmo.codec import codec_layout
+
+    return f", Mimi in the layout of {codec_layout(file)} ({file.name})"
 
 
 def show(console: Console, title: str, findings: list[Finding]) -> None:

@@ -18,7 +18,7 @@ Decoding keeps a cache; rows may have prompts of different length, padded on the
     last = last_hidden(hidden.text, [9, 7])                                # (2, 1, D)
     hidden = model.hidden_states(step_ids, cache=cache)                    # step_ids (2, Q + 1, 1), and so on
 
-Parameter names are the original's, so its checkpoints load as they are.
+Parameter names are the original's (interchange.py reads and writes its checkpoints).
 """
 
 from __future__ import annotations
@@ -31,8 +31,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mmo.config import IGNORE, ModelConfig
@@ -40,8 +38,7 @@ from mmo.projector import Projector, place_features
 from mmo.talker import Talker
 from mmo.thinker import Thinker
 from mmo.transformer import CacheLengths, KVCache, make_window
-
-TIED = "lm_head.weight"  # the same matrix as model.embed_tokens.weight; files hold it once
+from mmo.weights import EMBEDDING, PICKLES, TIED, check_fit, read_tensors, shapes, untied, write_tensors
 
 
 @dataclass(frozen=True)
@@ -324,32 +321,35 @@ def init_weights(model: OmniModel) -> None:
 
 def load_weights(model: OmniModel, state: dict[str, Tensor], source: str) -> None:
     """Copy `state` into the (uncompiled) model.  Raises ValueError naming missing, unexpected and misshapen keys."""
-    state = dict(state)
-    state.setdefault(TIED, state.get("model.embed_tokens.weight"))
-    own = model.state_dict()
-    missing = sorted(set(own) - set(state))
-    unexpected = sorted(set(state) - set(own))
-    misshapen = [
-        f"{name} {tuple(state[name].shape)}, wanted {tuple(own[name].shape)}"
-        for name in sorted(set(own) & set(state))
-        if state[name] is not None and state[name].shape != own[name].shape
-    ]
-    if missing or unexpected or misshapen:
-        raise ValueError(f"{source}: missing {missing}, unexpected {unexpected}, wrong shape {misshapen}")
-    if not torch.equal(state[TIED], state["model.embed_tokens.weight"]):
-        raise ValueError(f"{source}: lm_head.weight differs from model.embed_tokens.weight, but the two are tied here")
-    model.load_state_dict(state)
+    state = untied(state, source)
+    check_fit(shapes(model), state, source)
+    model.load_state_dict(state | {TIED: state[EMBEDDING]})
 
 
 def save_model(model: OmniModel, path: str | os.PathLike, dtype: torch.dtype | None = None) -> None:
     """Write weights (as `dtype`, default as they are) and configuration to one .safetensors file, atomically."""
-    state = {name: value.detach().to(dtype or value.dtype).contiguous() for name, value in model.state_dict().items()}
-    del state[TIED]
+    state = {name: value.to(dtype or value.dtype) for name, value in model.state_dict().items() if name != TIED}
+    write_model(state, model.config, path)
+
+
+def write_model(state: dict[str, Tensor], config: ModelConfig, path: str | os.PathLike, about: dict[str, str] | None = None) -> None:
+    """What `save_model` does, from weights by name (without the tied head); `about` is further metadata."""
+    write_tensors(path, state, {"config": json.dumps(config.to_dict())} | (about or {}))
+
+
+def read_model(path: str | os.PathLike, config: ModelConfig | None = None) -> tuple[dict[str, Tensor], ModelConfig, dict[str, str]]:
+    """Weights by name as they stand in the file, configuration (`config`, else the file's) and metadata; errors as `load_model`."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".tmp")
-    save_file(state, unfinished, metadata={"config": json.dumps(model.config.to_dict())})
-    os.replace(unfinished, path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no model file {path}: train one first, or fetch it")
+    if path.suffix in PICKLES:
+        raise ValueError(f"{path} is no file of ours; weights of the original are read in by: mmo import minimind-3o {path}")
+    state, metadata = read_tensors(path)
+    if config is None:
+        if "config" not in metadata:
+            raise ValueError(f"{path}: no model configuration in the file's metadata; pass config=")
+        config = ModelConfig.from_dict(json.loads(metadata["config"]))
+    return state, config, metadata
 
 
 def load_model(path: str | os.PathLike, config: ModelConfig | None = None) -> OmniModel:
@@ -358,15 +358,20 @@ def load_model(path: str | os.PathLike, config: ModelConfig | None = None) -> Om
     `config` overrides the one in the file (the sizes must fit the weights).  Raises FileNotFoundError where there is
     no such file, ValueError where it has no configuration, or keys or shapes do not fit.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no model file {path}: train one first, or fetch it")
-    with safe_open(path, framework="pt") as file:
-        state = {name: file.get_tensor(name).float() for name in file.keys()}
-        metadata = file.metadata() or {}
-    if config is None:
-        if "config" not in metadata:
-            raise ValueError(f"{path}: no model configuration in the file's metadata; pass config=")
-        config = ModelConfig.from_dict(json.loads(metadata["config"]))
+    state, config, _ = read_model(path, config)
     model = OmniModel(config)
-    load_weights(model, state, str(path))
+    load_weights(model, {name: value.float() for name, value in state.items()}, str(path))
     return model.eval()
+
+
+def start_talker(model: OmniModel) -> None:
+    """Copy the Thinker's last layers into the Talker's, as many as it has: it starts from blocks that know language.
+
+    The original does so wherever it starts from text weights.  Raises ValueError where the layers are of another shape.
+    """
+    count, given = len(model.talker.layers), len(model.model.layers)
+    if count > given:
+        raise ValueError(f"the Talker has {count} layers, the Thinker only {given} to start them from")
+    last = model.model.layers[given - count :]
+    check_fit(shapes(model.talker.layers), last.state_dict(), "the Thinker's last layers, as a start for the Talker's")
+    model.talker.layers.load_state_dict(last.state_dict())

@@ -50,6 +50,7 @@ class Profile:
     thinker_file: Path  # the text-pretrained Thinker that T2A starts from
     checkpoint_file: Path  # the shipped finished model
     stages: dict[str, tuple[StageConfig, ...]]
+    talker_from_thinker: bool = False  # T2A starts the Talker from the Thinker's last layers, as the original does
     system_prompts: tuple[str, ...] = ()
     checkpoint_seconds: float = 120.0  # between two saved states of training
     decoding: Decoding = Decoding()  # how its answers are chosen
@@ -212,6 +213,11 @@ def real_stages(t2a: tuple[str, ...], a2a: tuple[str, ...], i2t: tuple[str, ...]
     }
 
 
+def first_there(*paths: Path) -> Path:
+    """The first of these files that exists; the first of all where none does."""
+    return next((path for path in paths if path.is_file()), paths[0])
+
+
 def mini() -> Profile:
     downloads = REPOSITORY / "data" / "downloads"
     return Profile(
@@ -219,11 +225,14 @@ def mini() -> Profile:
         model=ModelConfig(),
         data_dir=downloads / "mini",
         tokenizer_dir=downloads / "tokenizer",
-        codec_file=downloads / "mimi" / "tokenizer-e351c8d8-checkpoint125.safetensors",
+        codec_file=first_there(  # the same weights in two layouts (mimi_layout.py); ModelScope has the second only
+            downloads / "mimi" / "tokenizer-e351c8d8-checkpoint125.safetensors", downloads / "mimi-transformers" / "model.safetensors"
+        ),
         speech_encoder_dir=downloads / "SenseVoiceSmall",
         vision_encoder_dir=downloads / "siglip2-base-patch32-256",
-        thinker_file=downloads / "thinker.safetensors",
-        checkpoint_file=downloads / "minimind-3o.safetensors",
+        thinker_file=downloads / "minimind-3o-pytorch" / "llm_768.pth",
+        talker_from_thinker=True,
+        checkpoint_file=downloads / "minimind-3o.safetensors",  # trained by nobody here: `mmo import` puts the original's there
         stages=real_stages(MINI_T2A, MINI_A2A, MINI_I2T),
         system_prompts=SYSTEM_PROMPTS,
         checkpoint_seconds=600.0,

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mmo.chat import IMAGE_MARK, ChatTokenizer, user_content
 from mmo.checkpoint import latest_weights
-from mmo.codec import Codec
+from mmo.codec import Codec, codec_layout
 from mmo.config import Decoding
 from mmo.generation import Answer, Generator, Prompt, Sound, TextPiece
 from mmo.omni import load_model
@@ -169,9 +169,16 @@ def say(
         weights, which = latest_weights(settings, run_dir(settings))
         note(which)
     model = load_model(weights)
-    prompt, tokenizer = make_prompt(question, settings, model.config, voice, seed)
     device = settings.device()
     codec = Codec.load(settings.codec_file, device, model.config.num_codebooks)
+    if codec_layout(settings.codec_file) != "moshi":
+        note(f"codec: Mimi in the layout of transformers ({settings.codec_file})")
+    if codec.num_codes != model.config.num_codes:
+        raise ValueError(
+            f"{weights} speaks in {model.config.num_codes} codes a codebook, the codec of the profile {settings.name} has {codec.num_codes}: "
+            "name the profile that the weights belong to, such as --profile mini"
+        )
+    prompt, tokenizer = make_prompt(question, settings, model.config, voice, seed)
     # On a CPU single steps of a small model are too short to share between threads.
     threads = torch.get_num_threads()
     if device.type == "cpu":

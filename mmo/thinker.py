@@ -17,13 +17,12 @@ import os
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mmo.config import ModelConfig
 from mmo.moe import make_feed_forward, upcycle
 from mmo.transformer import Block, KVCache, RMSNorm, Window, run_blocks
+from mmo.weights import check_fit, read_tensors, shapes, untied, write_tensors
 
 
 class Thinker(nn.Module):
@@ -50,43 +49,35 @@ class Thinker(nn.Module):
 
 
 PREFIX = "model."  # the Thinker's name inside `OmniModel`, and in files
+OTHER_PARTS = ("talker.", "audio_proj.", "vision_proj.")  # of an omni model: a Thinker may be read out of one
 SHARED = ("hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim", "rms_norm_eps", "rope_theta")
 
 
 def save_thinker(thinker: Thinker, config: ModelConfig, path: str | os.PathLike, dtype: torch.dtype) -> None:
     """Write the Thinker alone, names `model.*`, with the configuration as metadata, atomically."""
-    state = {PREFIX + name: value.detach().to(dtype).contiguous() for name, value in thinker.state_dict().items()}
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".tmp")
-    save_file(state, unfinished, metadata={"config": json.dumps(config.to_dict())})
-    os.replace(unfinished, path)
+    state = {PREFIX + name: value.to(dtype) for name, value in thinker.state_dict().items()}
+    write_tensors(path, state, {"config": json.dumps(config.to_dict())})
 
 
 def load_thinker(thinker: Thinker, path: str | os.PathLike) -> None:
-    """Copy a text-pretrained Thinker (names `model.*`; other names are passed over) into `thinker`, as fp32.
+    """Copy a text-pretrained Thinker into `thinker`, as fp32: ours (.safetensors) or MiniMind's own (`llm_768.pth`).
 
+    Names are `model.*` in both; MiniMind's file holds the tied head as well, and an omni model's other parts are passed over.
     A dense file loads into a mixture of experts too: every expert starts as a copy of the dense layer (`upcycle`),
     the routers stay as they are drawn.  Raises FileNotFoundError, or ValueError naming the settings or weights that
     do not fit.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no pretrained Thinker {path}: fetch it, or train one (python -m mmo.world.train_thinker)")
-    with safe_open(path, framework="pt") as file:
-        state = {name.removeprefix(PREFIX): file.get_tensor(name).float() for name in file.keys() if name.startswith(PREFIX)}
-        metadata = file.metadata() or {}
+    found, metadata = read_tensors(path)
+    state = {name: value.float() for name, value in untied(found, str(path)).items() if not name.startswith(OTHER_PARTS)}
     if "config" in metadata:  # sizes show in the shapes; how they are used does not
         theirs = ModelConfig.from_dict(json.loads(metadata["config"])).thinker
         unlike = {name: (getattr(theirs, name), getattr(thinker.config, name)) for name in SHARED}
         unlike = {name: pair for name, pair in unlike.items() if pair[0] != pair[1]}
         if unlike:
             raise ValueError(f"{path} does not fit this model (setting: file's, model's): {unlike}")
-    own = thinker.state_dict()
     if thinker.config.use_moe:
-        state = upcycle(state, own)
-    missing, unexpected = sorted(set(own) - set(state)), sorted(set(state) - set(own))
-    misshapen = [f"{name} {tuple(state[name].shape)}, wanted {tuple(own[name].shape)}"
-                 for name in sorted(set(own) & set(state)) if state[name].shape != own[name].shape]  # fmt: skip
-    if missing or unexpected or misshapen:
-        raise ValueError(f"{path}: missing {missing}, unexpected {unexpected}, wrong shape {misshapen}")
-    thinker.load_state_dict(state)
+        state = upcycle(state, {PREFIX + name: value for name, value in thinker.state_dict().items()})
+    check_fit({PREFIX + name: shape for name, shape in shapes(thinker).items()}, state, str(path))
+    thinker.load_state_dict({name.removeprefix(PREFIX): value for name, value in state.items()})

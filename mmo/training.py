@@ -41,7 +41,7 @@ from mmo.checkpoint import (
 from mmo.config import Draws, StageConfig
 from mmo.data import Batch, Batches, Corpus, Counts, DataFile, Layout, find_files
 from mmo.features import Frozen, cache_features, folder_fingerprint, frozen_speech, frozen_vision
-from mmo.omni import TIED, OmniModel, load_model, loss_sums, save_model
+from mmo.omni import TIED, OmniModel, load_model, loss_sums, save_model, start_talker
 from mmo.optimiser import Average, Optimisers, choose_trainable, rate_factor
 from mmo.profiles import STAGES, Profile
 from mmo.profiles import run_dir as default_run_dir
@@ -408,7 +408,11 @@ class StageRun:
                 say(f"going on with stage {self.stage} at pass {self.passes[self.progress.done].name}, step {self.progress.step}")
             else:
                 load_thinker(model.model, self.profile.thinker_file)
-                say(f"weights: text-pretrained Thinker ({self.profile.thinker_file}), untrained Talker and projectors")
+                talker = "untrained Talker and projectors"
+                if self.profile.talker_from_thinker:
+                    start_talker(model)
+                    talker = f"its last {len(model.talker.layers)} layers as a start for the Talker's, the rest untrained"
+                say(f"weights: text-pretrained Thinker ({self.profile.thinker_file}), {talker}")
         else:
             path, words = latest_weights(self.profile, self.run_dir, before=self.stage)
             say(words)

@@ -27,6 +27,7 @@ from safetensors.torch import load_file  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from mmo.config import ModelConfig  # noqa: E402
+from mmo.interchange import from_original  # noqa: E402
 from mmo.omni import OmniModel, audio_loss_sums, load_weights, loss_sums, text_loss_sums  # noqa: E402
 from mmo.sequence import Markers, audio_start, build_row, find_assistant_ranges, frames  # noqa: E402
 
@@ -76,7 +77,7 @@ class Golden:
     def model(self) -> OmniModel:
         model = OmniModel(self.config)
         state = {name.removeprefix("state."): t for name, t in self.tensors.items() if name.startswith("state.")}
-        load_weights(model, state, "golden weights")
+        load_weights(model, from_original(state, "golden weights"), "golden weights")
         return model
 
     def features(self) -> dict[str, Tensor]:

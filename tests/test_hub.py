@@ -8,6 +8,7 @@ import re
 import shutil
 from collections import namedtuple
 from dataclasses import replace
+from pathlib import Path
 
 import huggingface_hub
 import huggingface_hub.constants
@@ -22,7 +23,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from typer.testing import CliRunner
 
-from mmo import cli, hub, hub_rows, hub_sources, profiles
+from mmo import cli, doctor, hub, hub_rows, hub_sources, profiles
 from mmo.hub_sources import FetchError, ModelScope, Share
 from mmo.manifest import MANIFEST, Subset, read_artefact, read_manifest, select
 
@@ -111,12 +112,28 @@ def test_the_manifest_brings_every_part_of_the_mini_profile_to_its_place():
     chosen, brought = profiles.mini(), {file.to for artefact in select(read_manifest(), "mini") for file in artefact.files}
     downloads = MANIFEST.parent / "downloads"
     for part in (chosen.tokenizer_dir / "tokenizer.json", chosen.codec_file, chosen.speech_encoder_dir / "model.pt",
-                 chosen.vision_encoder_dir / "model.safetensors"):  # fmt: skip
+                 chosen.vision_encoder_dir / "model.safetensors", chosen.thinker_file):  # fmt: skip
         assert str(part.relative_to(downloads)) in brought
     for name, folder in (("mini", chosen.data_dir), ("full", profiles.full().data_dir)):
         brought = {file.to for artefact in select(read_manifest(), name) for file in artefact.files}
         data = {file for steps in profiles.profile(name).stages.values() for step in steps for file in step.data}
         assert {str((folder / file).relative_to(downloads)) for file in data} <= brought
+
+
+@pytest.mark.parametrize("codec", ["codec", "codec-transformers"])
+def test_after_a_complete_fetch_doctor_misses_nothing(tmp_path, monkeypatch, codec):
+    """Either layout of Mimi will do: ModelScope has the second alone."""
+    monkeypatch.setattr(profiles, "REPOSITORY", tmp_path)
+    chosen = {artefact.name: artefact for artefact in select(read_manifest(), "mini")} | {codec: read_manifest()[codec]}
+    if codec == "codec-transformers":
+        del chosen["codec"]
+    for file in [file for artefact in chosen.values() for file in artefact.files]:
+        (tmp_path / "data" / "downloads" / file.to).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / "downloads" / file.to).touch()
+    assert doctor.missing_files(profiles.mini()) == []
+    assert profiles.mini().codec_file.name == {"codec": "tokenizer-e351c8d8-checkpoint125.safetensors"}.get(codec, "model.safetensors")
+    (tmp_path / "data" / "downloads" / "minimind-3o-pytorch" / "llm_768.pth").unlink()
+    assert [Path(name).name for name in doctor.missing_files(profiles.mini())] == ["llm_768.pth"]
 
 
 def test_a_stage_needs_the_data_that_it_trains_on_and_rehearses():

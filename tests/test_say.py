@@ -69,6 +69,31 @@ def test_seed_voice_and_greedy(toy, tmp_path):
     assert codes(voice="joe", greedy=True) == codes(greedy=True)  # the first by name
 
 
+@pytest.mark.parametrize("layout, name", [("pth", "sft_omni.pth"), ("transformers", "minimind-3o")])
+def test_imported_weights_speak_as_before(toy, tmp_path, layout, name):
+    """Out in either of the original's layouts and in again by the commands: the same answer, code by code."""
+    for arguments in (["export", str(toy.checkpoint_file), "--to", str(tmp_path / name), "--layout", layout],
+                      ["import", "minimind-3o", str(tmp_path / name), "--to", str(tmp_path / "imported.safetensors")]):  # fmt: skip
+        assert CliRunner().invoke(cli.app, arguments).exit_code == 0
+    question, out = "What is three plus four?", tmp_path / "answer.wav"
+    imported = ask(question, weights=tmp_path / "imported.safetensors", out=out)
+    assert imported.codes.shape[1] > 0 and imported.codes.tolist() == ask(question, out=out).codes.tolist()
+
+
+def test_weights_of_another_codec_are_refused_before_anything_is_said(toy, tmp_path):
+    other = MODEL.replace(audio_vocab_size=200, audio_pad_token=129, audio_stop_token=130, audio_spk_token=131)
+    save_model(OmniModel(other), tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="other.safetensors speaks in 128 codes a codebook, the codec of the profile toy has 32.*--profile"):
+        ask("What is three?", weights=tmp_path / "other.safetensors", out=tmp_path / "answer.wav")
+    assert not (tmp_path / "answer.wav").exists()
+
+
+def test_the_other_layout_of_mimi_is_said(toy, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(say, "codec_layout", lambda path: "transformers")
+    ask("What is three?", out=tmp_path / "answer.wav")
+    assert "codec: Mimi in the layout of transformers" in capsys.readouterr().err
+
+
 def test_strange_words_are_noticed(toy, tmp_path, capsys):
     ask("What is 3 plus an elephant, or a squre?", out=tmp_path / "answer.wav")
     notice = capsys.readouterr().err

@@ -20,7 +20,7 @@ from mmo.data import Batches, Draws, Layout, collate
 from mmo.omni import TIED, OmniModel, load_model, loss_sums
 from mmo.optimiser import Average, Optimisers, choose_trainable, is_hidden_matrix, rate_factor
 from mmo.rows import DataError
-from mmo.training import Encoders, Stepper, losses_of, named, open_corpora, planned_passes, read_log, train
+from mmo.training import Encoders, StageRun, Stepper, losses_of, named, open_corpora, planned_passes, read_log, train
 
 CPU = torch.device("cpu")
 
@@ -217,6 +217,29 @@ def test_state_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path.write_bytes(b"broken")
     with pytest.raises(ValueError, match="delete it"):
         load_state(path)
+
+
+def test_t2a_starts_from_miniminds_text_weights_where_the_profile_says_so(tmp_path, monkeypatch, capsys):
+    """As `mini` does: the Thinker from a .pth of half precision, its last layer as a start for the Talker's; else the Talker is drawn."""
+    monkeypatch.setenv("MMO_CACHE", str(tmp_path / "cache"))
+    sizes = worlds.MODEL.replace(num_attention_heads=8, num_key_value_heads=4, head_dim=4)  # the Talker's own, as at full size
+    toy = worlds.toy_profile(tmp_path, model=sizes)
+    torch.manual_seed(1)
+    text = {f"model.{name}": value.half() for name, value in OmniModel(sizes).model.state_dict().items()}
+    torch.save(text | {TIED: text["model.embed_tokens.weight"]}, tmp_path / "llm_768.pth")
+
+    def start(talker_from_thinker):
+        profile = replace(toy, thinker_file=tmp_path / "llm_768.pth", talker_from_thinker=talker_from_thinker)
+        settings = dict(device=CPU, dtype=torch.float32, passes=profile.stages["t2a"], seed=0)
+        return StageRun(profile, "t2a", tmp_path / "run", settings, worlds.toy_encoders()).model().state_dict()
+
+    drawn, copied = start(False), start(True)
+    assert all(torch.equal(copied[name], value.float()) for name, value in text.items())
+    ours, theirs = "talker.layers.0.self_attn.q_proj.weight", "model.layers.1.self_attn.q_proj.weight"
+    assert torch.equal(copied[ours], copied[theirs]) and not torch.equal(drawn[ours], drawn[theirs])
+    assert "llm_768.pth), its last 1 layers as a start for the Talker's" in capsys.readouterr().out
+    result = run(replace(toy, thinker_file=tmp_path / "llm_768.pth", talker_from_thinker=True), "t2a", tmp_path / "run", budget="smoke")
+    assert result.finished and result.skipped == 0
 
 
 def test_which_weights_a_stage_starts_from(profile, tmp_path):

@@ -1,0 +1,129 @@
+"""Files of weights: read without running code from them, compared name by name, written in one go.
+
+    state, metadata = read_tensors("llm_768.pth")           # or .safetensors; .pth, .pt and .bin are pickles
+    check_fit({name: value.shape for …}, state, "llm_768.pth")
+
+A pickle can hold any program; torch's `weights_only=True` lets nothing through but tensors and plain containers.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+PICKLES = (".pth", ".pt", ".bin")
+NAMED = 12  # names of a kind that a message lists
+EMBEDDING = "model.embed_tokens.weight"
+TIED = "lm_head.weight"  # the same matrix as EMBEDDING; safetensors files hold it once, the original's pickles twice
+
+
+# --- Reading ---------------------------------------------------------------------------------------------------------
+
+
+def read_tensors(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors by name, on the CPU in the precision of the file, and the metadata of a .safetensors file (else empty).
+
+    Raises FileNotFoundError, or ValueError where the file is damaged or holds something else than tensors by name.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    with open(path, "rb") as file:
+        start = file.read(9)  # a safetensors file begins with the length of a JSON object, in eight bytes, and the object
+    return read_safetensors(path) if start[8:] == b"{" or path.suffix == ".safetensors" else (read_pickle(path), {})
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What `read_tensors` does with .safetensors."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no safetensors file, or damaged: {error}") from error
+
+
+def read_pickle(path: Path) -> dict[str, Tensor]:
+    """What `read_tensors` does with .pth, .pt and .bin."""
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path}: refused, nothing of it was run: it holds something else than tensors, or is damaged") from error
+    except (RuntimeError, EOFError, OSError) as error:  # the file is there and was opened: what fails is its content
+        raise ValueError(f"{path} is damaged, or cut short: {(str(error) or 'empty').splitlines()[0]}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds a {type(found).__name__}, wanted tensors by name")
+    strange = [str(name) for name, value in found.items() if not isinstance(value, Tensor)]
+    if strange:
+        kind = " It looks like the state of an interrupted training: take the weights alone." if "optimizer" in strange else ""
+        raise ValueError(f"{path}: not tensors by name, but also {listed(strange)}.{kind}")
+    return found
+
+
+# --- Comparing -------------------------------------------------------------------------------------------------------
+
+
+def listed(names: Sequence[str]) -> str:
+    """A list of names for a message, as much of it as one wants to read."""
+    return f"{list(names[:NAMED])}" + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+
+
+def check_fit(wanted: Mapping[str, Sequence[int]], found: Mapping[str, Tensor], source: str) -> None:
+    """Raises ValueError naming what is missing, unexpected, or of another shape than the wanted one."""
+    missing, unexpected = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+    misshapen = [
+        f"{name} {tuple(found[name].shape)}, wanted {tuple(wanted[name])}"
+        for name in sorted(set(wanted) & set(found))
+        if tuple(found[name].shape) != tuple(wanted[name])
+    ]
+    if missing or unexpected or misshapen:
+        raise ValueError(f"{source}: missing {listed(missing)}, unexpected {listed(unexpected)}, wrong shape {listed(misshapen)}")
+
+
+def check_finite(state: Mapping[str, Tensor], source: str) -> None:
+    """Raises ValueError naming tensors that hold infinities or no numbers."""
+    spoilt = sorted(name for name, value in state.items() if not value.isfinite().all())
+    if spoilt:
+        raise ValueError(f"{source}: not finite: {listed(spoilt)}")
+
+
+def shapes(module: torch.nn.Module) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a module's weights, the tied head left out."""
+    return {name: tuple(value.shape) for name, value in module.state_dict().items() if name != TIED}
+
+
+def untied(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """Without the head, which is the embedding again.  Raises ValueError where it is another matrix."""
+    head, embedding = state.get(TIED), state.get(EMBEDDING)
+    if head is not None and embedding is not None and head is not embedding and not torch.equal(head, embedding):
+        raise ValueError(f"{source}: {TIED} differs from {EMBEDDING}, but the two are tied here")
+    return {name: value for name, value in state.items() if name != TIED}
+
+
+# --- Writing ---------------------------------------------------------------------------------------------------------
+
+
+def write_whole(path: str | os.PathLike, write: Callable[[Path], object]) -> None:
+    """Let `write` make a file under another name, then move it to `path` in one go."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".tmp")
+    write(unfinished)
+    os.replace(unfinished, path)
+
+
+def write_tensors(path: str | os.PathLike, state: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """A .safetensors file."""
+    held = {name: value.detach().contiguous() for name, value in state.items()}
+    write_whole(path, lambda unfinished: save_file(held, unfinished, metadata=metadata))
+
+
+def write_pickle(path: str | os.PathLike, state: Mapping[str, Tensor]) -> None:
+    """A .pth file: tensors by name, nothing else."""
+    write_whole(path, lambda unfinished: torch.save(dict(state), unfinished))
