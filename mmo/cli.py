@@ -158,6 +158,36 @@ def train(
         raise typer.Exit(1) from None
 
 
+@app.command()
+def features(
+    stage: Annotated[Literal["a2a", "i2t", "t2a", "all"], typer.Option("--stage", help="Which stage's sounds and pictures.")] = "all",
+    profile: ProfileOption = None,
+    budget: BudgetOption = "full",
+    check: Annotated[bool, typer.Option("--check", help="Make nothing; read everything again, compare checksums, fail where something is amiss.")] = False,
+    bench: Annotated[bool, typer.Option("--bench", help="Measure instead: training from the cache against the encoder in every step.")] = False,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="With --bench: rows of one update.")] = 8,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="With --bench: rounds that count; one more warms up.")] = 3,
+    json: Annotated[Path | None, typer.Option("--json", help="With --bench: also write everything here.")] = None,
+) -> None:
+    """Run the frozen encoders over a stage's files and keep what they make; training does it by itself where it was not done."""
+    from mmo.profiles import profile as find_profile
+
+    if bench:
+        from mmo.bench.features import FeaturesBench, bench_features
+
+        run_bench(lambda chosen, where: bench_features(chosen, FeaturesBench(rows, rounds), where), profile, None, json)
+        return
+    from mmo.prepare import check_features, make_features
+
+    try:
+        if check:
+            raise typer.Exit(0 if check_features(find_profile(profile), stage, budget, typer.echo) else 1)
+        make_features(find_profile(profile), stage, budget, typer.echo)
+    except (ValueError, FileNotFoundError) as error:
+        typer.echo(f"mmo features: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
 world = typer.Typer(no_args_is_help=True, help="Make the tiny world: its speech, pictures and frozen parts.")
 app.add_typer(world, name="world")
 

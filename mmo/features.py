@@ -65,7 +65,7 @@ def read_sound(data: bytes) -> np.ndarray:
     try:
         samples, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, TypeError, RuntimeError) as error:
-        raise ValueError(f"unreadable sound of {len(data)} bytes ({error})") from error
+        raise ValueError(f"unreadable sound of {len(data)} bytes ({getattr(error, 'error_string', error)})") from error
     samples = samples.mean(axis=1)
     if len(samples) < SHORTEST * rate or not np.isfinite(samples).all():
         raise ValueError(f"sound of {len(samples) / rate:.3f} s (at least {SHORTEST} s are needed), or no numbers in it")

@@ -147,7 +147,23 @@ def open_file(
     """
     cache = profile.cache_dir()
     rows = open_rows(path, profile.model, cache, needs, strict)
-    stores = {}
+    uses = features_used(path, stage, needs, encoders, plain)
+    return DataFile(rows, **{use.name: cache_features(path, use.column, use.frozen, cache, use.copies, strict=strict) for use in uses})
+
+
+@dataclass(frozen=True)
+class FeaturesUsed:
+    """Features of one column, as a pass uses them."""
+
+    name: str  # what `DataFile` calls them
+    column: str
+    frozen: Frozen
+    copies: int
+
+
+def features_used(path: Path, stage: StageConfig, needs: Sequence[str], encoders: Encoders, plain: bool) -> list[FeaturesUsed]:
+    """What a pass uses of a file.  Raises FileNotFoundError where there is no encoder for it."""
+    found = []
     for name, column, frozen, copies in (
         ("sounds", "question_audios", encoders.speech, stage.sound_copies),
         ("pictures", "image_bytes", encoders.vision, stage.picture_copies),
@@ -155,9 +171,8 @@ def open_file(
         if column in needs and frozen is None:
             raise FileNotFoundError(f"{path.name} has {column}, but there is no encoder for them: `mmo doctor` says what is missing")
         if column in needs:
-            chosen = replace(frozen, augment=None) if plain else frozen
-            stores[name] = cache_features(path, column, chosen, cache, copies, strict=strict)
-    return DataFile(rows, **stores)
+            found.append(FeaturesUsed(name, column, replace(frozen, augment=None) if plain else frozen, copies))
+    return found
 
 
 NEEDED_BY_NAME = {"a2a": ("question_audios",), "i2t": ("image_bytes",)}
@@ -187,12 +202,17 @@ def open_corpora(
     return corpora, [share for _, share, _ in mixture]
 
 
+def held_out_files(profile: Profile, pattern: str) -> list[Path]:
+    """The validation files beside those that a glob of training files names; none where there are none."""
+    held_out = pattern.replace("train", "validation")
+    return sorted(profile.data_dir.glob(held_out)) if held_out != pattern else []
+
+
 def validation_batches(profile: Profile, stage: StageConfig, encoders: Encoders, layout: Layout) -> dict[str, list[Batch]]:
     """By file name, batches of held-out rows, without draws; files are those of the pass with "validation" for "train"."""
     found = {}
     for pattern in (*stage.data, *(name for each in stage.rehearsal for name in each.data)):
-        held_out = pattern.replace("train", "validation")
-        for path in sorted(profile.data_dir.glob(held_out)) if held_out != pattern else ():
+        for path in held_out_files(profile, pattern):
             file = open_file(path, profile, stage, needs_of(pattern, stage), encoders, True, False)
             if len(file.usable()):
                 batches = Batches([Corpus([file], Draws.none())], [1.0], layout, stage.token_budget)
