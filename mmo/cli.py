@@ -142,13 +142,14 @@ def train(
     workers: Annotated[
         int | None, typer.Option("--workers", min=0, help="Processes that make batches ahead; 0: none. Changes nothing else.", show_default=False)
     ] = None,
+    compile: Annotated[bool, typer.Option("--compile", help="The blocks by torch.compile; says why where that does not work.")] = False,
 ) -> None:
     """Train a stage, or go on with one that was interrupted: T2A, then A2A, then I2T, into one set of weights."""
     from mmo.profiles import STAGES
     from mmo.profiles import profile as find_profile
     from mmo.training import train as train_stage
 
-    options = dict(minutes=minutes, steps=steps, seed=seed, fresh=fresh, strict=strict, workers=workers)
+    options = dict(minutes=minutes, steps=steps, seed=seed, fresh=fresh, strict=strict, workers=workers, compile=compile)
     try:
         for each in STAGES if stage == "all" else (stage,):
             if not train_stage(find_profile(profile), each, budget, run, **options).finished:

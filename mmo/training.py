@@ -38,6 +38,7 @@ from mmo.checkpoint import (
     latest_weights, load_state, random_state, save_state, set_random_state, snapshot_file, snapshots_of, stage_file, with_prefix,
     without_prefix,
 )  # fmt: skip
+from mmo.compiling import Compilation
 from mmo.config import Draws, StageConfig
 from mmo.data import Batch, Batches, Corpus, Counts, DataFile, Layout, find_files
 from mmo.features import Frozen, cache_features, folder_fingerprint, frozen_speech, frozen_vision
@@ -250,6 +251,7 @@ class Stepper:
         self.parameters = list(parameters.values())
         self.optimisers = Optimisers(parameters, stage)
         self.average = Average(parameters, stage.ema_decay)
+        self.compilation = Compilation(model, device, dtype, tell=say) if stage.compile else None
 
     def autocast(self):
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
@@ -257,17 +259,26 @@ class Stepper:
     def step(self, batch: Batch, number: int) -> Tensor:
         """One update; (5 + Q,) on the device: text, audio, auxiliary, each codebook, norm of the gradient, skipped."""
         self.optimisers.set_rate(rate_factor(number, self.steps, self.stage))
-        with self.autocast():
-            loss, parts = losses_of(self.model, batch, self.stage, self.device)
+        if self.compilation:
+            loss, parts = self.compilation.run(lambda: self.gradients(batch), undo=self.optimisers.zero_grad)
+        else:
+            loss, parts = self.gradients(batch)
         if not loss.requires_grad:  # only a projector learns, and nothing in this batch goes through it
             return torch.cat((parts, parts.new_zeros(2)))
-        loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.stage.clip_norm)
         bad = 1 - (loss.isfinite() & norm.isfinite()).float()
         self.optimisers.step(bad)
         self.optimisers.zero_grad()
         self.average.update()
         return torch.cat((parts, torch.stack((norm.detach(), bad))))
+
+    def gradients(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Loss and its parts; where anything learns from the batch, the parameters then hold their gradients."""
+        with self.autocast():
+            loss, parts = losses_of(self.model, batch, self.stage, self.device)
+        if loss.requires_grad:
+            loss.backward()
+        return loss, parts
 
     @torch.no_grad()
     def validate(self, batches: Sequence[Batch]) -> dict:
@@ -622,6 +633,7 @@ def train(
     save_at: Sequence[int] = (),
     snapshots: bool = False,
     workers: int | None = None,
+    compile: bool = False,
 ) -> TrainResult:
     """Train one stage ("t2a", "a2a", "i2t") of a profile, or go on with it where it was interrupted.
 
@@ -630,7 +642,8 @@ def train(
     forget an interrupted run.  strict: raise at the first bad row.  encoders, device, dtype: default the profile's.
     save_at: also save the state after these steps of a pass.  snapshots: keep the averaged weights of every validation (half
     precision, `checkpoint.snapshots_of`), to listen to the same sentence on the way.  workers: processes that make batches ahead
-    (0: none; default `loader.default_workers`); the run is the same with any number.
+    (0: none; default `loader.default_workers`); the run is the same with any number.  compile: the blocks by torch.compile (`compiling.py`), in
+    all passes; off, with the reason, where that fails.
 
     Writes <run_dir>/<stage>.safetensors when done.  Raises DataError (file and row), FileNotFoundError, ValueError.
     """
@@ -638,8 +651,9 @@ def train(
     started = time.monotonic()
     run_dir = Path(run_dir) if run_dir else default_run_dir(profile, budget)
     device = device or profile.device()
+    passes = planned_passes(profile, stage, budget, steps)
     settings = {
-        "passes": planned_passes(profile, stage, budget, steps),
+        "passes": tuple(each.replace(compile=True) for each in passes) if compile else passes,
         "seed": seed, "fresh": fresh, "strict": strict, "device": device, "dtype": dtype or profile.dtype(device),
         "checkpoint_seconds": profile.checkpoint_seconds, "save_at": set(save_at), "snapshots": snapshots,
         "workers": default_workers(device) if workers is None else workers,
