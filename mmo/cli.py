@@ -175,19 +175,53 @@ def train(
     run: Annotated[Path | None, typer.Option("--run", help="Folder of the run; default runs/<profile>.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget an interrupted run of this stage.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row instead of leaving it out.")] = False,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=0, help="Processes that make batches ahead; 0: none. Changes nothing else.", show_default=False)
+    ] = None,
+    compile: Annotated[bool, typer.Option("--compile", help="The blocks by torch.compile; says why where that does not work.")] = False,
 ) -> None:
     """Train a stage, or go on with one that was interrupted: T2A, then A2A, then I2T, into one set of weights."""
     from mmo.profiles import STAGES
     from mmo.profiles import profile as find_profile
     from mmo.training import train as train_stage
 
-    options = dict(minutes=minutes, steps=steps, seed=seed, fresh=fresh, strict=strict)
+    options = dict(minutes=minutes, steps=steps, seed=seed, fresh=fresh, strict=strict, workers=workers, compile=compile)
     try:
         for each in STAGES if stage == "all" else (stage,):
             if not train_stage(find_profile(profile), each, budget, run, **options).finished:
                 break
     except (ValueError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
+        raise typer.Exit(1) from None
+
+
+@app.command()
+def features(
+    stage: Annotated[Literal["a2a", "i2t", "t2a", "all"], typer.Option("--stage", help="Which stage's sounds and pictures.")] = "all",
+    profile: ProfileOption = None,
+    budget: BudgetOption = "full",
+    check: Annotated[bool, typer.Option("--check", help="Make nothing; read everything again, compare checksums, fail where something is amiss.")] = False,
+    bench: Annotated[bool, typer.Option("--bench", help="Measure instead: training from the cache against the encoder in every step.")] = False,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="With --bench: rows of one update.")] = 8,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="With --bench: rounds that count; one more warms up.")] = 3,
+    json: Annotated[Path | None, typer.Option("--json", help="With --bench: also write everything here.")] = None,
+) -> None:
+    """Run the frozen encoders over a stage's files and keep what they make; training does it by itself where it was not done."""
+    from mmo.profiles import profile as find_profile
+
+    if bench:
+        from mmo.bench.features import FeaturesBench, bench_features
+
+        run_bench(lambda chosen, where: bench_features(chosen, FeaturesBench(rows, rounds), where), profile, None, json)
+        return
+    from mmo.prepare import check_features, make_features
+
+    try:
+        if check:
+            raise typer.Exit(0 if check_features(find_profile(profile), stage, budget, typer.echo) else 1)
+        make_features(find_profile(profile), stage, budget, typer.echo)
+    except (ValueError, FileNotFoundError) as error:
+        typer.echo(f"mmo features: {error}", err=True)
         raise typer.Exit(1) from None
 
 

@@ -330,6 +330,7 @@ class StageConfig:
     schedule: str = "cosine"  # or "linear", "wsd" (constant, then down over the last fifth), "constant"
     final_rate: float = 0.1  # of learning_rate, at the end
     warmup_steps: int = 50
+    compile: bool = False  # the blocks by torch.compile (compiling.py); off where that fails, with the reason
     ema_decay: float = 0.0  # 0: no averaging; else evaluation and the finished checkpoint use the average
     # Losses
     stop_weight: float = 10.0

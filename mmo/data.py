@@ -28,6 +28,7 @@ from torch import Tensor
 from mmo.chat import IMAGE_MARK, ChatTokenizer, user_content
 from mmo.config import IGNORE, Draws, ModelConfig
 from mmo.features import FeatureStore
+from mmo.omni import carry
 from mmo.rows import BadRow, DataError, PackedRows, RawRow
 from mmo.sequence import Markers, Row, build_row, frames
 
@@ -276,6 +277,7 @@ class Batch:
     names: tuple[str, ...]
     useful: int  # positions that are no padding
     stop_cut: int  # answers whose stop sign was lost where the row was cut
+    answers_cut: int = 0  # rows left out of the chunk that ends here: their whole answer fell behind max_length
     position: tuple[int, int] = (0, 0)  # chunk, and batch in it: where to go on behind this batch
 
     @property
@@ -303,14 +305,21 @@ class Batch:
     def inputs(self, device) -> dict:
         """Arguments of `OmniModel.hidden_states`, on the device."""
         moved = {
-            name: None if value is None else value.to(device, non_blocking=True)
+            name: None if value is None else carry(value, device)
             for name in ("input_ids", "speaker", "audio_features", "audio_lengths", "image_features")
             for value in [getattr(self, name)]
         }
         return moved | {"text_length": self.text_length, "speaking": self.speaking}
 
 
-def collate(examples: Sequence[Example], config: ModelConfig, position: tuple[int, int] = (0, 0)) -> Batch:
+    def pin_memory(self) -> Batch:
+        """The same in pinned memory: a copy to a CUDA device then runs beside the host (`torch.utils.data` calls this)."""
+        return replace(self, **{name: value.pin_memory() for name, value in vars(self).items() if isinstance(value, Tensor)})
+
+
+def collate(
+    examples: Sequence[Example], config: ModelConfig, position: tuple[int, int] = (0, 0), answers_cut: int = 0
+) -> Batch:
     """Stack examples, padded on the right to the longest."""
     rows = [example.row for example in examples]
     B, Q, T = len(rows), config.num_codebooks, max(example.length for example in examples)
@@ -335,6 +344,7 @@ def collate(examples: Sequence[Example], config: ModelConfig, position: tuple[in
         names=tuple(example.name for example in examples),
         useful=sum(example.length for example in examples),
         stop_cut=sum(row.stop_cut > 0 for row in rows),
+        answers_cut=answers_cut,
         position=position,
     )
 
@@ -372,11 +382,17 @@ def stack_speakers(speakers: Sequence[np.ndarray], size: int) -> Tensor | None:
 
 @dataclass
 class Counts:
-    """What was seen on the way; `Batches` keeps one."""
+    """What was seen on the way.  `Batches` keeps one of what it handed out; the trainer one of what it trained on."""
 
     rows: int = 0
     answers_cut: int = 0  # rows whose whole answer fell behind max_length: left out
     stops_cut: int = 0  # rows whose answer lost a stop sign
+
+    def add(self, batch: Batch) -> None:
+        """Count one batch."""
+        self.rows += len(batch.names)
+        self.answers_cut += batch.answers_cut
+        self.stops_cut += batch.stop_cut
 
 
 class Batches:
@@ -449,18 +465,20 @@ class Batches:
         order = np.random.default_rng((self.seed, len(self.corpora), number)).permutation(len(batches))
         return [batches[place] for place in order]
 
+    def of_chunk(self, chunk: int, number: int = 0) -> Iterator[Batch]:
+        """The batches of one chunk, from a place in it on."""
+        plan = self.plan(chunk)
+        for place in range(number, len(plan)):
+            last = place + 1 == len(plan)
+            cut = sum(self.rows) - sum(map(len, plan)) if last else 0
+            batch = collate(plan[place], self.layout.config, (chunk + 1, 0) if last else (chunk, place + 1), cut)
+            self.counts.add(batch)
+            yield batch
+
     def start(self, chunk: int = 0, number: int = 0) -> Iterator[Batch]:
         """Batches from a position on, without end."""
         while True:
-            plan = self.plan(chunk)
-            for place in range(number, len(plan)):
-                following = (chunk, place + 1) if place + 1 < len(plan) else (chunk + 1, 0)
-                batch = collate(plan[place], self.layout.config, following)
-                self.counts.rows += len(batch.names)
-                self.counts.stops_cut += batch.stop_cut
-                if place + 1 == len(plan):
-                    self.counts.answers_cut += sum(self.rows) - sum(map(len, plan))
-                yield batch
+            yield from self.of_chunk(chunk, number)
             chunk, number = chunk + 1, 0
 
     def steps_per_epoch(self) -> float:

@@ -18,9 +18,9 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps) * weight over the last dimension.
 
     The hand-written gradient is for the CPU in fp32 or fp64; elsewhere torch's own function is fused already, and in
-    bf16 it keeps the sums in fp32.
+    bf16 it keeps the sums in fp32.  A compiler derives and fuses by itself.
     """
-    by_hand = torch.is_grad_enabled() and x.device.type == "cpu" and x.dtype == weight.dtype != torch.bfloat16
+    by_hand = not torch.compiler.is_compiling() and torch.is_grad_enabled() and x.device.type == "cpu" and x.dtype == weight.dtype != torch.bfloat16
     return RMSNormFunction.apply(x, weight, eps) if by_hand else F.rms_norm(x, weight.shape, weight, eps)
 
 
@@ -47,7 +47,8 @@ class RMSNormFunction(torch.autograd.Function):
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn pair (x_i, x_(i + E/2)) by its position's angle.  x (..., T, heads, E), cos and sin (..., T, 1, E/2)."""
-    return RotateFunction.apply(x, cos, sin) if torch.is_grad_enabled() else turn(x, cos, sin)
+    by_hand = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    return RotateFunction.apply(x, cos, sin) if by_hand else turn(x, cos, sin)
 
 
 class RotateFunction(torch.autograd.Function):

@@ -178,7 +178,7 @@ class OmniModel(nn.Module):
         """The Talker on some rows only: its states in their places, zeros in the others'; None where there are no rows."""
         if not len(speaking):
             return None, []
-        rows = torch.tensor(speaking, device=bridge.device)
+        rows = carry(torch.tensor(speaking), bridge.device)
         some, aux_losses = self.talker(bridge[rows], codes[rows], None if speaker is None else speaker[rows], window, None, code_dropout)
         return some.new_zeros(len(bridge), *some.shape[1:]).index_copy(0, rows, some), aux_losses
 
@@ -295,8 +295,18 @@ def loss_sums(
 def labelled(hidden: Tensor, labels: Tensor, here: Tensor) -> tuple[Tensor, Tensor]:
     """hidden (B, T, D), labels (B, T, K), here (B, T) -> rows (N, D) and (N, K) where `here` is true."""
     index = here.flatten().nonzero()[:, 0]
-    labels = labels.flatten(0, 1)[index].to(hidden.device, non_blocking=True)
-    return hidden.flatten(0, 1).index_select(0, index.to(hidden.device, non_blocking=True)), labels
+    labels = carry(labels.flatten(0, 1)[index], hidden.device)
+    return hidden.flatten(0, 1).index_select(0, carry(index, hidden.device)), labels
+
+
+def carry(values: Tensor, device: torch.device | str) -> Tensor:
+    """To the device without waiting for it: on the way to a CUDA device through pinned memory.
+
+    A copy from ordinary memory waits until the device has done all that was asked of it before.
+    """
+    if torch.device(device).type == "cuda" and values.device.type == "cpu" and not values.is_pinned():
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
 
 
 # --- Weights -----------------------------------------------------------------------------------------------------

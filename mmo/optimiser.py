@@ -1,6 +1,6 @@
 """Optimisers, learning rates and the average of the weights.
 
-- AdamW, fused; matrices decay, norms, biases, scales and embeddings do not
+- AdamW, fused where the device has the kernel; matrices decay, norms, biases, scales and embeddings do not
 - optionally Muon (muon.py) on the blocks' hidden matrices: their updates are made orthogonal, so that all
   directions of a matrix learn alike; everything else stays with AdamW
 - warm-up, then cosine, linear, or "wsd" (constant, then down over the last fifth) to a share of the rate
@@ -12,9 +12,11 @@ Nothing here asks the device for a value: a step whose loss is not finite is ski
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
 
 from mmo.config import StageConfig
 from mmo.muon import Muon
@@ -51,6 +53,11 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
     return parameter.dim() >= 2 and not looked_up
 
 
+def has_fused_kernel(parameters: Iterable[nn.Parameter]) -> bool:
+    """Whether AdamW has one kernel for all it does, on the devices of these parameters (CPU, CUDA, MPS and some more)."""
+    return {parameter.device.type for parameter in parameters} <= set(_get_fused_kernels_supported_devices())
+
+
 class Optimisers:
     """AdamW, or Muon and AdamW, over named parameters."""
 
@@ -63,7 +70,8 @@ class Optimisers:
             {"params": [p for n, p in rest.items() if not decays(n, p)], "weight_decay": 0.0},
         ]
         groups = [group for group in groups if group["params"]]
-        self.adam = torch.optim.AdamW(groups, lr=stage.learning_rate, betas=BETAS, fused=True)
+        self.fused = has_fused_kernel(rest.values())
+        self.adam = torch.optim.AdamW(groups, lr=stage.learning_rate, betas=BETAS, fused=self.fused)
         self.muon = Muon(muon.values(), lr=stage.muon_rate, weight_decay=stage.weight_decay) if muon else None
         self.rates = [(self.adam, stage.learning_rate)] + ([(self.muon, stage.muon_rate)] if muon else [])
 
@@ -76,11 +84,14 @@ class Optimisers:
     def step(self, bad: Tensor) -> None:
         """One update, unless `bad` (a scalar on the device, 1 where gradients are not finite).
 
-        AdamW's fused kernel skips by itself.  Muon has no such switch: its gradients become zero, so that only its
-        momentum moves the weights.
+        AdamW's fused kernel skips by itself; on a device without it the host asks for `bad`, once a step.  Muon has no such
+        switch: its gradients become zero, so that only its momentum moves the weights.
         """
-        self.adam.grad_scale, self.adam.found_inf = None, bad
-        self.adam.step()
+        if self.fused:
+            self.adam.grad_scale, self.adam.found_inf = None, bad
+            self.adam.step()
+        elif not bad.item():
+            self.adam.step()
         if self.muon:
             for parameter in self.muon.param_groups[0]["params"]:
                 if parameter.grad is not None:

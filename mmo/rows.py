@@ -76,7 +76,7 @@ def open_parquet(path: Path) -> pq.ParquetFile:
     if not path.is_file():
         raise DataError(f"{path}: no such data file; fetch it (`mmo fetch`) or build it (`mmo world build`)")
     try:
-        return pq.ParquetFile(path, memory_map=True)
+        return pq.ParquetFile(path, memory_map=True, pre_buffer=False)  # else it reads a whole row group before its first batch
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{path}: not a parquet file, or cut short ({error}); fetch it again") from error
 
@@ -98,14 +98,20 @@ def file_key(path: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def read_batches(path: Path, columns: Sequence[str], batch_rows: int = BATCH_ROWS) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """(number of the first row, batch) of the columns that the file has, row group by row group."""
+def read_batches(
+    path: Path, columns: Sequence[str], batch_rows: int = BATCH_ROWS, start: int = 0
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """(number of the first row, batch) of the columns that the file has, row group by row group, from row `start` on."""
     file = open_parquet(path)
     wanted = [name for name in columns if name in file.schema_arrow.names]
-    first = 0
+    first, group = 0, 0  # row groups in front of `start` are not read
+    while group < file.num_row_groups and first + file.metadata.row_group(group).num_rows <= start:
+        first, group = first + file.metadata.row_group(group).num_rows, group + 1
     try:
-        for batch in file.iter_batches(batch_size=batch_rows, columns=wanted, use_threads=False):
-            yield first, batch
+        for batch in file.iter_batches(batch_size=batch_rows, row_groups=range(group, file.num_row_groups), columns=wanted, use_threads=False):
+            done = max(0, start - first)
+            if done < batch.num_rows:
+                yield first + done, batch.slice(done)
             first += batch.num_rows
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{path}: unreadable behind row {first} ({error}); fetch it again") from error

@@ -25,7 +25,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +38,11 @@ from mmo.checkpoint import (
     latest_weights, load_state, random_state, save_state, set_random_state, snapshot_file, snapshots_of, stage_file, with_prefix,
     without_prefix,
 )  # fmt: skip
+from mmo.compiling import Compilation
 from mmo.config import Draws, StageConfig
 from mmo.data import Batch, Batches, Corpus, Counts, DataFile, Layout, find_files
 from mmo.features import Frozen, cache_features, folder_fingerprint, frozen_speech, frozen_vision
+from mmo.loader import BatchesAhead, default_workers
 from mmo.omni import TIED, OmniModel, load_model, loss_sums, save_model, start_talker
 from mmo.optimiser import Average, Optimisers, choose_trainable, rate_factor
 from mmo.profiles import STAGES, Profile
@@ -52,6 +54,7 @@ FETCH_STEPS = 10  # steps between two looks at the losses
 VALIDATION_ROWS = 96  # of each validation file
 VALIDATIONS = 3  # a pass, the last one at its end
 BAD_ROWS_SHOWN = 20
+PERTURBATION = dict(noise=10.0, light=0.12, shift=3)  # of pictures, as `vision_encoder.perturb` takes it
 
 
 @dataclass(frozen=True)
@@ -79,11 +82,12 @@ class TrainResult:
     answers_cut: int  # rows left out because their answer lies behind max_length
     stops_cut: int  # answers whose stop sign was cut off
     useful: float  # share of the computed positions that are no padding
+    waited: float = 0.0  # seconds of this call in which the model waited for its next batch
 
     def __str__(self) -> str:
         done = "done" if self.finished else f"paused at step {self.steps} of {self.total_steps}: the same command goes on"
         return (
-            f"{self.stage} {done} after {self.seconds:.0f} s; {self.rows} rows, {self.useful:.1%} of the positions useful, "
+            f"{self.stage} {done} after {self.seconds:.0f} s ({self.waited:.1f} s waiting for rows); {self.rows} rows, {self.useful:.1%} of the positions useful, "
             f"{self.skipped} steps skipped, {len(self.bad_rows)} bad rows, {self.answers_cut} answers and "
             f"{self.stops_cut} stop signs cut off"
         )
@@ -110,12 +114,12 @@ def default_encoders(profile: Profile, device: torch.device) -> Encoders:
     found = {}
     if profile.speech_encoder_dir.is_dir():
         settings = Augmentation()
-        mark = f"{folder_fingerprint(profile.speech_encoder_dir)}-{settings}"
+        mark = folder_fingerprint(profile.speech_encoder_dir)
         change = partial(augment, settings=settings)
-        found["speech"] = frozen_speech(speech, profile.model.audio_hidden_size, mark, change)
+        found["speech"] = frozen_speech(speech, profile.model.audio_hidden_size, mark, change, str(settings))
     if profile.vision_encoder_dir.is_dir():
         mark = folder_fingerprint(profile.vision_encoder_dir)
-        found["vision"] = frozen_vision(vision, profile.model.image_hidden_size, mark, read_picture, perturb_picture)
+        found["vision"] = frozen_vision(vision, profile.model.image_hidden_size, mark, read_picture, perturb_picture, str(PERTURBATION))
     return Encoders(**found)
 
 
@@ -132,7 +136,7 @@ def perturb_picture(picture, rng: np.random.Generator):
 
     from mmo.vision_encoder import perturb
 
-    return Image.fromarray(perturb(np.asarray(picture), rng))
+    return Image.fromarray(perturb(np.asarray(picture), rng, **PERTURBATION))
 
 
 def open_file(
@@ -144,7 +148,23 @@ def open_file(
     """
     cache = profile.cache_dir()
     rows = open_rows(path, profile.model, cache, needs, strict)
-    stores = {}
+    uses = features_used(path, stage, needs, encoders, plain)
+    return DataFile(rows, **{use.name: cache_features(path, use.column, use.frozen, cache, use.copies, strict=strict) for use in uses})
+
+
+@dataclass(frozen=True)
+class FeaturesUsed:
+    """Features of one column, as a pass uses them."""
+
+    name: str  # what `DataFile` calls them
+    column: str
+    frozen: Frozen
+    copies: int
+
+
+def features_used(path: Path, stage: StageConfig, needs: Sequence[str], encoders: Encoders, plain: bool) -> list[FeaturesUsed]:
+    """What a pass uses of a file.  Raises FileNotFoundError where there is no encoder for it."""
+    found = []
     for name, column, frozen, copies in (
         ("sounds", "question_audios", encoders.speech, stage.sound_copies),
         ("pictures", "image_bytes", encoders.vision, stage.picture_copies),
@@ -152,9 +172,8 @@ def open_file(
         if column in needs and frozen is None:
             raise FileNotFoundError(f"{path.name} has {column}, but there is no encoder for them: `mmo doctor` says what is missing")
         if column in needs:
-            chosen = replace(frozen, augment=None) if plain else frozen
-            stores[name] = cache_features(path, column, chosen, cache, copies, strict=strict)
-    return DataFile(rows, **stores)
+            found.append(FeaturesUsed(name, column, replace(frozen, augment=None) if plain else frozen, copies))
+    return found
 
 
 NEEDED_BY_NAME = {"a2a": ("question_audios",), "i2t": ("image_bytes",)}
@@ -184,12 +203,17 @@ def open_corpora(
     return corpora, [share for _, share, _ in mixture]
 
 
+def held_out_files(profile: Profile, pattern: str) -> list[Path]:
+    """The validation files beside those that a glob of training files names; none where there are none."""
+    held_out = pattern.replace("train", "validation")
+    return sorted(profile.data_dir.glob(held_out)) if held_out != pattern else []
+
+
 def validation_batches(profile: Profile, stage: StageConfig, encoders: Encoders, layout: Layout) -> dict[str, list[Batch]]:
     """By file name, batches of held-out rows, without draws; files are those of the pass with "validation" for "train"."""
     found = {}
     for pattern in (*stage.data, *(name for each in stage.rehearsal for name in each.data)):
-        held_out = pattern.replace("train", "validation")
-        for path in sorted(profile.data_dir.glob(held_out)) if held_out != pattern else ():
+        for path in held_out_files(profile, pattern):
             file = open_file(path, profile, stage, needs_of(pattern, stage), encoders, True, False)
             if len(file.usable()):
                 batches = Batches([Corpus([file], Draws.none())], [1.0], layout, stage.token_budget)
@@ -204,11 +228,17 @@ def losses_of(model: OmniModel, batch: Batch, stage: StageConfig, device: torch.
     """The loss of a batch, and (3 + Q,) what it is made of: text, audio, auxiliary, each codebook unweighted."""
     hidden = model.hidden_states(**batch.inputs(device), code_dropout=stage.code_dropout)
     sums = loss_sums(model, hidden, batch.text_labels, batch.audio_labels, stage.stop_weight)
-    weights = None if stage.codebook_weights is None else torch.tensor(stage.codebook_weights, device=device)
+    weights = None if stage.codebook_weights is None else constants(stage.codebook_weights, device)
     text, audio = sums.text_loss(), sums.audio_loss(weights)
     each = sums.audio / sums.audio_count.clamp(min=1)
     parts = torch.stack((text, audio, hidden.aux_loss.to(text.dtype)))
     return parts.sum(), torch.cat((parts, each)).detach()
+
+
+@lru_cache(maxsize=8)
+def constants(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Numbers on the device, made once: to bring them there in every step would wait for it in every step."""
+    return torch.tensor(values, device=device)
 
 
 class Stepper:
@@ -221,6 +251,7 @@ class Stepper:
         self.parameters = list(parameters.values())
         self.optimisers = Optimisers(parameters, stage)
         self.average = Average(parameters, stage.ema_decay)
+        self.compilation = Compilation(model, device, dtype, tell=say) if stage.compile else None
 
     def autocast(self):
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
@@ -228,17 +259,26 @@ class Stepper:
     def step(self, batch: Batch, number: int) -> Tensor:
         """One update; (5 + Q,) on the device: text, audio, auxiliary, each codebook, norm of the gradient, skipped."""
         self.optimisers.set_rate(rate_factor(number, self.steps, self.stage))
-        with self.autocast():
-            loss, parts = losses_of(self.model, batch, self.stage, self.device)
+        if self.compilation:
+            loss, parts = self.compilation.run(lambda: self.gradients(batch), undo=self.optimisers.zero_grad)
+        else:
+            loss, parts = self.gradients(batch)
         if not loss.requires_grad:  # only a projector learns, and nothing in this batch goes through it
             return torch.cat((parts, parts.new_zeros(2)))
-        loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.stage.clip_norm)
         bad = 1 - (loss.isfinite() & norm.isfinite()).float()
         self.optimisers.step(bad)
         self.optimisers.zero_grad()
         self.average.update()
         return torch.cat((parts, torch.stack((norm.detach(), bad))))
+
+    def gradients(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Loss and its parts; where anything learns from the batch, the parameters then hold their gradients."""
+        with self.autocast():
+            loss, parts = losses_of(self.model, batch, self.stage, self.device)
+        if loss.requires_grad:
+            loss.backward()
+        return loss, parts
 
     @torch.no_grad()
     def validate(self, batches: Sequence[Batch]) -> dict:
@@ -380,6 +420,7 @@ class StageRun:
         self.bad: dict[tuple[str, int], BadRow] = {}
         self.saved: dict[str, Tensor] | None = None
         self.total_steps = 0  # of the passes opened so far
+        self.waited = 0.0  # seconds without a batch
 
     # What a state belongs to: a state of other data, sizes or recipe must not be gone on from.
     def key(self) -> str:
@@ -427,7 +468,6 @@ class StageRun:
         layout = Layout(self.profile.model, self.tokenizer, stage.max_length)
         seed = self.settings["seed"]
         batches = Batches(corpora, shares, layout, stage.token_budget, seed, stage.chunk_rows)
-        batches.counts = self.counts
         steps = stage.steps or max(1, round(stage.epochs * batches.steps_per_epoch()))
         say(f"pass {stage.name}: {steps} steps on {' + '.join(f'{len(corpus)}' for corpus in corpora)} rows, learning: {stage.trainable}")
         return batches, validation_batches(self.profile, stage, self.encoders, layout), steps
@@ -467,11 +507,13 @@ class StageRun:
         validate_at = {round(steps * part / VALIDATIONS) for part in range(1, VALIDATIONS + 1)}
         saved_at = time.monotonic()
         bar = tqdm(total=steps, initial=at.step, desc=stage.name, unit="step", disable=not progress_bar, mininterval=1.0)
-        with bar:
-            for batch in batches.start(at.chunk, at.number):
-                if at.step == steps:
-                    break
+        ahead = BatchesAhead(batches, at.chunk, at.number, self.settings["workers"], pin=self.device.type == "cuda")
+        with bar, ahead:
+            while at.step < steps:
+                batch = next(ahead)
+                self.waited += ahead.wait
                 figures = stepper.step(batch, at.step)
+                self.counts.add(batch)
                 pending.append((self.entry(stage, batch, steps), figures))
                 at.step += 1
                 at.chunk, at.number = batch.position
@@ -594,6 +636,8 @@ def train(
     dtype: torch.dtype | None = None,
     save_at: Sequence[int] = (),
     snapshots: bool = False,
+    workers: int | None = None,
+    compile: bool = False,
 ) -> TrainResult:
     """Train one stage ("t2a", "a2a", "i2t") of a profile, or go on with it where it was interrupted.
 
@@ -601,7 +645,9 @@ def train(
     long (state saved; the schedule stays as it is).  steps: another number of steps in all, for a scaled recipe.  fresh:
     forget an interrupted run.  strict: raise at the first bad row.  encoders, device, dtype: default the profile's.
     save_at: also save the state after these steps of a pass.  snapshots: keep the averaged weights of every validation (half
-    precision, `checkpoint.snapshots_of`), to listen to the same sentence on the way.
+    precision, `checkpoint.snapshots_of`), to listen to the same sentence on the way.  workers: processes that make batches ahead
+    (0: none; default `loader.default_workers`); the run is the same with any number.  compile: the blocks by torch.compile (`compiling.py`), in
+    all passes; off, with the reason, where that fails.
 
     Writes <run_dir>/<stage>.safetensors when done.  Raises DataError (file and row), FileNotFoundError, ValueError.
     """
@@ -609,10 +655,12 @@ def train(
     started = time.monotonic()
     run_dir = Path(run_dir) if run_dir else default_run_dir(profile, budget)
     device = device or profile.device()
+    passes = planned_passes(profile, stage, budget, steps)
     settings = {
-        "passes": planned_passes(profile, stage, budget, steps),
+        "passes": tuple(each.replace(compile=True) for each in passes) if compile else passes,
         "seed": seed, "fresh": fresh, "strict": strict, "device": device, "dtype": dtype or profile.dtype(device),
         "checkpoint_seconds": profile.checkpoint_seconds, "save_at": set(save_at), "snapshots": snapshots,
+        "workers": default_workers(device) if workers is None else workers,
     }  # fmt: skip
     run = StageRun(profile, stage, run_dir, settings, encoders)
     finished = run.run(minutes, progress_bar)
@@ -631,6 +679,7 @@ def train(
         answers_cut=run.counts.answers_cut,
         stops_cut=run.counts.stops_cut,
         useful=at.useful / max(1, at.size),
+        waited=run.waited,
     )
     say(str(result))
     return result

@@ -156,7 +156,7 @@ class Attention(nn.Module):
             k, v = write_cache(k, v, window, cache, layer)  # (B, G, S, E)
         else:
             k, v = k.transpose(1, 2), v.transpose(1, 2)
-        causal = window.causal and T > 1
+        causal = True if window.causal and T > 1 else False  # decided here: a compiler has a symbol for T, and attention wants a bool
         heard = F.scaled_dot_product_attention(
             q.transpose(1, 2), k, v, attn_mask=window.mask, is_causal=causal, enable_gqa=True
         )

@@ -1,0 +1,119 @@
+"""torch.compile: the same numbers, a bounded number of graphs over all shapes, and off with a reason where it fails."""
+
+import pytest
+import torch
+import worlds
+from test_training import CPU, losses, profile, run, stage_config  # noqa: F401  (profile is a fixture)
+
+from mmo.compiling import GRAPHS, Compilation
+from mmo.data import Batches, Layout
+from mmo.loader import BatchesAhead
+from mmo.omni import OmniModel
+from mmo.training import Stepper, open_corpora
+
+TRACED = "aot_eager"  # traces and splits into forward and backward as inductor does, without compiling kernels: seconds less
+
+
+@pytest.fixture(autouse=True)
+def forgotten():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    monkeypatch.setattr("mmo.training.Compilation", lambda *given, **named: Compilation(*given, backend=TRACED, **named))
+
+
+def batches_of(profile, count, stage="a2a"):  # noqa: F811
+    corpora, shares = open_corpora(profile, profile.stages[stage][-1], worlds.toy_encoders())
+    with BatchesAhead(Batches(corpora, shares, Layout(profile.model, worlds.tokenizer(), 160), 480, chunk_rows=12)) as stream:
+        return [next(stream) for _ in range(count)]
+
+
+def stepper_of(profile, **changes):  # noqa: F811
+    torch.manual_seed(0)
+    return Stepper(OmniModel(profile.model).train(), stage_config(**changes), 20, CPU, torch.float32)
+
+
+def test_same_losses_and_few_graphs_over_many_shapes(profile, traced, capsys):  # noqa: F811
+    """Rows, positions and text lengths differ in every batch, some are silent, some held out: the graphs stay as many."""
+    batches = batches_of(profile, 12)
+    shapes = {(*batch.input_ids.shape, batch.text_length) for batch in batches}
+    assert len(shapes) >= 10
+    plain, compiled = stepper_of(profile, code_dropout=0.2), stepper_of(profile, code_dropout=0.2, compile=True)
+    assert "graphs for 3 blocks" in capsys.readouterr().out
+    torch.manual_seed(1)
+    wanted = [plain.step(batch, number) for number, batch in enumerate(batches)]
+    torch.manual_seed(1)
+    found = [compiled.step(batch, number) for number, batch in enumerate(batches)]
+    torch.testing.assert_close(torch.stack(found), torch.stack(wanted), rtol=2e-3, atol=2e-4)
+    first = compiled.compilation.graphs
+    assert compiled.compilation.reason is None and first <= GRAPHS // 2
+    assert compiled.validate(batches[:4]) == pytest.approx(plain.validate(batches[:4]), rel=1e-2)
+    for number, batch in enumerate(batches_of(profile, 12, "t2a")):
+        compiled.step(batch, number)
+    assert compiled.compilation.graphs <= GRAPHS and compiled.compilation.reason is None
+
+
+def test_trying_it_leaves_no_trace(profile, traced):  # noqa: F811
+    """No gradient, no random number, no other name for a weight."""
+    plain = stepper_of(profile)
+    state = torch.get_rng_state()
+    compiled = stepper_of(profile, compile=True)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(parameter.grad is None for parameter in compiled.parameters)
+    assert list(plain.tensors()) == list(compiled.tensors())
+
+
+def broken(*_):
+    raise OSError("no C++ compiler was found")
+
+
+@pytest.mark.parametrize("when", ["at once", "in a later step"])
+def test_where_it_fails_training_goes_on_and_says_why(profile, tmp_path, monkeypatch, capsys, when):  # noqa: F811
+    """The same losses as without it, to the bit: the failing step is done again with the same random numbers."""
+    whole = run(profile, "t2a", tmp_path / "plain")
+    calls = []
+
+    def backend(graph, inputs):
+        calls.append(len(inputs))
+        return broken() if when == "at once" or len(calls) > 2 else graph.forward
+
+    monkeypatch.setattr("mmo.training.Compilation", lambda *given, **named: Compilation(*given, backend=backend, **named))
+    if when == "in a later step":  # the batch shapes of training ask for no further graph: forget those of the trial
+        step = Stepper.step
+        monkeypatch.setattr(Stepper, "step", lambda self, batch, number: (torch._dynamo.reset() if number == 3 else None, step(self, batch, number))[1])
+    result = run(profile, "t2a", tmp_path / "tried", compile=True)
+    out = capsys.readouterr().out
+    assert out.count("torch.compile is off and training goes on without it: OSError: no C++ compiler was found") == 1
+    assert result.finished and result.skipped == 0
+    if when == "at once":
+        assert losses(result.log_file) == losses(whole.log_file)
+    else:
+        assert len(calls) > 2
+        for one, other in zip(losses(result.log_file), losses(whole.log_file), strict=True):
+            assert one[2:4] == pytest.approx(other[2:4], rel=1e-3)
+
+
+def test_too_many_graphs_are_given_up(profile, traced, monkeypatch, capsys):  # noqa: F811
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
+    monkeypatch.setattr("mmo.compiling.GRAPHS", 1)
+    compiled = stepper_of(profile, compile=True)
+    for number, batch in enumerate(batches_of(profile, 4)):
+        compiled.step(batch, number)
+    assert "torch.compile is off and training goes on without it: FailOnRecompileLimitHit" in capsys.readouterr().out
+    assert all("forward" not in vars(block) for block in compiled.compilation.blocks)
+
+
+def test_experts_are_not_compiled_and_it_is_said(profile, capsys):  # noqa: F811
+    torch.manual_seed(0)
+    stepper = Stepper(OmniModel(profile.model.replace(use_moe=True)).train(), stage_config(compile=True), 10, CPU, torch.float32)
+    assert "experts are handed their positions by counts" in stepper.compilation.reason
+    assert stepper.compilation.reason in capsys.readouterr().out
+    assert torch.isfinite(stepper.step(batches_of(profile, 1)[0], 0)).all()
+
+
+def test_off_unless_asked_for(profile):  # noqa: F811
+    assert stepper_of(profile).compilation is None
