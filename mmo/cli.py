@@ -32,8 +32,8 @@ ProfileOption = Annotated[
         "--profile", help="tiny, mini, …; without it MMO_PROFILE, else tiny.", show_default=False, callback=known_profile
     ),
 ]
-Budget = Literal["full", "smoke"]
-BudgetOption = Annotated[Budget, typer.Option("--budget", help="smoke: the same path, in a few minutes.")]
+Budget = Literal["full", "smoke", "rehearse"]
+BudgetOption = Annotated[Budget, typer.Option("--budget", help="smoke: the same path, in a few minutes; rehearse: a few steps (see `mmo rehearse`).")]
 
 
 @app.command()

@@ -21,6 +21,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -41,9 +42,11 @@ from mmo.checkpoint import (
 from mmo.config import Draws, StageConfig
 from mmo.data import Batch, Batches, Corpus, Counts, DataFile, Layout, find_files
 from mmo.features import Frozen, cache_features, folder_fingerprint, frozen_speech, frozen_vision
+from mmo.held_out import kept_rows, validation_file
 from mmo.omni import TIED, OmniModel, load_model, loss_sums, save_model
 from mmo.optimiser import Average, Optimisers, choose_trainable, rate_factor
-from mmo.profiles import STAGES, Profile
+from mmo.pieces import TooLarge, give_back, is_out_of_memory, next_smaller, piece_losses, pieces
+from mmo.profiles import BUDGETS, STAGES, Profile
 from mmo.profiles import run_dir as default_run_dir
 from mmo.rows import BadRow, open_rows
 from mmo.thinker import load_thinker
@@ -52,6 +55,8 @@ FETCH_STEPS = 10  # steps between two looks at the losses
 VALIDATION_ROWS = 96  # of each validation file
 VALIDATIONS = 3  # a pass, the last one at its end
 BAD_ROWS_SHOWN = 20
+REHEARSED_STEPS = 4  # of each pass with budget "rehearse"
+REHEARSED_SAVE = 2  # its state is saved after so many, to be gone on from
 
 
 @dataclass(frozen=True)
@@ -79,13 +84,14 @@ class TrainResult:
     answers_cut: int  # rows left out because their answer lies behind max_length
     stops_cut: int  # answers whose stop sign was cut off
     useful: float  # share of the computed positions that are no padding
+    memory: int = 0  # bytes, at most: on the card, else of the process
 
     def __str__(self) -> str:
         done = "done" if self.finished else f"paused at step {self.steps} of {self.total_steps}: the same command goes on"
         return (
             f"{self.stage} {done} after {self.seconds:.0f} s; {self.rows} rows, {self.useful:.1%} of the positions useful, "
             f"{self.skipped} steps skipped, {len(self.bad_rows)} bad rows, {self.answers_cut} answers and "
-            f"{self.stops_cut} stop signs cut off"
+            f"{self.stops_cut} stop signs cut off; at most {self.memory / 1e9:.1f} GB of memory"
         )
 
 
@@ -154,7 +160,7 @@ def open_file(
         if column in needs:
             chosen = replace(frozen, augment=None) if plain else frozen
             stores[name] = cache_features(path, column, chosen, cache, copies, strict=strict)
-    return DataFile(rows, **stores)
+    return DataFile(rows, **stores, held_out=frozenset() if plain else kept_rows(profile, path))
 
 
 NEEDED_BY_NAME = {"a2a": ("question_audios",), "i2t": ("image_bytes",)}
@@ -184,12 +190,20 @@ def open_corpora(
     return corpora, [share for _, share, _ in mixture]
 
 
+def validation_files(profile: Profile, pattern: str) -> list[Path]:
+    """The held-out files of a pass's files: those with "validation" for "train" in their names, or what was set aside of them."""
+    held_out = pattern.replace("train", "validation")
+    if held_out != pattern:
+        return sorted(profile.data_dir.glob(held_out))
+    found = (validation_file(profile, path) for path in find_files(profile.data_dir, (pattern,)))
+    return [path for path in found if path is not None]
+
+
 def validation_batches(profile: Profile, stage: StageConfig, encoders: Encoders, layout: Layout) -> dict[str, list[Batch]]:
-    """By file name, batches of held-out rows, without draws; files are those of the pass with "validation" for "train"."""
+    """By file name, batches of held-out rows, without draws."""
     found = {}
     for pattern in (*stage.data, *(name for each in stage.rehearsal for name in each.data)):
-        held_out = pattern.replace("train", "validation")
-        for path in sorted(profile.data_dir.glob(held_out)) if held_out != pattern else ():
+        for path in validation_files(profile, pattern):
             file = open_file(path, profile, stage, needs_of(pattern, stage), encoders, True, False)
             if len(file.usable()):
                 batches = Batches([Corpus([file], Draws.none())], [1.0], layout, stage.token_budget)
@@ -214,8 +228,12 @@ def losses_of(model: OmniModel, batch: Batch, stage: StageConfig, device: torch.
 class Stepper:
     """Model, optimiser and average of one pass."""
 
-    def __init__(self, model: OmniModel, stage: StageConfig, steps: int, device: torch.device, dtype: torch.dtype) -> None:
-        self.model, self.stage, self.steps = model, stage, steps
+    def __init__(
+        self, model: OmniModel, stage: StageConfig, steps: int, device: torch.device, dtype: torch.dtype, positions: int | None = None
+    ) -> None:
+        """positions: how many are computed at once; larger batches go in pieces."""
+        self.model, self.stage, self.steps, self.positions = model, stage, steps, positions
+        self.ran_out: int | None = None  # what `positions` came down to, where memory ran out
         self.device, self.dtype = device, dtype
         parameters = choose_trainable(model, stage.trainable)
         self.parameters = list(parameters.values())
@@ -228,17 +246,55 @@ class Stepper:
     def step(self, batch: Batch, number: int) -> Tensor:
         """One update; (5 + Q,) on the device: text, audio, auxiliary, each codebook, norm of the gradient, skipped."""
         self.optimisers.set_rate(rate_factor(number, self.steps, self.stage))
-        with self.autocast():
-            loss, parts = losses_of(self.model, batch, self.stage, self.device)
-        if not loss.requires_grad:  # only a projector learns, and nothing in this batch goes through it
+        loss, parts = self.gradients(batch)
+        if all(parameter.grad is None for parameter in self.parameters):  # only a projector learns, and nothing here goes through it
             return torch.cat((parts, parts.new_zeros(2)))
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.stage.clip_norm)
-        bad = 1 - (loss.isfinite() & norm.isfinite()).float()
-        self.optimisers.step(bad)
+        try:
+            norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.stage.clip_norm)
+            bad = 1 - (loss.isfinite() & norm.isfinite()).float()
+            self.optimisers.step(bad)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise TooLarge("out of memory in the optimiser: weights, gradients and its own state do not fit; no smaller batch helps") from error
+            raise
         self.optimisers.zero_grad()
         self.average.update()
         return torch.cat((parts, torch.stack((norm.detach(), bad))))
+
+    def gradients(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Loss and parts of a batch; its gradients are left in the parameters.
+
+        Where memory runs out, the same batch is computed anew in smaller pieces, and so are all that follow: no step is lost.
+        Raises TooLarge where a single row is too much.
+        """
+        while True:
+            try:
+                return self.attempt(self.model, batch)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Out here the error is gone, and with it the frames that hold the failed attempt's tensors.
+            self.optimisers.zero_grad()
+            give_back(self.device)
+            self.positions = self.ran_out = next_smaller(batch, self.positions)
+            say(
+                f"out of memory with {batch.size} positions. This batch and all that follow are computed in pieces of at most {self.positions}: "
+                f"the losses are the same, a step takes a little longer. MMO_POSITIONS={self.positions} begins so"
+            )
+
+    def attempt(self, model: OmniModel, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Loss and parts, whole or in pieces; with gradients where these are wanted."""
+        loss = parts = 0.0
+        for piece in pieces(batch, self.positions):
+            with self.autocast():
+                if piece is batch:
+                    this, made_of = losses_of(model, batch, self.stage, self.device)
+                else:
+                    this, made_of = piece_losses(model, piece, batch, self.stage, self.device)
+            if this.requires_grad:
+                this.backward()
+            loss, parts = loss + this.detach(), parts + made_of
+        return loss, parts
 
     @torch.no_grad()
     def validate(self, batches: Sequence[Batch]) -> dict:
@@ -246,8 +302,7 @@ class Stepper:
         totals, rows = 0.0, 0
         with self.averaged() as model:
             for batch in batches:
-                with self.autocast():
-                    _, parts = losses_of(model, batch, self.stage, self.device)
+                _, parts = self.attempt(model, batch)
                 totals, rows = totals + parts * len(batch.names), rows + len(batch.names)
         return named(totals / rows) if rows else {}
 
@@ -363,6 +418,7 @@ class Progress:
     skipped: int = 0
     useful: int = 0  # positions
     size: int = 0
+    positions: int | None = None  # computed at once, where memory ran out before
 
 
 class StageRun:
@@ -455,7 +511,8 @@ class StageRun:
         at = self.progress
         batches, held_out, steps = self.open(stage)
         self.total_steps = at.before + steps
-        stepper = Stepper(model, stage, steps, self.device, self.dtype)
+        caps = [each for each in (at.positions, self.profile.positions_at_once) if each]
+        stepper = Stepper(model, stage, steps, self.device, self.dtype, min(caps, default=None))
         if self.saved is not None:
             stepper.load(self.saved, at.step)
             self.saved = None
@@ -468,6 +525,7 @@ class StageRun:
                 if at.step == steps:
                     break
                 figures = stepper.step(batch, at.step)
+                at.positions = stepper.ran_out or at.positions
                 pending.append((self.entry(stage, batch, steps), figures))
                 at.step += 1
                 at.chunk, at.number = batch.position
@@ -547,6 +605,20 @@ def say(words: str) -> None:
     tqdm.write(words)
 
 
+def peak_memory(device: torch.device) -> int:
+    """Bytes at most so far: on the card, else of this process (the system's own figure; 0 where it keeps none)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        import psutil
+
+        return getattr(psutil.Process().memory_info(), "peak_wset", 0)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
 def planned_passes(profile: Profile, stage: str, budget: str, steps: int | None) -> tuple[StageConfig, ...]:
     """The passes of a stage under a budget; `steps` spreads another number of steps over them in proportion."""
     if stage not in profile.stages:
@@ -554,14 +626,22 @@ def planned_passes(profile: Profile, stage: str, budget: str, steps: int | None)
     passes = profile.stages[stage]
     if budget == "smoke":
         passes = tuple(each.replace(steps=each.smoke_steps, epochs=None, sound_copies=1, picture_copies=1) for each in passes)
+    elif budget == "rehearse":
+        passes = tuple(rehearsed(each, profile.positions_at_once) for each in passes)
     elif budget != "full":
-        raise ValueError(f"no budget {budget!r}; there are full, smoke")
+        raise ValueError(f"no budget {budget!r}; there are {', '.join(BUDGETS)}")
     if steps is not None:
         if any(each.steps is None for each in passes):
             raise ValueError(f"stage {stage} of profile {profile.name} counts in epochs; its steps cannot be set")
         whole = sum(each.steps for each in passes)
         passes = tuple(each.replace(steps=max(1, round(each.steps * steps / whole))) for each in passes)
     return passes
+
+
+def rehearsed(stage: StageConfig, positions: int | None) -> StageConfig:
+    """A pass for a few steps.  Where less is computed at once, its batches are no larger: pieces would take as long, and no more memory."""
+    budget = stage.token_budget if positions is None else min(stage.token_budget, max(stage.max_length, positions))
+    return stage.replace(steps=REHEARSED_STEPS, epochs=None, sound_copies=1, picture_copies=1, token_budget=budget)
 
 
 def refuse_torchrun() -> None:
@@ -593,7 +673,7 @@ def train(
 ) -> TrainResult:
     """Train one stage ("t2a", "a2a", "i2t") of a profile, or go on with it where it was interrupted.
 
-    budget: "full", or "smoke" for a few dozen steps.  run_dir: default runs/<profile>[-smoke].  minutes: pause after so
+    budget: "full", "smoke" for a few dozen steps, or "rehearse" for a few.  run_dir: default runs/<profile>[-<budget>].  minutes: pause after so
     long (state saved; the schedule stays as it is).  steps: another number of steps in all, for a scaled recipe.  fresh:
     forget an interrupted run.  strict: raise at the first bad row.  encoders, device, dtype: default the profile's.
     save_at: also save the state after these steps of a pass.  snapshots: keep the averaged weights of every validation (half
@@ -608,7 +688,8 @@ def train(
     settings = {
         "passes": planned_passes(profile, stage, budget, steps),
         "seed": seed, "fresh": fresh, "strict": strict, "device": device, "dtype": dtype or profile.dtype(device),
-        "checkpoint_seconds": profile.checkpoint_seconds, "save_at": set(save_at), "snapshots": snapshots,
+        "checkpoint_seconds": profile.checkpoint_seconds, "snapshots": snapshots,
+        "save_at": set(save_at) | ({REHEARSED_SAVE} if budget == "rehearse" else set()),
     }  # fmt: skip
     run = StageRun(profile, stage, run_dir, settings, encoders)
     finished = run.run(minutes, progress_bar)
@@ -627,6 +708,7 @@ def train(
         answers_cut=run.counts.answers_cut,
         stops_cut=run.counts.stops_cut,
         useful=at.useful / max(1, at.size),
+        memory=peak_memory(device),
     )
     say(str(result))
     return result
