@@ -17,6 +17,7 @@ import io
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -167,6 +168,7 @@ def compute_features(path: Path, column: str, frozen: Frozen, folder: Path, copi
     unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.part")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
+    begun, busy = time.monotonic(), time.process_time()
     first_item, lengths, bad = [0], [], []
     total = open_parquet(path).metadata.num_rows
     with open(unfinished / "features.f16", "wb") as out, tqdm(total=total, desc=f"{path.stem}: {column}", unit="row") as bar:
@@ -182,6 +184,7 @@ def compute_features(path: Path, column: str, frozen: Frozen, folder: Path, copi
             bar.update(batch.num_rows)
     np.savez(unfinished / "index.npz", first_item=np.array(first_item), starts=np.cumsum([0, *lengths]))
     about = {"copies": copies, "dim": frozen.dim, "bad": [asdict(row) for row in bad]}
+    about |= {"items": sum(length > 0 for length in lengths), "seconds": time.monotonic() - begun, "processor_seconds": time.process_time() - busy}
     (unfinished / "about.json").write_text(json.dumps(about), encoding="utf-8")
     try:
         os.replace(unfinished, folder)

@@ -55,8 +55,8 @@ FETCH_STEPS = 10  # steps between two looks at the losses
 VALIDATION_ROWS = 96  # of each validation file
 VALIDATIONS = 3  # a pass, the last one at its end
 BAD_ROWS_SHOWN = 20
-REHEARSED_STEPS = 4  # of each pass with budget "rehearse"
-REHEARSED_SAVE = 2  # its state is saved after so many, to be gone on from
+REHEARSED_STEPS = 3  # of each pass with budget "rehearse"
+REHEARSED_SAVE = 1  # its state is saved after so many, to be killed behind and gone on from
 
 
 @dataclass(frozen=True)
@@ -421,6 +421,19 @@ class Progress:
     positions: int | None = None  # computed at once, where memory ran out before
 
 
+class Clock:
+    """Wall and processor seconds since it was made, or since the last lap."""
+
+    def __init__(self) -> None:
+        self.wall, self.processor = time.monotonic(), time.process_time()
+
+    def lap(self, steps: int) -> dict[str, float]:
+        """Seconds a step.  The two differ where the process waits: for a card, or on a machine that others use."""
+        before, self.wall, self.processor = (self.wall, self.processor), time.monotonic(), time.process_time()
+        wall, processor = ((now - then) / steps for now, then in zip((self.wall, self.processor), before, strict=True))
+        return {"seconds": round(wall, 4), "processor_seconds": round(processor, 4)}
+
+
 class StageRun:
     """One call of `train`: opens everything, goes through the passes, saves on the way."""
 
@@ -519,6 +532,7 @@ class StageRun:
         pending: list[tuple[dict, Tensor]] = []
         validate_at = {round(steps * part / VALIDATIONS) for part in range(1, VALIDATIONS + 1)}
         saved_at = time.monotonic()
+        self.clock = Clock()
         bar = tqdm(total=steps, initial=at.step, desc=stage.name, unit="step", disable=not progress_bar, mininterval=1.0)
         with bar:
             for batch in batches.start(at.chunk, at.number):
@@ -542,6 +556,8 @@ class StageRun:
                     saved_at = time.monotonic()
                     if time_up:
                         return False
+                if not pending:
+                    self.clock = Clock()  # what was looked at and saved since the last step is no part of the next
         stepper.average.swap()
         at.before, at.step, at.done, at.chunk, at.number = at.before + steps, 0, at.done + 1, 0, 0
         return True
@@ -559,10 +575,12 @@ class StageRun:
         """Get the figures of the last steps from the device, at once; log and show them."""
         if not pending:
             return
-        for (entry, _), values in zip(pending, torch.stack([figures for _, figures in pending]).tolist(), strict=True):
+        fetched = torch.stack([figures for _, figures in pending]).tolist()  # waits for the device
+        took = self.clock.lap(len(pending))
+        for (entry, _), values in zip(pending, fetched, strict=True):
             *losses, norm, bad = values
             self.progress.skipped += int(bad)
-            log.write(entry | named(losses) | {"norm": norm, "skipped": bool(bad)})
+            log.write(entry | named(losses) | {"norm": norm, "skipped": bool(bad)} | took)
         log.flush()
         bar.update(len(pending))
         shown = {"text": f"{losses[0]:.3f}", "audio": f"{losses[1]:.3f}"}
@@ -710,5 +728,12 @@ def train(
         useful=at.useful / max(1, at.size),
         memory=peak_memory(device),
     )
+    write_result(result, run_dir / "log" / f"{stage}.result.json", device)
     say(str(result))
     return result
+
+
+def write_result(result: TrainResult, path: Path, device: torch.device) -> None:
+    """The figures of a call beside its log, for programs."""
+    told = asdict(result) | {"bad_rows": len(result.bad_rows), "device": device.type}
+    path.write_text(json.dumps(told, default=str, indent=1) + "\n", encoding="utf-8")
