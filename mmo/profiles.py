@@ -245,7 +245,7 @@ def as_rehearsed(downloads: Path, chosen: Profile) -> Profile:
         return chosen
     told = json.loads(marker.read_text(encoding="utf-8"))
     stages = {name: tuple(each.replace(**told["rows"]) for each in passes) for name, passes in chosen.stages.items()}
-    return replace(chosen, model=chosen.model.replace(**told["model"]), stages=stages, decoding=Decoding(**told["decoding"]), stand_ins=True)
+    return replace(chosen, model=ModelConfig.from_dict(told["model"]), stages=stages, decoding=Decoding(**told["decoding"]), stand_ins=True)
 
 
 def full() -> Profile:
