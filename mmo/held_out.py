@@ -46,9 +46,12 @@ def part_file(profile: Profile, stage: str, part: str) -> Path:
 
 
 def validation_file(profile: Profile, path: Path) -> Path | None:
-    """Held-out rows for the validation of a training file; None where there are none."""
+    """Held-out rows for the validation of a training file, made where they are missing; None where the file has none."""
     stage = stage_of(profile, path)
-    return part_file(profile, stage, "validation") if stage else None
+    if stage is None:
+        return None
+    set_aside(profile, (stage,))
+    return part_file(profile, stage, "validation")
 
 
 def set_aside(profile: Profile, stages: tuple[str, ...] = STAGES) -> None:

@@ -21,7 +21,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -624,17 +623,23 @@ def say(words: str) -> None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes at most so far: on the card, else of this process (the system's own figure; 0 where it keeps none)."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_reserved(device)
-    try:
-        import resource
-    except ModuleNotFoundError:  # Windows
-        import psutil
+    """Bytes at most so far: on the card, else of this process."""
+    return torch.cuda.max_memory_reserved(device) if device.type == "cuda" else process_peak(os.getpid())
 
-        return getattr(psutil.Process().memory_info(), "peak_wset", 0)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
+
+def process_peak(process: int) -> int:
+    """The most bytes that a living process has held so far; where the system keeps no such figure, what it holds now.
+
+    Not `ru_maxrss`: on Linux that begins with what the parent held when it started the process.
+    """
+    status = Path(f"/proc/{process}/status")
+    if status.is_file():
+        lines = [line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:")]
+        return 1024 * int(lines[0].split()[1]) if lines else 0  # none: it has just ended
+    import psutil
+
+    held = psutil.Process(process).memory_info()
+    return getattr(held, "peak_wset", held.rss)
 
 
 def planned_passes(profile: Profile, stage: str, budget: str, steps: int | None) -> tuple[StageConfig, ...]:

@@ -6,6 +6,7 @@ budget, and how many positions to compute at once.  The kill is a real one: SIGK
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -19,7 +20,7 @@ from pathlib import Path
 import psutil
 
 from mmo.profiles import REPOSITORY, STAGES, Profile
-from mmo.training import read_log
+from mmo.training import process_peak, read_log
 
 POLL_SECONDS = 0.02
 TOLD_LINES = 12  # of a failed command's output, in the error
@@ -104,25 +105,16 @@ def last_words(output: str) -> str:
 
 
 def watch(process: subprocess.Popen, kill_when: Callable[[], bool] | None) -> tuple[int, int]:
-    """Wait for a process to end: status, and the most memory it held (the system's own figure, where it keeps one)."""
-    seen, peak = psutil.Process(process.pid), 0
-    while True:
-        try:
-            peak = max(peak, seen.memory_info().rss)
-        except psutil.Error:
-            pass
+    """Wait for a process to end: status, and the most bytes it held (looked at every POLL_SECONDS)."""
+    peak = 0
+    while process.poll() is None:
+        with contextlib.suppress(psutil.Error, OSError):  # it may end between two looks
+            peak = max(peak, process_peak(process.pid))
         if kill_when and kill_when():
             process.kill()
             kill_when = None
-        if hasattr(os, "wait4"):
-            ended, state, usage = os.wait4(process.pid, os.WNOHANG)
-            if ended:
-                process.returncode = os.waitstatus_to_exitcode(state)
-                own = usage.ru_maxrss if sys.platform == "darwin" else 1024 * usage.ru_maxrss
-                return process.returncode, max(peak, own)
-        elif process.poll() is not None:
-            return process.returncode, peak
         time.sleep(POLL_SECONDS)
+    return process.returncode, peak
 
 
 # --- Training --------------------------------------------------------------------------------------------------------
