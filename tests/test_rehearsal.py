@@ -251,6 +251,30 @@ def test_processor_time_tells_more_where_others_compute():
     assert report.measured_by(figures(10.0, 1.0) | {"device": "cuda"}) == "seconds"
 
 
+def test_speech_is_decoded_though_the_model_would_stop(stand_ins, chosen, tmp_path):
+    """Codebook 0 may not stop; every frame comes out of the codec."""
+    import json
+
+    import soundfile
+
+    from mmo.generation import Generator, Prompt
+    from mmo.omni import OmniModel, save_model
+    from mmo.rehearsal.speak import Unstoppable
+    from mmo.rehearsal.stages import rehearse_speech
+
+    model, stop = OmniModel(chosen.model), chosen.model.audio_stop_token
+    prompt = Prompt([1, 2, 3], torch.zeros(192))
+    with torch.no_grad():
+        allowed = [kind(model).start([prompt], chosen.decoding, True).allowed for kind in (Generator, Unstoppable)]
+    assert allowed[0][0, stop] == 0 and allowed[1][0, stop] == -torch.inf
+    save_model(model, tmp_path / "m.safetensors")
+    runner = Runner("mini", stand_ins, tmp_path)
+    found = rehearse_speech(runner, tmp_path / "m.safetensors")
+    samples, rate = soundfile.read(tmp_path / "answers" / "speech.wav")
+    assert rate == 24_000 and len(samples) == 3 * 1920 and found["speech_seconds"] == pytest.approx(0.24)
+    assert json.loads((tmp_path / "answers" / "speech.json").read_text())["real_time_factor"] > 0
+
+
 # --- All of it -------------------------------------------------------------------------------------------------------
 
 

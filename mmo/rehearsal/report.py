@@ -197,7 +197,8 @@ def show_figures(figures: dict) -> None:
         table.add_row({"question_audios": "sounds encoded", "image_bytes": "pictures encoded"}[column], "", "", f"{pace['items']:.0f}",
                       f"{pace['items'] / pace['seconds']:.2f}", f"{pace['items'] / pace['processor_seconds']:.2f}", f"{pace['seconds']:.0f}")  # fmt: skip
     for kind, told in figures["answers"].items():
-        table.add_row(f"answer to {kind}", f"{told['memory'] / 1e9:.2f} GB", "", "", "", "", f"{told['seconds']:.0f}")
+        spoke = f"{told['speech_seconds']:.2f} s of speech" if "speech_seconds" in told else "" if told["spoke"] else "no sound"
+        table.add_row(f"answer to {kind}", f"{told['memory'] / 1e9:.2f} GB", "", spoke, "", "", f"{told['seconds']:.0f}")
     for told in figures["notebooks"].values():
         table.add_row(told["file"], f"{told['memory'] / 1e9:.2f} GB", "", "", "", "", f"{told['seconds']:.0f}")
     console.print(table)

@@ -76,11 +76,11 @@ class Runner:
         found.pop("MMO_POSITIONS", None)
         return found | ({} if self.positions is None else {"MMO_POSITIONS": str(self.positions)})
 
-    def run(self, *arguments: str, kill_when: Callable[[], bool] | None = None) -> Ran:
+    def run(self, *arguments: str, kill_when: Callable[[], bool] | None = None, module: str = "mmo") -> Ran:
         """`mmo …` in a process of its own; with `kill_when`, killed as soon as that is true."""
         started = time.monotonic()
         process = subprocess.Popen(
-            [sys.executable, "-m", "mmo", *arguments], env=self.environment(), cwd=REPOSITORY,
+            [sys.executable, "-m", module, *arguments], env=self.environment(), cwd=REPOSITORY,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
         )  # fmt: skip
         said: list[str] = []
@@ -90,11 +90,11 @@ class Runner:
         reader.join()
         return Ran(status, time.monotonic() - started, memory, "".join(said))
 
-    def expect(self, *arguments: str) -> Ran:
+    def expect(self, *arguments: str, module: str = "mmo") -> Ran:
         """The same, and it must end well."""
-        ran = self.run(*arguments)
+        ran = self.run(*arguments, module=module)
         if ran.status:
-            raise RehearsalFailed(f"mmo {' '.join(arguments)} ended with status {ran.status}:\n{last_words(ran.output)}")
+            raise RehearsalFailed(f"{module} {' '.join(arguments)} ended with status {ran.status}:\n{last_words(ran.output)}")
         return ran
 
 
@@ -195,7 +195,19 @@ def rehearse_answers(runner: Runner, chosen: Profile, questions: dict[str, Seque
         out.unlink(missing_ok=True)
         ran = runner.expect("say", *arguments, "--profile", chosen.name, "--weights", str(weights), "--out", str(out))
         found[kind] = {"memory": ran.memory, "seconds": ran.seconds, "spoke": out.is_file(), "said": last_words(ran.output).splitlines()[-1]}
-    return found
+    return found | {"text, unable to stop": rehearse_speech(runner, weights)}
+
+
+def rehearse_speech(runner: Runner, weights: Path) -> dict:
+    """A written question answered aloud, frame by frame through the codec (speak.py).  Raises RehearsalFailed where no sound came."""
+    out = runner.work / "answers" / "speech.wav"
+    out.unlink(missing_ok=True)
+    arguments = ("--profile", runner.name, "--weights", str(weights), "--out", str(out))
+    ran = runner.expect(*arguments, module="mmo.rehearsal.speak")
+    if not out.is_file():
+        raise RehearsalFailed(f"no sound came out of the codec:\n{last_words(ran.output)}")
+    told = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
+    return {"memory": ran.memory, "seconds": ran.seconds, "spoke": True, "said": last_words(ran.output).splitlines()[-1]} | told
 
 
 def question_files(work: Path, chosen: Profile) -> dict[str, list[str]]:
