@@ -32,8 +32,8 @@ ProfileOption = Annotated[
         "--profile", help="tiny, mini, …; without it MMO_PROFILE, else tiny.", show_default=False, callback=known_profile
     ),
 ]
-Budget = Literal["full", "smoke"]
-BudgetOption = Annotated[Budget, typer.Option("--budget", help="smoke: the same path, in a few minutes.")]
+Budget = Literal["full", "smoke", "rehearse"]
+BudgetOption = Annotated[Budget, typer.Option("--budget", help="smoke: the same path, in a few minutes; rehearse: a few steps (see `mmo rehearse`).")]
 
 
 @app.command()
@@ -223,6 +223,59 @@ def features(
     except (ValueError, FileNotFoundError) as error:
         typer.echo(f"mmo features: {error}", err=True)
         raise typer.Exit(1) from None
+
+
+def rehearse(
+    profile: Annotated[Literal["mini", "mini-moe"], typer.Option("--profile")] = "mini",
+    folder: Annotated[Path | None, typer.Option("--folder", help="Takes stand-ins (1.9 GB) and runs; default runs/rehearsal.", show_default=False)] = None,
+    stage: Annotated[list[str] | None, typer.Option("--stage", help="Only these stages, from t2a on.", show_default=False)] = None,
+    positions: Annotated[int | None, typer.Option("--positions", min=1, help="At once; default the recipe's on a card, else 1024.", show_default=False)] = None,
+    steps: Annotated[int | None, typer.Option("--steps", min=2, help="Of each stage; default 3 of each pass.", show_default=False)] = None,
+    memory: Annotated[float | None, typer.Option("--memory", min=1, help="GB that training may take.", show_default=False)] = None,
+    notebooks: Annotated[bool, typer.Option("--notebooks/--no-notebooks", help="Also notebooks 10 to 13.")] = True,
+    answers: Annotated[bool, typer.Option("--answers/--no-answers", help="Also `mmo say`, three times.")] = True,
+) -> None:
+    """Rehearse the real run with stand-ins of full size: nothing is fetched; says memory, speed, and the hours it will take."""
+    from mmo.profiles import profile as find_profile
+    from mmo.rehearsal import plan as planning
+    from mmo.rehearsal import report
+    from mmo.rehearsal.stages import RehearsalFailed
+    from mmo.weekend import NotebookFailed
+
+    chosen = find_profile(profile)
+    settings = report.Settings(profile, folder or report.default_folder(), positions, steps, memory, tuple(stage or chosen.stages), notebooks, answers)
+    try:
+        figures = report.rehearse(settings, typer.echo)
+        report.show_figures(figures)
+        planning.show(report.measured_plan(chosen, figures))
+    except (RehearsalFailed, NotebookFailed, ValueError, FileNotFoundError) as error:
+        typer.echo(f"mmo rehearse: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+@app.command("plan")
+def plan_hours(
+    profile: Annotated[Literal["mini", "mini-moe"], typer.Option("--profile")] = "mini",
+    card: Annotated[list[str] | None, typer.Option("--card", help="t4, l4, rtx3090, rtx4090, a100, h100; default: this machine, as rehearsed.", show_default=False)] = None,
+    share: Annotated[float, typer.Option("--share", help="Of the card's peak that is reached: an assumption.")] = 0.3,
+    folder: Annotated[Path | None, typer.Option("--folder", help="Of the rehearsal; default runs/rehearsal.", show_default=False)] = None,
+) -> None:
+    """Predict the hours and memory of the real run, for this machine as rehearsed or for a card as counted."""
+    from mmo.profiles import profile as find_profile
+    from mmo.rehearsal import plan as planning
+    from mmo.rehearsal import report
+
+    chosen = find_profile(profile)
+    try:
+        if card:
+            plans = report.card_plans(chosen, card, share)
+        else:
+            plans = [report.measured_plan(chosen, report.read_figures(folder or report.default_folder(), profile))]
+    except (ValueError, FileNotFoundError) as error:
+        typer.echo(f"mmo plan: {error}", err=True)
+        raise typer.Exit(1) from None
+    for each in plans:
+        planning.show(each)
 
 
 world = typer.Typer(no_args_is_help=True, help="Make the tiny world: its speech, pictures and frozen parts.")

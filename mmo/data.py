@@ -47,6 +47,7 @@ class DataFile:
     rows: PackedRows
     sounds: FeatureStore | None = None
     pictures: FeatureStore | None = None
+    held_out: frozenset[int] = frozenset()  # numbers of rows that were set aside (held_out.py)
 
     def bad(self) -> list[BadRow]:
         """Rows that were left out, each once."""
@@ -57,9 +58,9 @@ class DataFile:
         return [found[number] for number in sorted(found)]
 
     def usable(self) -> np.ndarray:
-        """Indices of the packed rows whose sounds and pictures could be read, too."""
+        """Indices of the packed rows whose sounds and pictures could be read, too, without those set aside."""
         numbers = self.rows.numbers()
-        return np.flatnonzero(~np.isin(numbers, [row.row for row in self.bad()]))
+        return np.flatnonzero(~np.isin(numbers, [*(row.row for row in self.bad()), *self.held_out]))
 
 
 class Corpus:

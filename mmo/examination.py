@@ -29,6 +29,7 @@ from mmo.codec import Codec
 from mmo.config import Decoding, ModelConfig
 from mmo.features import Frozen, encode_items
 from mmo.generation import Answer, Generator, Prompt
+from mmo.held_out import set_aside
 from mmo.judge import Judge, Sound
 from mmo.omni import load_model
 from mmo.profiles import Profile
@@ -56,7 +57,7 @@ class Sizes:
     streamed: int = 10
 
 
-SIZES = {"full": Sizes(), "smoke": Sizes(*[6, 3, 12, 12, 6, 6, 12, 6, 8, 4, 3])}
+SIZES = {"full": Sizes(), "smoke": Sizes(*[6, 3, 12, 12, 6, 6, 12, 6, 8, 4, 3]), "rehearse": Sizes(*[4, 0, 4, 4, 0, 2, 4, 2, 4, 2, 1])}
 
 
 # --- Test items --------------------------------------------------------------------------------------------------
@@ -281,11 +282,17 @@ class Exam:
         self.config = profile.model
         self.tokenizer = ChatTokenizer.load(profile.tokenizer_dir)
         self.codec = Codec.load(profile.codec_file, self.device, self.config.num_codebooks)
-        self.judge = judge or Judge.from_file(profile.data_dir / "words.txt")
+        self._judge = judge
         self.encoders = encoders or default_encoders(profile, self.device)
+        set_aside(profile)
         self.said = read_items(profile.data_dir / "t2a-test.parquet", self.config, ("answer_audios", "spk_emb"))
         self.asked = read_items(profile.data_dir / "a2a-test.parquet", self.config, ("question_audios",))
         self.shown = read_items(profile.data_dir / "i2t-test.parquet", self.config, ("image_bytes",))
+
+    @cached_property
+    def judge(self) -> Judge:
+        """Made when something is to be heard: a notebook that only reads texts needs none."""
+        return self._judge or Judge.from_file(self.profile.data_dir / "words.txt")
 
     @cached_property
     def voices(self) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ import hashlib
 import io
 import json
 import os
+import time
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -315,6 +316,7 @@ class Draft:
         self.values = open(folder / "features.f16", "a+b")
         self.journal = open(folder / "journal.jsonl", "a+", encoding="utf-8")
         self.go_on()
+        self.begun = None if self.counts else (time.monotonic(), time.process_time())  # what a whole making took
 
     @property
     def rows(self) -> int:
@@ -363,7 +365,9 @@ class Draft:
         first_item, starts = np.cumsum([0, *self.counts]), np.cumsum([0, *self.lengths])
         np.savez(self.folder / "index.npz", first_item=first_item, starts=starts)
         sums = {"features.f16": self.digest.hexdigest()[:16], "index.npz": file_key(self.folder / "index.npz")}
-        about = {"made": asdict(made), "bad": self.bad, "sums": sums}
+        about = {"made": asdict(made), "bad": self.bad, "sums": sums, "items": sum(length > 0 for length in self.lengths)}
+        if self.begun:
+            about |= {"seconds": time.monotonic() - self.begun[0], "processor_seconds": time.process_time() - self.begun[1]}
         (self.folder / "about.json").write_text(json.dumps(about), encoding="utf-8")
         (self.folder / "journal.jsonl").unlink()
         for file in self.folder.iterdir():

@@ -25,9 +25,9 @@ from pyarrow.parquet import FileMetaData
 
 from mmo.hub_rows import Part, choose, join, open_parquet, read_parts
 from mmo.hub_sources import FetchError, HuggingFace, Interrupted, ModelScope, Remote, Share, Source, read_lock, told, write_lock
-from mmo.manifest import MANIFEST, Artefact, File, read_manifest, select
+from mmo.manifest import Artefact, File, downloads_root, read_manifest, select
 
-DOWNLOADS = MANIFEST.parent / "downloads"
+DOWNLOADS = downloads_root()
 INCOMING = ".incoming"  # unfinished files, on the same disk as their places
 RESERVE = 1_000_000_000  # bytes left free: a disk filled to the brim stops more than a download
 WAITS = (2.0, 8.0, 30.0)  # seconds before another try, where a connection broke off

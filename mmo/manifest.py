@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,11 @@ else:
     import tomli as tomllib
 
 MANIFEST = Path(__file__).resolve().parents[1] / "data" / "manifest.toml"
+
+
+def downloads_root() -> Path:
+    """Where downloads lie: MMO_DOWNLOADS, else data/downloads."""
+    return Path(os.environ.get("MMO_DOWNLOADS") or MANIFEST.parent / "downloads")
 
 
 @dataclass(frozen=True)

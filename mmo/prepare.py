@@ -16,7 +16,7 @@ from mmo.data import find_files
 from mmo.features import FeatureStore, cache_features
 from mmo.profiles import STAGES, Profile
 from mmo.rows import DataError
-from mmo.training import Encoders, FeaturesUsed, default_encoders, features_used, held_out_files, needs_of, planned_passes
+from mmo.training import Encoders, FeaturesUsed, default_encoders, features_used, needs_of, planned_passes, validation_files
 
 Say = Callable[[str], None]
 
@@ -43,7 +43,7 @@ def wanted_features(profile: Profile, stage: str, budget: str, encoders: Encoder
         for pattern in (*each.data, *(name for rehearsed in each.rehearsal for name in rehearsed.data)):
             needs = needs_of(pattern, each)
             files = [(path, False) for path in find_files(profile.data_dir, (pattern,))] if set(needs) - {"answer_audios"} else []
-            files += [(path, True) for path in held_out_files(profile, pattern)]
+            files += [(path, True) for path in validation_files(profile, pattern)]
             for path, plain in files:
                 for use in features_used(path, each, needs, encoders, plain):
                     copies = use.copies if use.frozen.augment else 1

@@ -12,6 +12,7 @@ All numbers of training stand here and nowhere else.  What differs from the orig
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -21,10 +22,12 @@ import torch
 
 from mmo.adjust import adjusted, split_name
 from mmo.config import Decoding, Draws, ModelConfig, Rehearsal, StageConfig
+from mmo.manifest import downloads_root
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 STAGES = ("t2a", "a2a", "i2t")  # in the order of training
-BUDGETS = ("full", "smoke")
+BUDGETS = ("full", "smoke", "rehearse")
+STAND_INS = "stand-ins.json"  # in the folder of downloads: what lies there was made by `mmo rehearse`
 
 # Ours: the original's own list is partly Chinese, and its English half names another model.
 SYSTEM_PROMPTS = (
@@ -34,6 +37,14 @@ SYSTEM_PROMPTS = (
     "You are a knowledgeable assistant. Give correct information.",
     "You are an assistant that is listened to: answer as one speaks.",
 )
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """How many rows of each kind's first file are kept from training (held_out.py): at most, and never more than a sixteenth."""
+
+    validation: int = 96
+    test: int = 256
 
 
 @dataclass(frozen=True)
@@ -60,6 +71,9 @@ class Profile:
     def full_name(self) -> str:
         """The word that gives this profile again, changed settings included."""
         return f"{self.name},{self.changes}" if self.changes else self.name
+    held_out: HeldOut | None = None  # rows of the training files that are set aside; None where held-out files are shipped
+    positions_at_once: int | None = None  # batches of more are computed in pieces (pieces.py); None: as memory allows
+    stand_ins: bool = False  # weights and rows are `mmo rehearse`'s own: nothing that comes out means anything
 
     def device(self) -> torch.device:
         """Where to compute: a CUDA device if there is one, else the CPU."""
@@ -219,8 +233,8 @@ def first_there(*paths: Path) -> Path:
 
 
 def mini() -> Profile:
-    downloads = REPOSITORY / "data" / "downloads"
-    return Profile(
+    downloads = downloads_root()
+    chosen = Profile(
         name="mini",
         model=ModelConfig(),
         data_dir=downloads / "mini",
@@ -236,7 +250,19 @@ def mini() -> Profile:
         stages=real_stages(MINI_T2A, MINI_A2A, MINI_I2T),
         system_prompts=SYSTEM_PROMPTS,
         checkpoint_seconds=600.0,
+        held_out=HeldOut(),
     )
+    return as_rehearsed(downloads, chosen)
+
+
+def as_rehearsed(downloads: Path, chosen: Profile) -> Profile:
+    """The profile as it is, or, where the downloads are stand-ins, with the sizes that these were made in."""
+    marker = downloads / STAND_INS
+    if not marker.is_file():
+        return chosen
+    told = json.loads(marker.read_text(encoding="utf-8"))
+    stages = {name: tuple(each.replace(**told["rows"]) for each in passes) for name, passes in chosen.stages.items()}
+    return replace(chosen, model=ModelConfig.from_dict(told["model"]), stages=stages, decoding=Decoding(**told["decoding"]), stand_ins=True)
 
 
 def full() -> Profile:
@@ -272,7 +298,16 @@ def profile(name: str | None = None) -> Profile:
     name, changes = split_name(name or os.environ.get("MMO_PROFILE") or "tiny")
     if name not in PROFILES:
         raise ValueError(f"no profile {name!r}; there are {', '.join(PROFILES)}")
-    return adjusted(PROFILES[name](), changes) if changes else PROFILES[name]()
+    chosen = adjusted(PROFILES[name](), changes) if changes else PROFILES[name]()
+    return replace(chosen, positions_at_once=read_positions()) if "MMO_POSITIONS" in os.environ else chosen
+
+
+def read_positions() -> int:
+    """MMO_POSITIONS: how many positions training computes at once.  Raises ValueError where it is no positive number."""
+    text = os.environ["MMO_POSITIONS"]
+    if not text.isdecimal() or not int(text):
+        raise ValueError(f"MMO_POSITIONS is {text!r}; wanted a number of positions, such as 4096")
+    return int(text)
 
 
 def runs_root() -> Path:

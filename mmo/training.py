@@ -42,10 +42,12 @@ from mmo.compiling import Compilation
 from mmo.config import Draws, StageConfig
 from mmo.data import Batch, Batches, Corpus, Counts, DataFile, Layout, find_files
 from mmo.features import Frozen, cache_features, folder_fingerprint, frozen_speech, frozen_vision
+from mmo.held_out import kept_rows, validation_file
 from mmo.loader import BatchesAhead, default_workers
 from mmo.omni import TIED, OmniModel, load_model, loss_sums, save_model, start_talker
 from mmo.optimiser import Average, Optimisers, choose_trainable, rate_factor
-from mmo.profiles import STAGES, Profile
+from mmo.pieces import TooLarge, give_back, is_out_of_memory, next_smaller, piece_losses, pieces
+from mmo.profiles import BUDGETS, STAGES, Profile
 from mmo.profiles import run_dir as default_run_dir
 from mmo.rows import BadRow, open_rows
 from mmo.thinker import load_thinker
@@ -55,6 +57,8 @@ VALIDATION_ROWS = 96  # of each validation file
 VALIDATIONS = 3  # a pass, the last one at its end
 BAD_ROWS_SHOWN = 20
 PERTURBATION = dict(noise=10.0, light=0.12, shift=3)  # of pictures, as `vision_encoder.perturb` takes it
+REHEARSED_STEPS = 3  # of each pass with budget "rehearse"
+REHEARSED_SAVE = 1  # its state is saved after so many, to be killed behind and gone on from
 
 
 @dataclass(frozen=True)
@@ -83,13 +87,14 @@ class TrainResult:
     stops_cut: int  # answers whose stop sign was cut off
     useful: float  # share of the computed positions that are no padding
     waited: float = 0.0  # seconds of this call in which the model waited for its next batch
+    memory: int = 0  # bytes, at most: on the card, else of the process
 
     def __str__(self) -> str:
         done = "done" if self.finished else f"paused at step {self.steps} of {self.total_steps}: the same command goes on"
         return (
             f"{self.stage} {done} after {self.seconds:.0f} s ({self.waited:.1f} s waiting for rows); {self.rows} rows, {self.useful:.1%} of the positions useful, "
             f"{self.skipped} steps skipped, {len(self.bad_rows)} bad rows, {self.answers_cut} answers and "
-            f"{self.stops_cut} stop signs cut off"
+            f"{self.stops_cut} stop signs cut off; at most {self.memory / 1e9:.1f} GB of memory"
         )
 
 
@@ -149,7 +154,8 @@ def open_file(
     cache = profile.cache_dir()
     rows = open_rows(path, profile.model, cache, needs, strict)
     uses = features_used(path, stage, needs, encoders, plain)
-    return DataFile(rows, **{use.name: cache_features(path, use.column, use.frozen, cache, use.copies, strict=strict) for use in uses})
+    stores = {use.name: cache_features(path, use.column, use.frozen, cache, use.copies, strict=strict) for use in uses}
+    return DataFile(rows, **stores, held_out=frozenset() if plain else kept_rows(profile, path))
 
 
 @dataclass(frozen=True)
@@ -203,17 +209,20 @@ def open_corpora(
     return corpora, [share for _, share, _ in mixture]
 
 
-def held_out_files(profile: Profile, pattern: str) -> list[Path]:
-    """The validation files beside those that a glob of training files names; none where there are none."""
+def validation_files(profile: Profile, pattern: str) -> list[Path]:
+    """The held-out files of a pass's files: those with "validation" for "train" in their names, or what was set aside of them."""
     held_out = pattern.replace("train", "validation")
-    return sorted(profile.data_dir.glob(held_out)) if held_out != pattern else []
+    if held_out != pattern:
+        return sorted(profile.data_dir.glob(held_out))
+    found = (validation_file(profile, path) for path in find_files(profile.data_dir, (pattern,)))
+    return [path for path in found if path is not None]
 
 
 def validation_batches(profile: Profile, stage: StageConfig, encoders: Encoders, layout: Layout) -> dict[str, list[Batch]]:
-    """By file name, batches of held-out rows, without draws; files are those of the pass with "validation" for "train"."""
+    """By file name, batches of held-out rows, without draws."""
     found = {}
     for pattern in (*stage.data, *(name for each in stage.rehearsal for name in each.data)):
-        for path in held_out_files(profile, pattern):
+        for path in validation_files(profile, pattern):
             file = open_file(path, profile, stage, needs_of(pattern, stage), encoders, True, False)
             if len(file.usable()):
                 batches = Batches([Corpus([file], Draws.none())], [1.0], layout, stage.token_budget)
@@ -244,8 +253,12 @@ def constants(values: tuple[float, ...], device: torch.device) -> Tensor:
 class Stepper:
     """Model, optimiser and average of one pass."""
 
-    def __init__(self, model: OmniModel, stage: StageConfig, steps: int, device: torch.device, dtype: torch.dtype) -> None:
-        self.model, self.stage, self.steps = model, stage, steps
+    def __init__(
+        self, model: OmniModel, stage: StageConfig, steps: int, device: torch.device, dtype: torch.dtype, positions: int | None = None
+    ) -> None:
+        """positions: how many are computed at once; larger batches go in pieces."""
+        self.model, self.stage, self.steps, self.positions = model, stage, steps, positions
+        self.ran_out: int | None = None  # what `positions` came down to, where memory ran out
         self.device, self.dtype = device, dtype
         parameters = choose_trainable(model, stage.trainable)
         self.parameters = list(parameters.values())
@@ -259,25 +272,56 @@ class Stepper:
     def step(self, batch: Batch, number: int) -> Tensor:
         """One update; (5 + Q,) on the device: text, audio, auxiliary, each codebook, norm of the gradient, skipped."""
         self.optimisers.set_rate(rate_factor(number, self.steps, self.stage))
-        if self.compilation:
-            loss, parts = self.compilation.run(lambda: self.gradients(batch), undo=self.optimisers.zero_grad)
-        else:
-            loss, parts = self.gradients(batch)
-        if not loss.requires_grad:  # only a projector learns, and nothing in this batch goes through it
+        loss, parts = self.gradients(batch)
+        if all(parameter.grad is None for parameter in self.parameters):  # only a projector learns, and nothing here goes through it
             return torch.cat((parts, parts.new_zeros(2)))
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.stage.clip_norm)
-        bad = 1 - (loss.isfinite() & norm.isfinite()).float()
-        self.optimisers.step(bad)
+        try:
+            norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.stage.clip_norm)
+            bad = 1 - (loss.isfinite() & norm.isfinite()).float()
+            self.optimisers.step(bad)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise TooLarge("out of memory in the optimiser: weights, gradients and its own state do not fit; no smaller batch helps") from error
+            raise
         self.optimisers.zero_grad()
         self.average.update()
         return torch.cat((parts, torch.stack((norm.detach(), bad))))
 
     def gradients(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Loss and its parts; where anything learns from the batch, the parameters then hold their gradients."""
-        with self.autocast():
-            loss, parts = losses_of(self.model, batch, self.stage, self.device)
-        if loss.requires_grad:
-            loss.backward()
+        """Loss and parts of a batch; its gradients are left in the parameters.
+
+        Where memory runs out, the same batch is computed anew in smaller pieces, and so are all that follow: no step is lost.
+        Raises TooLarge where a single row is too much.
+        """
+        while True:
+            try:
+                if self.compilation:
+                    return self.compilation.run(lambda: self.attempt(self.model, batch), undo=self.optimisers.zero_grad)
+                return self.attempt(self.model, batch)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Out here the error is gone, and with it the frames that hold the failed attempt's tensors.
+            self.optimisers.zero_grad()
+            give_back(self.device)
+            self.positions = self.ran_out = next_smaller(batch, self.positions)
+            say(
+                f"out of memory with {batch.size} positions. This batch and all that follow are computed in pieces of at most {self.positions}: "
+                f"the losses are the same, a step takes a little longer. MMO_POSITIONS={self.positions} begins so"
+            )
+
+    def attempt(self, model: OmniModel, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Loss and parts, whole or in pieces; with gradients where these are wanted."""
+        loss = parts = 0.0
+        for piece in pieces(batch, self.positions):
+            with self.autocast():
+                if piece is batch:
+                    this, made_of = losses_of(model, batch, self.stage, self.device)
+                else:
+                    this, made_of = piece_losses(model, piece, batch, self.stage, self.device)
+            if this.requires_grad:
+                this.backward()
+            loss, parts = loss + this.detach(), parts + made_of
         return loss, parts
 
     @torch.no_grad()
@@ -286,8 +330,7 @@ class Stepper:
         totals, rows = 0.0, 0
         with self.averaged() as model:
             for batch in batches:
-                with self.autocast():
-                    _, parts = losses_of(model, batch, self.stage, self.device)
+                _, parts = self.attempt(model, batch)
                 totals, rows = totals + parts * len(batch.names), rows + len(batch.names)
         return named(totals / rows) if rows else {}
 
@@ -403,6 +446,20 @@ class Progress:
     skipped: int = 0
     useful: int = 0  # positions
     size: int = 0
+    positions: int | None = None  # computed at once, where memory ran out before
+
+
+class Clock:
+    """Wall and processor seconds since it was made, or since the last lap."""
+
+    def __init__(self) -> None:
+        self.wall, self.processor = time.monotonic(), time.process_time()
+
+    def lap(self, steps: int) -> dict[str, float]:
+        """Seconds a step.  The two differ where the process waits: for a card, or on a machine that others use."""
+        before, self.wall, self.processor = (self.wall, self.processor), time.monotonic(), time.process_time()
+        wall, processor = ((now - then) / steps for now, then in zip((self.wall, self.processor), before, strict=True))
+        return {"seconds": round(wall, 4), "processor_seconds": round(processor, 4)}
 
 
 class StageRun:
@@ -499,13 +556,15 @@ class StageRun:
         at = self.progress
         batches, held_out, steps = self.open(stage)
         self.total_steps = at.before + steps
-        stepper = Stepper(model, stage, steps, self.device, self.dtype)
+        caps = [each for each in (at.positions, self.profile.positions_at_once) if each]
+        stepper = Stepper(model, stage, steps, self.device, self.dtype, min(caps, default=None))
         if self.saved is not None:
             stepper.load(self.saved, at.step)
             self.saved = None
         pending: list[tuple[dict, Tensor]] = []
         validate_at = {round(steps * part / VALIDATIONS) for part in range(1, VALIDATIONS + 1)}
         saved_at = time.monotonic()
+        self.clock = Clock()
         bar = tqdm(total=steps, initial=at.step, desc=stage.name, unit="step", disable=not progress_bar, mininterval=1.0)
         ahead = BatchesAhead(batches, at.chunk, at.number, self.settings["workers"], pin=self.device.type == "cuda")
         with bar, ahead:
@@ -514,6 +573,7 @@ class StageRun:
                 self.waited += ahead.wait
                 figures = stepper.step(batch, at.step)
                 self.counts.add(batch)
+                at.positions = stepper.ran_out or at.positions
                 pending.append((self.entry(stage, batch, steps), figures))
                 at.step += 1
                 at.chunk, at.number = batch.position
@@ -530,6 +590,8 @@ class StageRun:
                     saved_at = time.monotonic()
                     if time_up:
                         return False
+                if not pending:
+                    self.clock = Clock()  # what was looked at and saved since the last step is no part of the next
         stepper.average.swap()
         at.before, at.step, at.done, at.chunk, at.number = at.before + steps, 0, at.done + 1, 0, 0
         return True
@@ -547,10 +609,12 @@ class StageRun:
         """Get the figures of the last steps from the device, at once; log and show them."""
         if not pending:
             return
-        for (entry, _), values in zip(pending, torch.stack([figures for _, figures in pending]).tolist(), strict=True):
+        fetched = torch.stack([figures for _, figures in pending]).tolist()  # waits for the device
+        took = self.clock.lap(len(pending))
+        for (entry, _), values in zip(pending, fetched, strict=True):
             *losses, norm, bad = values
             self.progress.skipped += int(bad)
-            log.write(entry | named(losses) | {"norm": norm, "skipped": bool(bad)})
+            log.write(entry | named(losses) | {"norm": norm, "skipped": bool(bad)} | took)
         log.flush()
         bar.update(len(pending))
         shown = {"text": f"{losses[0]:.3f}", "audio": f"{losses[1]:.3f}"}
@@ -593,6 +657,26 @@ def say(words: str) -> None:
     tqdm.write(words)
 
 
+def peak_memory(device: torch.device) -> int:
+    """Bytes at most so far: on the card, else of this process."""
+    return torch.cuda.max_memory_reserved(device) if device.type == "cuda" else process_peak(os.getpid())
+
+
+def process_peak(process: int) -> int:
+    """The most bytes that a living process has held so far; where the system keeps no such figure, what it holds now.
+
+    Not `ru_maxrss`: on Linux that begins with what the parent held when it started the process.
+    """
+    status = Path(f"/proc/{process}/status")
+    if status.is_file():
+        lines = [line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:")]
+        return 1024 * int(lines[0].split()[1]) if lines else 0  # none: it has just ended
+    import psutil
+
+    held = psutil.Process(process).memory_info()
+    return getattr(held, "peak_wset", held.rss)
+
+
 def planned_passes(profile: Profile, stage: str, budget: str, steps: int | None) -> tuple[StageConfig, ...]:
     """The passes of a stage under a budget; `steps` spreads another number of steps over them in proportion."""
     if stage not in profile.stages:
@@ -600,14 +684,22 @@ def planned_passes(profile: Profile, stage: str, budget: str, steps: int | None)
     passes = profile.stages[stage]
     if budget == "smoke":
         passes = tuple(each.replace(steps=each.smoke_steps, epochs=None, sound_copies=1, picture_copies=1) for each in passes)
+    elif budget == "rehearse":
+        passes = tuple(rehearsed(each, profile.positions_at_once) for each in passes)
     elif budget != "full":
-        raise ValueError(f"no budget {budget!r}; there are full, smoke")
+        raise ValueError(f"no budget {budget!r}; there are {', '.join(BUDGETS)}")
     if steps is not None:
         if any(each.steps is None for each in passes):
             raise ValueError(f"stage {stage} of profile {profile.name} counts in epochs; its steps cannot be set")
         whole = sum(each.steps for each in passes)
         passes = tuple(each.replace(steps=max(1, round(each.steps * steps / whole))) for each in passes)
     return passes
+
+
+def rehearsed(stage: StageConfig, positions: int | None) -> StageConfig:
+    """A pass for a few steps.  Where less is computed at once, its batches are no larger: pieces would take as long, and no more memory."""
+    budget = stage.token_budget if positions is None else min(stage.token_budget, max(stage.max_length, positions))
+    return stage.replace(steps=REHEARSED_STEPS, epochs=None, sound_copies=1, picture_copies=1, token_budget=budget)
 
 
 def refuse_torchrun() -> None:
@@ -641,7 +733,7 @@ def train(
 ) -> TrainResult:
     """Train one stage ("t2a", "a2a", "i2t") of a profile, or go on with it where it was interrupted.
 
-    budget: "full", or "smoke" for a few dozen steps.  run_dir: default runs/<profile>[-smoke].  minutes: pause after so
+    budget: "full", "smoke" for a few dozen steps, or "rehearse" for a few.  run_dir: default runs/<profile>[-<budget>].  minutes: pause after so
     long (state saved; the schedule stays as it is).  steps: another number of steps in all, for a scaled recipe.  fresh:
     forget an interrupted run.  strict: raise at the first bad row.  encoders, device, dtype: default the profile's.
     save_at: also save the state after these steps of a pass.  snapshots: keep the averaged weights of every validation (half
@@ -659,7 +751,8 @@ def train(
     settings = {
         "passes": tuple(each.replace(compile=True) for each in passes) if compile else passes,
         "seed": seed, "fresh": fresh, "strict": strict, "device": device, "dtype": dtype or profile.dtype(device),
-        "checkpoint_seconds": profile.checkpoint_seconds, "save_at": set(save_at), "snapshots": snapshots,
+        "checkpoint_seconds": profile.checkpoint_seconds, "snapshots": snapshots,
+        "save_at": set(save_at) | ({REHEARSED_SAVE} if budget == "rehearse" else set()),
         "workers": default_workers(device) if workers is None else workers,
     }  # fmt: skip
     run = StageRun(profile, stage, run_dir, settings, encoders)
@@ -680,6 +773,14 @@ def train(
         stops_cut=run.counts.stops_cut,
         useful=at.useful / max(1, at.size),
         waited=run.waited,
+        memory=peak_memory(device),
     )
+    write_result(result, run_dir / "log" / f"{stage}.result.json", device)
     say(str(result))
     return result
+
+
+def write_result(result: TrainResult, path: Path, device: torch.device) -> None:
+    """The figures of a call beside its log, for programs."""
+    told = asdict(result) | {"bad_rows": len(result.bad_rows), "device": device.type}
+    path.write_text(json.dumps(told, default=str, indent=1) + "\n", encoding="utf-8")

@@ -17,6 +17,8 @@ torch.set_num_threads(1)
 
 def pytest_collection_modifyitems(items):
     for item in items:
+        if item.get_closest_marker("slow") and os.environ.get("MMO_SLOW") != "1":
+            item.add_marker(pytest.mark.skip(reason="takes many minutes: MMO_SLOW=1 runs it"))
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
     items.sort(key=lambda item: item.get_closest_marker("notebook") is not None)

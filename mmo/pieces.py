@@ -1,0 +1,109 @@
+"""When memory runs out: a batch computed in pieces, one after the other, with the loss and the gradients of the whole.
+
+    for piece in pieces(batch, 4096):       # rows of the batch, at most 4096 positions a piece
+        loss, parts = piece_losses(model, piece, batch, stage, device)
+        loss.backward()                     # gradients add up to those of the whole batch
+
+A mean over pieces is not the mean over the batch, for pieces hold unlike numbers of labels: every piece's sums are divided by the
+counts of the whole batch, which are known from the labels on the CPU.  So the recipe stays what it is, batch for batch; only the
+memory is smaller.  Two things differ by chance: dropout's draws, and the auxiliary loss of experts, which is a product of two means
+over what is computed together (here: the mean of the pieces', by their positions).
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from mmo.config import IGNORE, StageConfig
+from mmo.data import Batch
+from mmo.omni import OmniModel, loss_sums
+
+SMALLER = 0.75  # of the positions that were too many
+
+
+class TooLarge(ValueError):
+    """What has to be in memory at once does not fit: no smaller pieces will help."""
+
+
+def rows_a_piece(batch: Batch, positions: int) -> int:
+    """How many of the batch's rows are computed together."""
+    return max(1, positions // batch.input_ids.shape[2])
+
+
+def pieces(batch: Batch, positions: int | None) -> Iterator[Batch]:
+    """The batch's rows in groups of at most so many positions (one row at least); the batch itself where it is small enough."""
+    if positions is None or batch.size <= positions:
+        yield batch
+        return
+    count = -(-len(batch.names) // rows_a_piece(batch, positions))
+    for rows in torch.arange(len(batch.names)).tensor_split(count):  # as equal as can be
+        yield rows_of(batch, int(rows[0]), int(rows[-1]) + 1)
+
+
+def rows_of(batch: Batch, first: int, end: int) -> Batch:
+    """Some of a batch's rows, no longer than they need to be."""
+    ids, Q = batch.input_ids[first:end], batch.audio_labels.shape[1]
+    audio_labels, text_labels = batch.audio_labels[first:end], batch.text_labels[first:end]
+    written = (text_labels != IGNORE).any(dim=0).nonzero()
+    cut = {name: None if (value := getattr(batch, name)) is None else value[first:end]
+           for name in ("speaker", "audio_features", "audio_lengths", "image_features")}  # fmt: skip
+    assert ids.shape[1] == Q + 1
+    return replace(
+        batch,
+        input_ids=ids,
+        text_labels=text_labels,
+        audio_labels=audio_labels,
+        text_length=min(batch.text_length, int(written[-1]) + 1) if len(written) else 0,
+        names=batch.names[first:end],
+        **cut,
+    )
+
+
+def piece_losses(model: OmniModel, piece: Batch, whole: Batch, stage: StageConfig, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(loss, parts) of a piece: what a piece gives to the loss of the whole batch, and (3 + Q,) what it is made of: the parts of all pieces add up."""
+    hidden = model.hidden_states(**piece.inputs(device), code_dropout=stage.code_dropout)
+    sums = loss_sums(model, hidden, piece.text_labels, piece.audio_labels, stage.stop_weight)
+    text = sums.text / max(1, int((whole.text_labels != IGNORE).sum()))
+    counts = (whole.audio_labels != IGNORE).sum(dim=(0, 2)).clamp(min=1).to(device)
+    each = sums.audio / counts
+    weights = None if stage.codebook_weights is None else torch.tensor(stage.codebook_weights, device=device)
+    audio = each.mean() if weights is None else (each * weights).sum() / weights.sum()
+    parts = torch.stack((text, audio, hidden.aux_loss.to(text.dtype) * (piece.size / whole.size)))
+    return parts.sum(), torch.cat((parts, each)).detach()
+
+
+# --- Running out -----------------------------------------------------------------------------------------------------
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: CUDA's own kind, or what torch's allocator on the CPU says."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
+def next_smaller(batch: Batch, positions: int | None) -> int:
+    """The next smaller number of positions to compute at once, which really gives smaller pieces.
+
+    Raises TooLarge where it was computed row by row already.
+    """
+    length, rows = batch.input_ids.shape[2], len(batch.names)
+    tried = rows if positions is None else min(rows, rows_a_piece(batch, positions))
+    if tried == 1:
+        raise TooLarge(
+            f"a single row of {length} positions does not fit into memory; use a card with more, close what else uses it, or a smaller "
+            "max_length (mmo/profiles.py)"
+        )
+    return max(1, min(tried - 1, int(tried * SMALLER))) * length
+
+
+def give_back(device: torch.device) -> None:
+    """Let go of what a failed attempt has left."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

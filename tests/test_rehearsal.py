@@ -1,0 +1,309 @@
+"""The dress rehearsal, at toy sizes: the same commands, the same layouts, small weights."""
+
+import os
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from mmo.profiles import STAND_INS, profile
+from mmo.rehearsal import report
+from mmo.rehearsal import plan as planning
+from mmo.rehearsal import stages
+from mmo.rehearsal.rows import MINI
+from mmo.rehearsal.stages import Ran, RehearsalFailed, Runner, rehearse_notebooks, rehearse_stage
+from mmo.rehearsal.stand_ins import Sizes, downloads_at, write_stand_ins
+
+TOY = Sizes(
+    model=dict(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, vocab_size=1100, talker_hidden_size=32,
+        num_talker_hidden_layers=1, adapter_rank=8, audio_vocab_size=96, audio_pad_token=33, audio_stop_token=34, audio_spk_token=35,
+        audio_hidden_size=24, image_hidden_size=16, image_token_len=4, max_position_embeddings=2048,
+    ),
+    stages=dict(chunk_rows=64),
+    codec=dict(n_filters=4, dimension=32, layers=1, feedforward=64, bins=32, codebooks=8),
+    speech=dict(output_size=24, attention_heads=2, linear_units=32, num_blocks=2, tp_blocks=1),
+    speech_tokens=40,
+    vision=dict(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8),
+    rows=48,
+    decoding=dict(max_text=4, max_frames=3),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def stand_ins(tmp_path_factory):
+    return write_stand_ins("mini", tmp_path_factory.mktemp("downloads"), TOY, say=lambda words: None)
+
+
+@pytest.fixture
+def chosen(stand_ins, tmp_path, monkeypatch):
+    monkeypatch.setenv("MMO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MMO_DOWNLOADS", str(stand_ins))
+    return profile("mini")
+
+
+# --- Stand-ins -------------------------------------------------------------------------------------------------------
+
+
+def test_every_loader_reads_its_stand_in(chosen):
+    """The course's own loaders, not the code that wrote them."""
+    from mmo.chat import ChatTokenizer
+    from mmo.codec import Codec
+    from mmo.doctor import missing_files
+    from mmo.omni import OmniModel
+    from mmo.speech_encoder import SpeechEncoder
+    from mmo.thinker import load_thinker
+    from mmo.vision_encoder import VisionEncoder, open_picture
+
+    assert chosen.stand_ins and missing_files(chosen) == []
+    assert len(ChatTokenizer.load(chosen.tokenizer_dir)) == 1100
+    codec = Codec.load(chosen.codec_file)
+    codes = torch.arange(24).view(1, 8, 3)
+    assert codec.decode(codes).std() > 0, "a codec of empty codebooks says nothing"
+    load_thinker(OmniModel(chosen.model).model, chosen.thinker_file)
+    ear = SpeechEncoder.load(chosen.speech_encoder_dir)
+    features, lengths = ear.encode([np.random.default_rng(0).standard_normal(16_000).astype(np.float32) * 0.1])
+    assert features.shape[2] == 24 and features.std() > 0 and isinstance(ear.spell(features, lengths)[0], str)
+    eye = VisionEncoder.load(chosen.vision_encoder_dir)
+    row = pq.read_table(chosen.data_dir / "sft_i2t_mini.parquet").slice(0, 1).to_pylist()[0]
+    assert eye.encode([open_picture(row["image_bytes"])]).shape == (1, 4, 16)
+
+
+def test_the_real_thing_is_never_touched(stand_ins, tmp_path):
+    (tmp_path / "mine.bin").write_bytes(b"1")
+    with pytest.raises(ValueError, match="no stand-ins"):
+        write_stand_ins("mini", tmp_path, TOY)
+    with pytest.raises(ValueError, match="other sizes"):
+        write_stand_ins("mini", stand_ins, Sizes())
+    with pytest.raises(ValueError, match="downloads nothing"):
+        write_stand_ins("tiny", tmp_path / "new", TOY)
+    assert "MMO_DOWNLOADS" not in os.environ or os.environ["MMO_DOWNLOADS"] != str(tmp_path)
+
+
+def test_stand_ins_are_made_once(stand_ins):
+    before = {path: path.stat().st_mtime_ns for path in stand_ins.rglob("*") if path.is_file() and path.name != STAND_INS}
+    said = []
+    write_stand_ins("mini-moe", stand_ins, TOY, say=said.append)
+    assert not said and before == {path: path.stat().st_mtime_ns for path in before}
+    assert len([path for path in before if path.suffix == ".parquet" and "sft_" in path.name]) == 3
+
+
+def test_without_stand_ins_the_profile_is_the_real_one(tmp_path):
+    with downloads_at(tmp_path):
+        real = profile("mini")
+    assert not real.stand_ins and real.model.hidden_size == 768 and real.codec_file.is_relative_to(tmp_path)
+    assert real.decoding.max_frames == 375 and real.stages["t2a"][0].chunk_rows == 4096
+
+
+# --- Running ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_stage_is_killed_and_goes_on(stand_ins, tmp_path):
+    """A real child process, a real SIGKILL; the log has every step once."""
+    runner = Runner("mini", stand_ins, tmp_path, positions=768)
+    found = rehearse_stage(runner, "t2a", steps=40)
+    assert found.steps == 40 and 1 <= found.killed_at < 40 and found.memory > 100e6
+    assert found.passes["t2a"]["rows"] > 0 and found.passes["t2a"]["seconds"] > 0
+    assert (runner.run_dir / "t2a.safetensors").is_file()
+
+
+def test_a_stage_that_fails_is_told_with_its_last_words(stand_ins, tmp_path):
+    runner = Runner("mini", stand_ins, tmp_path)
+    with pytest.raises(RehearsalFailed, match="(?s)before it saved a state.*no weights"):
+        rehearse_stage(runner, "a2a")
+    with pytest.raises(RehearsalFailed, match="status 2"):
+        runner.expect("train", "--stage", "nothing")
+
+
+def test_a_stage_that_ends_too_soon_is_told(stand_ins, tmp_path, monkeypatch):
+    monkeypatch.setattr(Runner, "run", lambda self, *arguments, kill_when=None: Ran(0, 1.0, 1, ""))
+    with pytest.raises(RehearsalFailed, match="before it could be killed"):
+        rehearse_stage(Runner("mini", stand_ins, tmp_path), "t2a")
+
+
+@pytest.mark.parametrize("spoil, message", [
+    (lambda log: log.pop(1), "steps are"),  # a step lost
+    (lambda log: log.append(dict(log[-1])), "steps are"),  # a step twice
+])  # fmt: skip
+def test_a_log_that_does_not_go_on_is_refused(stand_ins, tmp_path, monkeypatch, spoil, message):
+    runner = Runner("mini", stand_ins, tmp_path)
+    weights = tmp_path / "t2a.safetensors"
+    log = [{"step": step, "pass": "t2a", "rows": 1, "positions": 1, "seconds": 1.0, "processor_seconds": 1.0} for step in range(3)]
+    spoil(log)
+    monkeypatch.setattr(stages, "read_log", lambda path: log)
+    good = Ran(0, 1.0, 1, "going on with stage t2a at pass t2a, step 1\n")
+    with pytest.raises(RehearsalFailed, match="without"):
+        stages.checked(runner, "t2a", weights, (good, good))
+    weights.write_bytes(b"")
+    with pytest.raises(RehearsalFailed, match=message):
+        stages.checked(runner, "t2a", weights, (good, good))
+    with pytest.raises(RehearsalFailed, match="began anew"):
+        stages.checked(runner, "t2a", weights, (good, Ran(0, 1.0, 1, "pass t2a: 3 steps")))
+
+
+def test_memory_is_the_most_that_a_process_held():
+    """300 MB for a moment, given back before it ends; what the parent holds is no part of it."""
+    import subprocess
+    import sys
+
+    mine = np.ones(80_000_000)  # 640 MB
+    process = subprocess.Popen([sys.executable, "-c", "import time; x = bytearray(300_000_000); del x; time.sleep(0.2)"])
+    status, memory = stages.watch(process, None)
+    assert mine.sum() == len(mine)
+    assert status == 0 and 300e6 < memory < 500e6
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    assert stages.watch(process, lambda: True)[0] == -9
+
+
+def test_the_examination_asks_rows_that_were_set_aside(chosen):
+    from mmo.examination import SIZES, Exam
+
+    exam = Exam(chosen, SIZES["rehearse"])
+    assert len(exam.said) == len(exam.asked) == len(exam.shown) == TOY.rows // 16
+    assert all(item.question_sound for item in exam.asked) and all(item.picture for item in exam.shown)
+    assert len(exam.text_prompts(exam.said)) == 3 and exam.text_prompts(exam.said)[0].speaker.shape == (192,)
+
+
+# --- Plans -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_has_every_row_once(chosen):
+    """Rows, steps and positions of an epoch, from one chunk: what the recipe's own loader would say."""
+    counts = {each.name: each for each in planning.count(chosen, rows=64)}
+    assert list(counts) == ["t2a", "a2a-projector", "a2a", "i2t-projector", "i2t"]
+    assert counts["t2a"].rows == MINI["t2a"].rows and counts["a2a"].rows == MINI["a2a"].rows
+    assert counts["i2t"].rows == pytest.approx(MINI["i2t"].rows / 0.6, rel=0.05), "two fifths of its rows are rehearsed"
+    for each in counts.values():
+        assert 0.5 < each.useful <= 1 and each.positions / each.steps <= each.budget and each.operations > 0
+    assert [each.encoded for each in counts.values()] == [{}, {"question_audios": 77_000}, {}, {"image_bytes": 64_000}, {}]
+    with pytest.raises(ValueError, match="mini and mini-moe; tiny"):
+        planning.count(profile("tiny"))
+
+
+def test_a_frozen_pass_costs_two_thirds(chosen):
+    """Gradients of inputs, none of weights; the same rows."""
+    from mmo.bench.flops import Work, forward_flops
+
+    stage = chosen.stages["a2a"][0]
+    assert stage.trainable == "audio_proj"
+    counted = planning.count(chosen, rows=64)
+    assert counted[1].operations / counted[1].positions < 0.8 * counted[2].operations / counted[2].positions
+    assert forward_flops(chosen.model, Work(1, 10, 10, 10, 10, False)) > 0
+
+
+def test_hours_follow_the_measured_pace(chosen):
+    counts = planning.count(chosen, rows=64)
+    pace = {each.name: {"positions": 1000.0, "seconds": 2.0, "processor_seconds": 1.0} for each in counts}
+    figures = {"by": "seconds", "threads": 1, "device": "cpu", "passes": pace, "encoders": {"image_bytes": {"items": 10.0, "seconds": 5.0}}, "memory": {}}
+    plan = planning.from_figures(counts, figures, 14e9)
+    assert plan.lines[0].training == pytest.approx(counts[0].positions * 0.002 / 3600)
+    assert plan.lines[3].encoding == pytest.approx(64_000 * 0.5 / 3600) and plan.lines[1].encoding == 0
+    half = planning.from_figures(counts, figures | {"by": "processor_seconds", "encoders": {}}, 14e9)
+    assert half.lines[0].training == pytest.approx(plan.lines[0].training / 2)
+
+
+def test_a_card_twice_as_fast_takes_half_the_time(chosen):
+    counts = planning.count(chosen, rows=64)
+    memory = {each.name: planning.Memory(1e9, 1e6) for each in counts}
+    slow, fast = (planning.from_card(counts, memory, "rtx3090", share) for share in (0.2, 0.4))
+    assert slow.lines[0].training == pytest.approx(2 * fast.lines[0].training)
+    t4, l4 = (planning.from_card(counts, memory, card, 0.3) for card in ("t4", "l4"))
+    assert t4.lines[0].training / l4.lines[0].training == pytest.approx(121 / 8.1), "a T4 has no bf16"
+    assert any("assumed" in words for words in slow.assumptions)
+    with pytest.raises(ValueError, match="no card 'abacus'"):
+        planning.from_card(counts, memory, "abacus", 0.3)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        planning.from_card(counts, memory, "t4", 2)
+
+
+def test_positions_that_fit():
+    memory = planning.Memory(fixed=2e9, each=1e6)
+    assert memory.fits(14e9, longest=512, most=8192) == 8192
+    assert memory.fits(5e9, longest=512, most=8192) == 2816 and memory.at(2816) <= 5e9 < memory.at(2816 + 256)
+    assert memory.fits(2.4e9, longest=512, most=8192) == 0, "not even one row"
+
+
+def test_what_a_forward_keeps_is_counted(chosen):
+    """More positions keep more, a frozen model keeps less, half precision keeps less."""
+    full = planning.count_memory(chosen, torch.float32, rows=64)
+    half = planning.count_memory(chosen, torch.bfloat16, rows=64)
+    assert all(each.each > 0 for each in full.values())
+    assert full["a2a-projector"].each < full["a2a"].each and half["t2a"].each < full["t2a"].each
+    # At least the hidden states of every block and the logits of eight codebooks must be kept for each position.
+    assert full["t2a"].each > 4 * (3 * 32 * 6)
+
+
+def test_figures_of_another_size_predict_nothing(chosen, tmp_path):
+    with pytest.raises(FileNotFoundError, match="mmo rehearse --profile mini"):
+        report.read_figures(tmp_path, "mini")
+    with pytest.raises(ValueError, match="predict nothing"):
+        report.measured_plan(chosen, {"full_size": False})
+
+
+def test_processor_time_tells_more_where_others_compute():
+    def figures(wall, busy, threads=1):
+        return {"device": "cpu", "threads": threads, "passes": {"x": {"seconds": wall, "processor_seconds": busy}}, "encoders": {}}
+
+    assert report.measured_by(figures(10.0, 9.5)) == "seconds"
+    assert report.measured_by(crowded := figures(80.0, 10.0, threads=2)) == "processor_seconds"
+    assert crowded["passes"]["x"]["processor_seconds"] == 5.0
+    assert report.measured_by(figures(10.0, 1.0) | {"device": "cuda"}) == "seconds"
+
+
+def test_speech_is_decoded_though_the_model_would_stop(stand_ins, chosen, tmp_path):
+    """Codebook 0 may not stop; every frame comes out of the codec."""
+    import json
+
+    import soundfile
+
+    from mmo.generation import Generator, Prompt
+    from mmo.omni import OmniModel, save_model
+    from mmo.rehearsal.speak import Unstoppable
+    from mmo.rehearsal.stages import rehearse_speech
+
+    model, stop = OmniModel(chosen.model), chosen.model.audio_stop_token
+    prompt = Prompt([1, 2, 3], torch.zeros(192))
+    with torch.no_grad():
+        allowed = [kind(model).start([prompt], chosen.decoding, True).allowed for kind in (Generator, Unstoppable)]
+    assert allowed[0][0, stop] == 0 and allowed[1][0, stop] == -torch.inf
+    save_model(model, tmp_path / "m.safetensors")
+    runner = Runner("mini", stand_ins, tmp_path)
+    found = rehearse_speech(runner, tmp_path / "m.safetensors")
+    samples, rate = soundfile.read(tmp_path / "answers" / "speech.wav")
+    assert rate == 24_000 and len(samples) == 3 * 1920 and found["speech_seconds"] == pytest.approx(0.24)
+    assert json.loads((tmp_path / "answers" / "speech.json").read_text())["real_time_factor"] > 0
+
+
+# --- All of it -------------------------------------------------------------------------------------------------------
+
+
+def test_a_whole_rehearsal(tmp_path, monkeypatch):
+    """Stand-ins, a stage killed and resumed, the report; a second call finds what the first has made."""
+    monkeypatch.setenv("MMO_CACHE", str(tmp_path / "cache"))
+    settings = report.Settings("mini", tmp_path, positions=768, steps=30, stages=("t2a",), notebooks=False, answers=False, sizes=TOY)
+    figures = report.rehearse(settings, say=lambda words: None)
+    assert figures == report.read_figures(tmp_path, "mini") and not figures["full_size"]
+    assert figures["stages"]["t2a"]["steps"] == 30 and figures["memory"]["t2a"]["each"] > 0
+    held = figures["stages"]["t2a"]["memory"]
+    line = planning.Memory(figures["memory"]["t2a"]["fixed"], figures["memory"]["t2a"]["each"])
+    assert line.at(768) == pytest.approx(held, rel=0.01), "the line goes through what was measured"
+    report.show_figures(figures)
+
+
+@pytest.mark.slow
+def test_notebooks_run_on_stand_ins(stand_ins, tmp_path):
+    """10 to 13 through papermill, at toy sizes: minutes, most of it the kernels' start and pictures."""
+    found = rehearse_notebooks(Runner("mini", stand_ins, tmp_path, positions=768, say=lambda words: None))
+    assert list(found) == ["t2a", "a2a", "i2t", "talk"] and all(each["seconds"] > 0 for each in found.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mini", "mini-moe"])
+def test_the_real_sizes_fit_fourteen_gigabytes(tmp_path, name):
+    """Full size, the frozen parts too: half an hour and more on two cores, and 2 GB of disk."""
+    figures = report.rehearse(report.Settings(name, tmp_path, memory=14.0), say=print)
+    assert figures["full_size"] and figures["weights"] > (110e6 if name == "mini" else 310e6)
+    assert all(each["memory"] <= 14e9 for kind in ("stages", "answers", "notebooks") for each in figures[kind].values())
+    with downloads_at(tmp_path / "stand-ins"):
+        assert report.measured_plan(profile(name), figures).hours > 0
