@@ -11,7 +11,7 @@ from mmo.loader import BatchesAhead
 from mmo.omni import OmniModel
 from mmo.training import Stepper, open_corpora
 
-TRACED = "aot_eager"  # traces and splits into forward and backward as inductor does, without compiling kernels: seconds less
+TRACED = "eager"  # traces as always, and then runs the graph as it is: compiling kernels takes minutes
 
 
 @pytest.fixture(autouse=True)
@@ -51,8 +51,9 @@ def test_same_losses_and_few_graphs_over_many_shapes(profile, traced, capsys):  
     torch.testing.assert_close(torch.stack(found), torch.stack(wanted), rtol=2e-3, atol=2e-4)
     first = compiled.compilation.graphs
     assert compiled.compilation.reason is None and first <= GRAPHS // 2
-    assert compiled.validate(batches[:4]) == pytest.approx(plain.validate(batches[:4]), rel=1e-2)
-    for number, batch in enumerate(batches_of(profile, 12, "t2a")):
+    held_out, own = (stepper.validate(batches[:2]) for stepper in (compiled, plain))
+    assert (held_out["text"], held_out["audio"]) == pytest.approx((own["text"], own["audio"]), rel=1e-2)
+    for number, batch in enumerate(batches_of(profile, 4, "t2a")):
         compiled.step(batch, number)
     assert compiled.compilation.graphs <= GRAPHS and compiled.compilation.reason is None
 
