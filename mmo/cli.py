@@ -365,6 +365,7 @@ def bench_train(
     updates: Annotated[int, typer.Option("--updates", min=1, help="Different updates a round, short rows to long ones.")] = 2,
     full: Annotated[bool, typer.Option("--full-batch/--no-full-batch", help="Also ours at the padded way's positions an update.")] = True,
     pool: Annotated[int | None, typer.Option("--pool", help="Rows to choose from; default the stage's chunk.", show_default=False)] = None,
+    compile: Annotated[bool, typer.Option("--compile", help="Also ours with its blocks by torch.compile.")] = False,
     rounds: RoundsOption = 3,
     seed: SeedOption = 0,
 ) -> None:
@@ -372,7 +373,7 @@ def bench_train(
     from mmo.bench.train import TrainBench
     from mmo.bench.train import bench_train as measure
 
-    settings = TrainBench(rows, update, updates, rounds, baseline == "padded", full, pool, seed=seed)
+    settings = TrainBench(rows, update, updates, rounds, baseline == "padded", full, pool, compile, seed=seed)
     run_bench(lambda chosen, where: measure(chosen, settings, where), profile, device, json)
 
 
@@ -404,16 +405,18 @@ def bench_load(
     rows: RowsOption = "synthetic",
     baseline: BaselineOption = "padded",
     json: JsonOption = None,
+    device: DeviceOption = None,
     count: Annotated[int, typer.Option("--count", min=1, help="Rows a round.")] = 512,
+    steps: Annotated[int, typer.Option("--steps", min=0, help="Steps of training, to see what the model consumes; 0: without.")] = 24,
     rounds: RoundsOption = 3,
     seed: SeedOption = 0,
 ) -> None:
-    """Rows a second of the loader in one process, and whether its memory grows."""
+    """Rows a second of the loader against those that the model consumes, and whether its memory grows."""
     from mmo.bench.load import LoadBench
     from mmo.bench.load import bench_load as measure
 
-    settings = LoadBench(rows, count, rounds=rounds, baseline=baseline == "padded", seed=seed)
-    run_bench(lambda chosen, where: measure(chosen, settings), profile, "cpu", json)
+    settings = LoadBench(rows, count, rounds=rounds, baseline=baseline == "padded", steps=steps, seed=seed)
+    run_bench(lambda chosen, where: measure(chosen, settings, device=where), profile, device, json)
 
 
 @bench.command("moe")

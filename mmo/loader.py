@@ -114,4 +114,8 @@ class BatchesAhead:
         return self
 
     def __exit__(self, *_) -> None:
-        self.streams.clear()  # ends the processes
+        self.close()
+
+    def close(self) -> None:
+        """End the processes; what they have made and nobody took is forgotten."""
+        self.streams.clear()

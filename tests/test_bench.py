@@ -242,7 +242,10 @@ def test_decode_end_to_end(toy, tmp_path):
 
 
 def test_load_end_to_end(toy, tmp_path):
-    check_report(bench_load(toy, LoadBench(rows=16, batch=8, rounds=1)), tmp_path)
+    report = bench_load(toy, LoadBench(rows=16, batch=8, rounds=1, steps=3))
+    check_report(report, tmp_path)
+    assert report.checks["rows a second that the model consumes"] > 0 and report.checks["memory of the worker, MB"] > 0
+    assert not any("model" in name for name in bench_load(toy, LoadBench(rows=8, rounds=1, steps=0, baseline=False)).ratios)
 
 
 def test_experts_end_to_end(toy, tmp_path):

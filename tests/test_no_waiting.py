@@ -189,3 +189,22 @@ def test_a_step_on_a_card_never_waits(profile, optimiser):  # noqa: F811
             stepper.step(batch, number)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_device_without_the_fused_kernel(profile, monkeypatch):  # noqa: F811
+    """AdamW is then put together from several operations, to the same weights; a step that is not finite still changes nothing."""
+    batch = some_batches(profile, 1)[0]
+    found = {}
+    for kind in ("fused", "not fused"):
+        if kind == "not fused":
+            monkeypatch.setattr("mmo.optimiser._get_fused_kernels_supported_devices", lambda: ["cuda"])
+        torch.manual_seed(0)
+        stepper = Stepper(OmniModel(profile.model).train(), stage_config(), 10, CPU, torch.float32)
+        assert stepper.optimisers.fused == (kind == "fused") == stepper.optimisers.adam.defaults["fused"]
+        for number in range(2):
+            stepper.step(batch, number)
+        found[kind] = [parameter.detach().clone() for parameter in stepper.parameters]
+        spoilt = batch.__class__(**(vars(batch) | {"speaker": torch.full_like(batch.speaker, float("nan"))}))
+        assert stepper.step(spoilt, 2)[-1] == 1
+        assert all(torch.equal(parameter, kept) for parameter, kept in zip(stepper.parameters, found[kind], strict=True))
+    torch.testing.assert_close(found["fused"], found["not fused"], rtol=1e-5, atol=1e-6)

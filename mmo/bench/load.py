@@ -1,12 +1,17 @@
-"""`mmo bench load`: rows a second of the loader in one process, ours against a loader that builds padded rows in Python.
+"""`mmo bench load`: rows a second of the loader, against a loader that builds padded rows in Python, and against what training takes.
 
     ours      packed Arrow rows in a memory map, laid out as tensors, sorted by length, cut into batches (data.Batches)
     padded    the parquet table in memory, each cell through `as_py`, streams and labels as Python lists that are filled code by code,
               everything `length` positions long (the original's dataset/omni_dataset.py)
 
+    ahead     ours in a process of its own (loader.BatchesAhead), as training uses it: through shared memory
+
 Neither draws anything at random, so that both build the same rows (a test says so).  The padded way renders and tokenises with our
-tokenizer, which is not what makes it slow.  A loader is fast enough where its rows a second are a few times those of training
-(`mmo bench train` prints these); memory must not grow from round to round.
+tokenizer, which is not what makes it slow.
+
+A loader is fast enough where its rows a second are a few times those that the model consumes: so `training.Stepper` trains on the same rows,
+in batches of the stage's own budget, with batches made when they are asked for and with batches made ahead; told is for how much of the
+time it stood still.  Memory must not grow from round to round, neither here nor in the worker.
 """
 
 from __future__ import annotations
@@ -18,20 +23,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from mmo.bench.clock import alternate, median_ratio
+from mmo.bench.clock import alternate, median_ratio, seconds_of
 from mmo.bench.report import Line, Report, describe_machine
 from mmo.bench.rows import PADDED_LENGTH, BenchRows, open_bench_rows
 from mmo.config import IGNORE, Draws
-from mmo.data import Layout
+from mmo.data import Batches, Layout
+from mmo.loader import BatchesAhead
+from mmo.omni import OmniModel
 from mmo.profiles import Profile
 from mmo.sequence import audio_start, find_assistant_ranges
+from mmo.training import Stepper
 
-OURS, PADDED = "ours", "padded"
+OURS, PADDED, AHEAD = "ours", "padded", "ours, one process ahead"
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,7 @@ class LoadBench:
     batch: int = 40  # rows of a padded batch: the original's
     rounds: int = 3  # counted; one more warms up
     baseline: bool = True
+    steps: int = 24  # of training, to see what the model takes; 0: without
     padded_length: int = PADDED_LENGTH
     seed: int = 0
 
@@ -123,15 +133,61 @@ class OurLoader:
         self.chunk += 1
 
 
-def bench_load(profile: Profile, settings: LoadBench, folder: Path | None = None) -> Report:
-    """Measure, on the CPU.  folder: for the synthetic file and packed rows, default a temporary one."""
+class AheadLoader:
+    """The same chunks, made by one worker; a round takes one chunk out of it."""
+
+    def __init__(self, batches: Batches, count: int) -> None:
+        self.stream, self.count, self.chunk = BatchesAhead(batches, workers=1), count, 0
+        self.memory: list[int] = []  # bytes that the worker has for itself, after each round
+
+    def __call__(self) -> None:
+        while next(self.stream).position[0] == self.chunk:
+            pass
+        self.chunk += 1
+        self.memory += [child.memory_full_info().uss for child in psutil.Process().children()]
+
+
+@dataclass(frozen=True)
+class Consumed:
+    """Some steps of training."""
+
+    rows_a_second: float  # of the steps themselves
+    waited: float  # share of the whole time
+
+    @classmethod
+    def by_training(cls, stepper: Stepper, batches: Batches, steps: int, workers: int) -> Consumed:
+        """`steps` steps from the first chunk on; the first batch, before which nothing can be hidden, does not count."""
+        rows, waits, works = [], [], []
+        with BatchesAhead(batches, workers=workers) as stream:
+            for number in range(steps + 1):
+                batch = next(stream)
+                waits.append(stream.wait)
+                works.append(seconds_of(lambda: stepper.step(batch, number), stepper.device))
+                rows.append(len(batch.names))
+        waited = sum(waits[1:])
+        return cls(sum(rows[1:]) / sum(works[1:]), waited / (waited + sum(works[1:])))
+
+
+def consumption(profile: Profile, rows: BenchRows, settings: LoadBench, device: torch.device) -> dict[int, Consumed]:
+    """Training on these rows as the T2A stage does it, chunks of `settings.rows` rows, with no worker and with one."""
+    stage = profile.stages["t2a"][0]
+    torch.manual_seed(settings.seed)
+    stepper = Stepper(OmniModel(profile.model).to(device).train(), stage, settings.steps + 2, device, profile.dtype(device))
+    batches = rows.batches(max(stage.token_budget, rows.layout.max_length), settings.rows)
+    return {workers: Consumed.by_training(stepper, batches, settings.steps, workers) for workers in (0, 1)}
+
+
+def bench_load(profile: Profile, settings: LoadBench, folder: Path | None = None, device: torch.device | None = None) -> Report:
+    """Measure; the loader works on the CPU, the model on `device`.  folder: for the synthetic file and packed rows, default a temporary one."""
+    device = device or torch.device("cpu")
     with tempfile.TemporaryDirectory() as temporary:
         rows = open_bench_rows(
             profile, settings.source, folder or Path(temporary), settings.rows, settings.seed, settings.padded_length, Draws.none()
         )
         count = min(settings.rows, len(rows.corpus))
         budget = max(profile.stages["t2a"][0].token_budget, settings.padded_length)
-        arms: dict[str, OurLoader | PaddedLoader] = {OURS: OurLoader(rows, count, budget)}
+        ahead = AheadLoader(rows.batches(budget, count), count)
+        arms: dict[str, OurLoader | PaddedLoader | AheadLoader] = {OURS: OurLoader(rows, count, budget), AHEAD: ahead}
         if settings.baseline:
             arms[PADDED] = PaddedLoader(rows, count, settings.batch)
         for arm in arms.values():
@@ -139,14 +195,26 @@ def bench_load(profile: Profile, settings: LoadBench, folder: Path | None = None
         before = psutil.Process().memory_info().rss
         samples = alternate(arms, settings.rounds, torch.device("cpu"), warm_up=0)
         grown = psutil.Process().memory_info().rss - before
-    rates = {name: arms[name].count / statistics.median(taken) for name, taken in samples.items()}
+        ahead.stream.close()
+        taken = consumption(profile, rows, settings, device) if settings.steps else {}
+    rates = {name: arms[name].count / statistics.median(seconds) for name, seconds in samples.items()}
+    ratios = {"rows a second, ours over padded": median_ratio(samples[PADDED], samples[OURS])} if PADDED in arms else {}
+    checks = {"memory grown over all rounds, MB": grown / 1e6, "memory of the worker, MB": float(np.median(ahead.memory)) / 1e6,
+              "memory of the worker grown over all rounds, MB": (ahead.memory[-1] - ahead.memory[0]) / 1e6}  # fmt: skip
+    if taken:
+        consumed = statistics.median(each.rows_a_second for each in taken.values())
+        ratios["rows a second, ours over what the model consumes"] = rates[OURS] / consumed
+        checks |= {"rows a second that the model consumes": consumed, "the model waits, batches made when asked for, %": 100 * taken[0].waited,
+                   "the model waits, batches made ahead, %": 100 * taken[1].waited}  # fmt: skip
     return Report(
-        title=f"Loading, {profile.name}, {settings.source} rows, one process",
+        title=f"Loading, {profile.name}, {settings.source} rows",
         columns=tuple(arms),
         lines=(Line("rows a second", "", tuple(rates.values())), Line("a row", "ms", tuple(1000 / rate for rate in rates.values()))),
-        ratios={"rows a second, ours over padded": median_ratio(samples[PADDED], samples[OURS])} if PADDED in arms else {},
-        checks={"memory grown over all rounds, MB": grown / 1e6},
-        settings={"profile": profile.name, "rows": settings.source, "rows a round": count, "rounds": settings.rounds, "seed": settings.seed},
-        machine=describe_machine(torch.device("cpu")),
+        ratios=ratios,
+        checks=checks,
+        settings={
+            "profile": profile.name, "rows": settings.source, "rows a round": count, "rounds": settings.rounds, "steps": settings.steps, "seed": settings.seed,
+        },
+        machine=describe_machine(device),
         samples=samples,
-    )
+    )  # fmt: skip

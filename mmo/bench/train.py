@@ -2,6 +2,7 @@
 
     ours              the rows of one update, neighbours in length, padded to the longest of them; `training.Stepper` as it trains
     padded            the same rows, padded to 512 (padded.py)
+    ours, compiled    ours with its blocks by torch.compile, on request
     ours, full batch  as many rows an update as fill the positions that the padded way computes
 
 The first two do the same update on the same rows: that is the ratio at equal rows.  The third makes another update, of more rows:
@@ -13,6 +14,7 @@ any rate); code dropout, codebook weights and averaging are off in both, and bot
 
 from __future__ import annotations
 
+import copy
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
@@ -33,7 +35,7 @@ from mmo.omni import OmniModel
 from mmo.profiles import Profile
 from mmo.training import Stepper
 
-OURS, PADDED, FULL = "ours", "padded", "ours, full batch"
+OURS, PADDED, FULL, COMPILED = "ours", "padded", "ours, full batch", "ours, compiled"
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class TrainBench:
     baseline: bool = True
     full_batch: bool = True
     pool: int | None = None  # rows to choose updates from; default the stage's chunk
+    compiled: bool = False  # also ours by torch.compile
     padded_length: int = PADDED_LENGTH
     seed: int = 0
 
@@ -101,6 +104,11 @@ def make_arms(model: OmniModel, rows: BenchRows, stage: StageConfig, settings: T
         padded.optimiser.step = watches[PADDED]
         wide = [pad_batch(group, config, settings.padded_length) for group in updates]
         arms[PADDED] = Arm(padded.step, wide, [Work.of_padded(each) for each in wide], config)
+    if settings.compiled:  # over a copy of the model: compiling replaces the blocks' forward
+        other = Stepper(copy.deepcopy(model), quiet_stage(stage).replace(compile=True), 1000, device, dtype)
+        if other.compilation.reason is None:
+            watches[COMPILED] = other.optimisers.step = Stopwatch(other.optimisers.step, device)
+            arms[COMPILED] = Arm(lambda batch: other.step(batch, 500)[:3], batches, [Work.of_ours(each, config) for each in batches], config)
     if settings.full_batch:
         budget = max(settings.rows * settings.padded_length, rows.layout.max_length)
         full = [collate(group, config) for group in spread(rows.batches(budget, 1).cut(pool), settings.updates)]
@@ -170,9 +178,10 @@ def train_lines(arms: dict[str, Arm], samples: dict[str, list[float]], watches: 
 
 def train_ratios(arms: dict[str, Arm], samples: dict[str, list[float]]) -> dict[str, float]:
     """Rows a second against the padded way's, at equal rows and at equal positions an update."""
+    ratios = {"rows a second, ours compiled over ours": median_ratio(samples[OURS], samples[COMPILED])} if COMPILED in arms else {}
     if PADDED not in arms:
-        return {}
-    ratios = {"rows a second at equal rows an update, ours over padded": median_ratio(samples[PADDED], samples[OURS])}
+        return ratios
+    ratios["rows a second at equal rows an update, ours over padded"] = median_ratio(samples[PADDED], samples[OURS])
     if FULL in arms:
         more = arms[FULL].rows / arms[PADDED].rows
         ratios["rows a second at equal positions an update, ours over padded"] = more * median_ratio(samples[PADDED], samples[FULL])
