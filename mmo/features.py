@@ -37,6 +37,7 @@ from mmo.rows import BadRow, DataError, file_key, open_parquet, read_batches
 
 SAMPLE_RATE = 16_000
 SHORTEST = 0.1  # seconds; a feature covers 25 ms at least, and augmentation may speed sounds up
+PACE = "pace.json"  # what a making without interruption took: the rehearsal reckons with it
 READ_ROWS = 256  # rows decoded together
 ENCODE_ITEMS = 32  # items encoded together, sorted by size
 FORMAT = 2  # number of the store's layout and of how items are read; a change makes old stores invalid
@@ -365,9 +366,11 @@ class Draft:
         first_item, starts = np.cumsum([0, *self.counts]), np.cumsum([0, *self.lengths])
         np.savez(self.folder / "index.npz", first_item=first_item, starts=starts)
         sums = {"features.f16": self.digest.hexdigest()[:16], "index.npz": file_key(self.folder / "index.npz")}
-        about = {"made": asdict(made), "bad": self.bad, "sums": sums, "items": sum(length > 0 for length in self.lengths)}
+        about = {"made": asdict(made), "bad": self.bad, "sums": sums}
         if self.begun:
-            about |= {"seconds": time.monotonic() - self.begun[0], "processor_seconds": time.process_time() - self.begun[1]}
+            pace = {"column": made.column, "items": sum(length > 0 for length in self.lengths)}
+            pace |= {"seconds": time.monotonic() - self.begun[0], "processor_seconds": time.process_time() - self.begun[1]}
+            (self.folder / PACE).write_text(json.dumps(pace), encoding="utf-8")
         (self.folder / "about.json").write_text(json.dumps(about), encoding="utf-8")
         (self.folder / "journal.jsonl").unlink()
         for file in self.folder.iterdir():

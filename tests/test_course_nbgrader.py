@@ -221,6 +221,8 @@ def nbgrader(folder: Path, *words: str) -> subprocess.CompletedProcess:
     """One command of the real nbgrader, in the course's folder."""
     environment = {name: value for name, value in os.environ.items() if name not in ("MMO_RUNS", "MMO_STRICT")}
     environment |= {"PYTHONPATH": str(catalogue.REPOSITORY), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    # nbgrader calls alembic by its name, which lies beside this Python whether or not its environment is active.
+    environment["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), environment.get("PATH", "")))
     return subprocess.run([sys.executable, "-m", "nbgrader", *words, NAME], cwd=folder, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
 
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from mmo.bench.features import EncodedEachTime, FeaturesBench, bench_features
 from mmo.config import Draws
 from mmo.data import Batches, Corpus, DataFile, Layout
-from mmo.features import FeatureStore, cache_features, made_from
+from mmo.features import PACE, FeatureStore, cache_features, made_from
 from mmo.omni import OmniModel
 from mmo.profiles import profile as named_profile
 from mmo.rows import DataError, open_rows
@@ -37,7 +37,7 @@ def speech(**changes):
 
 
 def files(store):
-    return {file.name: file.read_bytes() for file in store.folder.iterdir()}
+    return {file.name: file.read_bytes() for file in store.folder.iterdir() if file.name != PACE}
 
 
 class Interrupted(KeyboardInterrupt):

@@ -443,11 +443,9 @@ def test_the_commands_say_what_they_did_and_lose_nothing(tmp_path):
 
 
 def test_without_a_place_it_goes_where_the_profile_looks(tmp_path, monkeypatch):
-    from mmo import profiles
-
-    monkeypatch.setattr(profiles, "REPOSITORY", tmp_path)
-    assert interchange.usual_place(ModelConfig()) == tmp_path / "data" / "downloads" / "minimind-3o.safetensors"
-    assert interchange.usual_place(ModelConfig(use_moe=True)) == tmp_path / "data" / "downloads" / "minimind-3o-moe.safetensors"
+    monkeypatch.setenv("MMO_DOWNLOADS", str(tmp_path))
+    assert interchange.usual_place(ModelConfig()) == tmp_path / "minimind-3o.safetensors"
+    assert interchange.usual_place(ModelConfig(use_moe=True)) == tmp_path / "minimind-3o-moe.safetensors"
 
 
 def test_the_file_written_is_one_of_ours(tmp_path):

@@ -79,7 +79,7 @@ def test_pieces_are_all_rows_once_and_small_enough(profile):
         parts = list(pieces(batch, positions))
         assert sum((part.names for part in parts), ()) == batch.names
         assert all(len(part.names) <= rows_a_piece(batch, positions) for part in parts)
-        assert all(part.spoken == bool((part.audio_labels != IGNORE).any()) for part in parts)
+        assert all(bool(part.speaking) == bool((part.audio_labels != IGNORE).any()) for part in parts)
         for name in ("speaker", "audio_features", "image_features"):
             if getattr(batch, name) is not None:
                 assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(batch, name))

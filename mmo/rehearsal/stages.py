@@ -19,6 +19,7 @@ from pathlib import Path
 
 import psutil
 
+from mmo.features import PACE
 from mmo.profiles import REPOSITORY, STAGES, Profile
 from mmo.training import process_peak, read_log
 
@@ -170,10 +171,10 @@ def pace(entries: Sequence[dict]) -> dict[str, float]:
 def encoder_pace(cache: Path) -> dict[str, dict[str, float]]:
     """By column, what the frozen encoders' features cost: items, seconds, processor seconds (all data files together)."""
     found: dict[str, dict[str, float]] = {}
-    for file in cache.rglob("about.json"):
+    for file in cache.rglob(PACE):
         told = json.loads(file.read_text(encoding="utf-8"))
-        if told["items"] and "seconds" in told:  # not where the making was interrupted and gone on with
-            sums = found.setdefault(told["made"]["column"], {"items": 0.0, "seconds": 0.0, "processor_seconds": 0.0})
+        if told["items"]:
+            sums = found.setdefault(told["column"], {"items": 0.0, "seconds": 0.0, "processor_seconds": 0.0})
             for name in sums:
                 sums[name] += told[name]
     return found
