@@ -461,6 +461,45 @@ def course_nbgrader(
         print('nbgrader is not installed here: pip install -c constraints.txt -e ".[class]"')
 
 
+@course.command("wheelhouse")
+def course_wheelhouse(
+    to: Annotated[Path, typer.Argument(metavar="DIR", help="A folder; one that was begun is finished.")],
+    extra_index: Annotated[str | None, typer.Option("--extra-index-url", help="One more address for pip, as of PyTorch's CPU builds.", show_default=False)] = None,
+) -> None:
+    """Collect every package as a wheel, for a room with slow internet."""
+    from mmo.course.wheelhouse import WheelhouseError, course_requirements, make_wheelhouse
+
+    try:
+        made = make_wheelhouse(to, course_requirements(), extra_index=extra_index)
+    except WheelhouseError as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(1) from None
+    print(f"{made.wheels} wheels, {made.size / 1e9:.2f} GB. On each laptop, in the folder of the course:\n\n    {made.command}\n\nHow to go on stands in {made.folder / 'INSTALL.txt'}")
+
+
+@course.command("seat")
+def course_seat(
+    notebooks: Annotated[str, typer.Option("--notebooks", help="Their numbers: 05,07.")],
+    budget: BudgetOption = "full",
+) -> None:
+    """Measure what one seat takes: memory and seconds of one run of a notebook."""
+    from tempfile import TemporaryDirectory
+
+    from mmo.course.release import chosen
+    from mmo.course.seat import measure_seat
+    from mmo.profiles import REPOSITORY
+
+    try:
+        entries = chosen(numbers_in(notebooks), REPOSITORY)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    print("notebook                      memory   private   processor   clock")
+    with TemporaryDirectory(prefix="mmo-seat-") as runs:
+        for entry in entries:
+            seat = measure_seat(entry, budget, Path(runs))
+            print(f"{entry.file:28}{seat.memory / 1e9:6.2f} GB{seat.private / 1e9:7.2f} GB{seat.busy:10.0f} s{seat.seconds:6.0f} s", flush=True)
+
+
 @course.command("build")
 def course_build(
     check: Annotated[bool, typer.Option("--check", help="Write nothing; fail where something is not as it should be.")] = False,
