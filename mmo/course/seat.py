@@ -44,7 +44,7 @@ def measure_seat(entry: Notebook, budget: str, runs: Path, root: Path = REPOSITO
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]), "MMO_RUNS": str(runs), "MMO_STRICT": "1", "OMP_NUM_THREADS": "1",
     }
-    client = NotebookClient(notebook, timeout=CELL_SECONDS, kernel_name="python3", resources={"metadata": {"path": str(root / "solutions")}})
+    client = NotebookClient(notebook, timeout=CELL_SECONDS, kernel_name="python3", extra_arguments=["--log-level=ERROR", "--HistoryManager.hist_file=:memory:"], resources={"metadata": {"path": str(root / "solutions")}})
     begun, peak = time.monotonic(), Peak()
     with client.setup_kernel(env=environment):
         watcher = threading.Thread(target=peak.watch, args=(client.km.provisioner.pid,), daemon=True)
