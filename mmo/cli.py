@@ -490,16 +490,43 @@ def numbers_in(notebooks: str) -> list[str]:
 def course_release(
     to: Annotated[Path, typer.Option("--to", help="A new folder.")],
     notebooks: Annotated[str, typer.Option("--notebooks", help="Their numbers: 05,07. Without it, all.")] = "",
+    variant: Annotated[str | None, typer.Option("--variant", help="Any name: some exercises then ask this class for something else.", show_default=False)] = None,
 ) -> None:
     """Make a clean hand-out for a class: learner's notebooks, package, tiny data; no solutions."""
     from mmo.course.release import release
 
     try:
-        made = release(to, numbers_in(notebooks))
+        made = release(to, numbers_in(notebooks), variant=variant)
     except (ValueError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         raise typer.Exit(1) from None
     print(f"{made.folder}: release {made.stamp}, notebooks {', '.join(entry.number for entry in made.notebooks)}")
+    if variant:
+        print(f"variant {variant!r} asks for something else in {', '.join(made.varied)}; grade it with --variant {variant!r}")
+
+
+@course.command("variant")
+def course_variant(
+    name: Annotated[str, typer.Argument(help="Any name: autumn-26.")],
+    unlike: Annotated[str | None, typer.Option("--unlike", help="Last year's: say where both ask the same.", show_default=False)] = None,
+) -> None:
+    """Show what a variant asks of a class."""
+    from importlib.util import find_spec
+
+    if find_spec("mmo.course.grading") is None:
+        print("this is a hand-out: variants are made in the whole course", file=sys.stderr)
+        raise typer.Exit(1)
+    from mmo.course.grading.variants import tasks_of
+
+    try:
+        tasks, before = tasks_of(name), tasks_of(unlike) if unlike else {}
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    for id, asked in tasks.items():
+        print(f"{id:16}{asked.task.splitlines()[0]}{f'  AS IN {unlike}' if before.get(id) is asked else ''}")
+    alike = sum(before.get(id) is asked for id, asked in tasks.items())
+    if unlike:
+        print(f"{alike} of {len(tasks)} as in {unlike}" + ("; another name may do better" if alike else ""))
 
 
 @course.command("grade")
@@ -511,6 +538,7 @@ def course_grade(
     seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="Processor time for one answer.")] = 20.0,
     memory: Annotated[int, typer.Option("--memory", min=50, help="Megabytes for one answer.")] = 2000,
     marked_points: Annotated[float, typer.Option("--marked-points", min=0, max=1, help="Factor for an answer that calls the package: 1 marks it only, 0 takes its points.")] = 1.0,
+    variant: Annotated[str | None, typer.Option("--variant", help="The hand-out's; none: by the course as it is.", show_default=False)] = None,
 ) -> None:
     """Grade a class: every answer in a process of its own, in hidden cases too."""
     import time
@@ -523,9 +551,9 @@ def course_grade(
     from mmo.course.grading.limits import MEGABYTE, Limits
     from mmo.course.grading.report import show_class
 
-    rules = Rules(Limits(seconds=seconds, memory=memory * MEGABYTE), jobs, marked_points)
     begun = time.monotonic()
     try:
+        rules = Rules(Limits(seconds=seconds, memory=memory * MEGABYTE), jobs, marked_points, variant)
         grades = grade(submissions, out, numbers_in(notebooks), rules)
     except (ValueError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
@@ -539,6 +567,7 @@ def course_nbgrader(
     to: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
     notebooks: Annotated[str, typer.Option("--notebooks", help="Their numbers: 05,07. Without it, all that have exercises.")] = "",
     marked_points: Annotated[float, typer.Option("--marked-points", min=0, max=1, help="Factor for an answer that calls the package.")] = 1.0,
+    variant: Annotated[str | None, typer.Option("--variant", help="Any name: some exercises then ask this class for something else.", show_default=False)] = None,
 ) -> None:
     """Lay out a course for nbgrader: sources with solutions and hidden tests, and its configuration."""
     from importlib.util import find_spec
@@ -549,13 +578,52 @@ def course_nbgrader(
     from mmo.course.grading.nbgrader_course import write_nbgrader_course
 
     try:
-        entries = write_nbgrader_course(to, numbers_in(notebooks), marked_points)
+        entries = write_nbgrader_course(to, numbers_in(notebooks), marked_points, variant=variant)
     except (ValueError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         raise typer.Exit(1) from None
     print(f"{to}: {len(entries)} assignments; how to go on stands in {to / 'README.md'}")
     if find_spec("nbgrader") is None:
         print('nbgrader is not installed here: pip install -c constraints.txt -e ".[class]"')
+
+
+@course.command("wheelhouse")
+def course_wheelhouse(
+    to: Annotated[Path, typer.Argument(metavar="DIR", help="A folder; one that was begun is finished.")],
+    extra_index: Annotated[str | None, typer.Option("--extra-index-url", help="One more address for pip, as of PyTorch's CPU builds.", show_default=False)] = None,
+) -> None:
+    """Collect every package as a wheel, for a room with slow internet."""
+    from mmo.course.wheelhouse import WheelhouseError, course_requirements, make_wheelhouse
+
+    try:
+        made = make_wheelhouse(to, course_requirements(), extra_index=extra_index)
+    except WheelhouseError as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(1) from None
+    print(f"{made.wheels} wheels, {made.size / 1e9:.2f} GB. On each laptop, in the folder of the course:\n\n    {made.command}\n\nHow to go on stands in {made.folder / 'INSTALL.txt'}")
+
+
+@course.command("seat")
+def course_seat(
+    notebooks: Annotated[str, typer.Option("--notebooks", help="Their numbers: 05,07.")],
+    budget: BudgetOption = "full",
+) -> None:
+    """Measure what one seat takes: memory and seconds of one run of a notebook."""
+    from tempfile import TemporaryDirectory
+
+    from mmo.course.release import chosen
+    from mmo.course.seat import measure_seat
+    from mmo.profiles import REPOSITORY
+
+    try:
+        entries = chosen(numbers_in(notebooks), REPOSITORY)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    print("notebook                      memory   private   processor   clock")
+    with TemporaryDirectory(prefix="mmo-seat-") as runs:
+        for entry in entries:
+            seat = measure_seat(entry, budget, Path(runs))
+            print(f"{entry.file:28}{seat.memory / 1e9:6.2f} GB{seat.private / 1e9:7.2f} GB{seat.busy:10.0f} s{seat.seconds:6.0f} s", flush=True)
 
 
 @course.command("build")

@@ -18,7 +18,7 @@ from mmo.rehearsal.stand_ins import Sizes, downloads_at, write_stand_ins
 TOY = Sizes(
     model=dict(
         hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, vocab_size=1100, talker_hidden_size=32,
-        num_talker_hidden_layers=1, adapter_rank=8, audio_vocab_size=96, audio_pad_token=33, audio_stop_token=34, audio_spk_token=35,
+        num_talker_hidden_layers=1, talker_num_attention_heads=4, talker_num_key_value_heads=2, adapter_rank=8, audio_vocab_size=96, audio_pad_token=33, audio_stop_token=34, audio_spk_token=35,
         audio_hidden_size=24, image_hidden_size=16, image_token_len=4, max_position_embeddings=2048,
     ),
     stages=dict(chunk_rows=64),

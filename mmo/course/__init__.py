@@ -19,7 +19,12 @@ In a notebook:
 This package is a leaf: notebooks use it, `mmo/cli.py` calls it, nothing else imports it.
 """
 
+from pathlib import Path
+
 from mmo.course.desk import check, exercise, hint, predict, reveal, solution
 from mmo.course.questions import quiz
+from mmo.course.variant import FILE, use_handed_out
+
+use_handed_out(Path(__file__).resolve().parents[2] / FILE)  # only a hand-out with a variant has it
 
 __all__ = ["check", "exercise", "hint", "predict", "quiz", "reveal", "solution"]

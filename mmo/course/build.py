@@ -23,7 +23,8 @@ import nbformat
 from nbformat import NotebookNode
 
 from mmo.course import teaching
-from mmo.course.catalogue import REPOSITORY, Notebook, read_course, with_table
+from mmo.course.badge import badge_cells
+from mmo.course.catalogue import REPOSITORY, Notebook, read_course, repository_address, with_table
 from mmo.course.exercises import Exercise, exercises_of, find
 from mmo.course.nbgrader import EXERCISE, cell_marks
 from mmo.profiles import runs_root
@@ -101,10 +102,13 @@ def plain_cell(cell: NotebookNode, source: str, id: str) -> NotebookNode:
     return make(source, id=id, metadata=metadata)
 
 
-def learners(text: NotebookNode) -> NotebookNode:
-    """The learner's edition of a text form, marked for nbgrader."""
+def learners(text: NotebookNode, badge: tuple[str, str] | None = None) -> NotebookNode:
+    """The learner's edition of a text form, marked for nbgrader.  badge: two cells below the title, for Colab."""
     ids = cell_ids(text.cells)
     cells = [plain_cell(cell, emptied(cell.source) if cell.cell_type == "code" else cell.source, id) for cell, id in zip(text.cells, ids)]
+    if badge:
+        new = nbformat.v4.new_markdown_cell(badge[0], id="colab-badge"), nbformat.v4.new_code_cell(badge[1], id="colab-setup", metadata={"tags": ["colab"]})
+        cells[1:1] = new
     return marked_for_nbgrader(assembled(cells, {"kernelspec": KERNEL, "language_info": {"name": "python"}}))
 
 
@@ -164,8 +168,9 @@ def contents(edition: Edition) -> dict[Path, str]:
     text = read_text(edition.text)
     before = nbformat.read(edition.solution, 4) if edition.solution.is_file() else None
     try:
-        return {edition.solution: written(solved(text, before)), edition.learner: written(learners(text))}
-    except BuildError as error:
+        badge = badge_cells(repository_address(edition.root), edition.entry.file)
+        return {edition.solution: written(solved(text, before)), edition.learner: written(learners(text, badge))}
+    except ValueError as error:
         raise BuildError(f"{edition.text.name}: {error}") from None
 
 

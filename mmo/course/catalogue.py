@@ -60,6 +60,14 @@ def read_course(root: Path = REPOSITORY) -> tuple[Notebook, ...]:
     return tuple(notebooks)
 
 
+def repository_address(root: Path = REPOSITORY) -> str:
+    """Where the course is published, `repository:` in course.yml; empty where it is not.  Raises ValueError for anything but text."""
+    found = yaml.safe_load((root / "course.yml").read_text(encoding="utf-8")).get("repository") or ""
+    if not isinstance(found, str):
+        raise ValueError(f"course.yml, repository: must be an address, not {found!r}")
+    return found
+
+
 def table(notebooks: tuple[Notebook, ...]) -> str:
     """README's table."""
     lines = ["| | | aim | minutes (tiny) | points |", "|---|---|---|---:|---:|"]

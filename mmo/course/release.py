@@ -4,6 +4,7 @@
     mmo/           the package, without mmo/course/grading, which holds the hidden cases
     data/tiny/     the tiny world
     course.yml, environment.yml, constraints.txt, pyproject.toml, licences, docs/install.md, README.md, RELEASE.json
+    variant.json   with --variant NAME: what this class is asked, and the right results of the checks' cases (mmo/course/variant.py)
 
 No solutions/, no tests, no history.  The package is what the notebooks build, so it does hold the right functions: see
 docs/instructor/grading.md for how to live with that.
@@ -15,10 +16,12 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 from urllib.parse import unquote
 
 import nbformat
@@ -26,8 +29,11 @@ import yaml
 from nbformat import NotebookNode
 
 from mmo import __version__
-from mmo.course.build import BuildError, Edition, leaks, learners, written
+from mmo.course.build import EXERCISE, BuildError, Edition, leaks, learners, plain_cell, written
 from mmo.course.catalogue import REPOSITORY, Notebook, read_course
+from mmo.course.exercises import exercises_of
+from mmo.course.nbgrader import solution_id
+from mmo.course.variant import FILE, write_variant
 
 FILES = ("environment.yml", "constraints.txt", "pyproject.toml", "LICENSE", "LICENSE-text", "docs/install.md")
 FOLDERS = ("mmo", "data/tiny")
@@ -53,6 +59,12 @@ Write your answers into the cells with `@exercise(...)`. `check(...)` says what 
 where you have no answer yet, the package's own function stands in. Functions that an answer needs may stand in other cells; values computed
 elsewhere in the notebook may not be used in it. Hand in the notebooks under their own names.
 """
+OF_A_VARIANT = """
+Some exercises ask your class for something else than the package does; it stands above them, under **In your class**. There the notebook goes
+on with the package's own function, whatever you wrote; try yours as `NAME.yours(…)`.
+"""
+IN_YOUR_CLASS = "**In your class** this exercise asks for something else. {task}\n\nYour function is judged by that. Try it as `{name}.yours(…)`: where the notebook goes on with `{name}`, it is the course's own."
+DOCSTRING = re.compile(r'""".*?"""', re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -62,29 +74,32 @@ class Release:
     folder: Path
     stamp: str  # "0.1.0+3f2a91c0de"
     notebooks: tuple[Notebook, ...]
+    varied: tuple[str, ...] = ()  # ids of the exercises that ask this class for something else
 
 
-def release(to: Path, numbers: Sequence[str] = (), root: Path = REPOSITORY) -> Release:
+def release(to: Path, numbers: Sequence[str] = (), root: Path = REPOSITORY, variant: str | None = None) -> Release:
     """Write a hand-out of the notebooks with these numbers, or of all, into `to`.
 
-    Raises ValueError for an unknown number or a target that holds anything, BuildError where a notebook would show a solution,
+    variant: any name; it chooses what some exercises ask this class (mmo/course/grading/variants).
+    Raises ValueError for an unknown number, a variant of which these notebooks have nothing, or a target that holds anything, BuildError where a notebook would show a solution,
     FileNotFoundError where a part is missing.  Whatever is raised, nothing half-done is left.
     """
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise ValueError(f"{to} is not empty; a hand-out goes into a new folder")
     entries = chosen(numbers, root)
     stamp = version_stamp(root)
+    asked = asked_of(entries, variant) if variant else {}
     unfinished = to.with_name(to.name + ".part")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     try:
-        fill(unfinished, entries, stamp, root)
+        fill(unfinished, entries, stamp, root, variant, asked)
         if to.exists():
             to.rmdir()
         unfinished.rename(to)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    return Release(to, stamp, tuple(entries))
+    return Release(to, stamp, tuple(entries), tuple(asked))
 
 
 def chosen(numbers: Sequence[str], root: Path) -> list[Notebook]:
@@ -94,6 +109,24 @@ def chosen(numbers: Sequence[str], root: Path) -> list[Notebook]:
     if unknown:
         raise ValueError(f"no notebook {', '.join(unknown)}; there are {', '.join(entry.number for entry in course)}")
     return [entry for entry in course if not numbers or entry.number in numbers]
+
+
+def asked_of(entries: Sequence[Notebook], variant: str) -> dict:
+    """Exercise id -> what the variant asks, of the exercises in these notebooks.
+
+    Raises ValueError where there is none, and in a hand-out, which does not hold the variants.
+    """
+    try:
+        from mmo.course.grading.variants import PLAIN, known_name, tasks_of
+    except ModuleNotFoundError:
+        raise ValueError("this is a hand-out: variants are made in the whole course") from None
+    if known_name(variant) == PLAIN:
+        raise ValueError(f"{PLAIN!r} stands for no variant; leave --variant out, or give another name")
+    tasks = tasks_of(variant)
+    ids = [task.id for entry in entries for task in exercises_of(entry.number) if task.id in tasks]
+    if not ids:
+        raise ValueError(f"no exercise of notebooks {', '.join(entry.number for entry in entries)} varies; those that do: {', '.join(tasks)}")
+    return {id: tasks[id] for id in ids}
 
 
 def version_stamp(root: Path) -> str:
@@ -110,7 +143,7 @@ def git(root: Path, *arguments: str) -> str:
     return subprocess.run(["git", "-C", str(root), *arguments], check=True, capture_output=True, text=True).stdout.strip()
 
 
-def fill(folder: Path, entries: Sequence[Notebook], stamp: str, root: Path) -> None:
+def fill(folder: Path, entries: Sequence[Notebook], stamp: str, root: Path, variant: str | None = None, asked: Mapping[str, Any] = MappingProxyType({})) -> None:
     """Write every part of a hand-out."""
     for name in FOLDERS:
         shutil.copytree(root / name, folder / name, ignore=shutil.ignore_patterns(*LEFT_OUT))
@@ -121,10 +154,15 @@ def fill(folder: Path, entries: Sequence[Notebook], stamp: str, root: Path) -> N
     (folder / "notebooks").mkdir()
     names = {entry.file for entry in entries}
     for entry in entries:
-        (folder / "notebooks" / f"{entry.file}.ipynb").write_text(clean_notebook(entry, stamp, names, root), encoding="utf-8")
+        (folder / "notebooks" / f"{entry.file}.ipynb").write_text(clean_notebook(entry, stamp, names, root, variant, asked), encoding="utf-8")
     (folder / "course.yml").write_text(course_file(entries, root), encoding="utf-8")
-    (folder / "README.md").write_text(readme(entries, stamp), encoding="utf-8")
+    (folder / "README.md").write_text(readme(entries, stamp) + (OF_A_VARIANT if asked else ""), encoding="utf-8")
     about = {"release": stamp, "version": __version__, "notebooks": [entry.number for entry in entries], "made": datetime.now(timezone.utc).isoformat(timespec="seconds")}
+    if variant:
+        from mmo.course.grading.variants import asked_in
+
+        about["variant"] = variant
+        write_variant(folder / FILE, variant, {id: task for id, task in asked_in(variant).items() if id in asked})
     (folder / "RELEASE.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
@@ -133,7 +171,7 @@ def without_test_tools(path: Path) -> None:
     path.write_text(path.read_text(encoding="utf-8").replace(".[test]", ".").replace(" and the test tools", ""), encoding="utf-8")
 
 
-def clean_notebook(entry: Notebook, stamp: str, names: set[str], root: Path) -> str:
+def clean_notebook(entry: Notebook, stamp: str, names: set[str], root: Path, variant: str | None = None, asked: Mapping[str, Any] = MappingProxyType({})) -> str:
     """The learner's edition, from the solution's cells, with links that lead somewhere in a hand-out of notebooks `names`.
 
     Raises BuildError where a line of a solution stands in it, FileNotFoundError where there is no solution to make it from.
@@ -144,8 +182,24 @@ def clean_notebook(entry: Notebook, stamp: str, names: set[str], root: Path) -> 
     if found:
         raise BuildError(f"{entry.file}: {'; '.join(found)}")
     without_dead_links(notebook, lambda target: is_handed_out(target, names))
-    notebook.metadata["mmo"] = {"release": stamp}
+    with_tasks(notebook, asked)
+    notebook.metadata["mmo"] = {"release": stamp} | ({"variant": variant} if variant else {})
     return written(notebook)
+
+
+def with_tasks(notebook: NotebookNode, asked: Mapping[str, Any]) -> None:
+    """Say above each varied exercise what is asked, and in its docstring, in place.  Raises BuildError for a stub without a docstring."""
+    cells = []
+    for cell in notebook.cells:
+        ids = [id for id in EXERCISE.findall(cell.source) if id in asked] if cell.cell_type == "code" else []
+        for id in ids:
+            name = re.search(r"^def (\w+)", cell.source, re.MULTILINE)[1]
+            if not DOCSTRING.search(cell.source):
+                raise BuildError(f"{id}: its stub has no docstring to say what a variant asks")
+            cell.source = DOCSTRING.sub(lambda _: f'"""{asked[id].docstring}"""', cell.source, count=1)
+            cells.append(plain_cell(nbformat.v4.new_markdown_cell(), IN_YOUR_CLASS.format(task=asked[id].task, name=name), f"variant-{solution_id(id)}"))
+        cells.append(cell)
+    notebook.cells = cells
 
 
 def without_dead_links(notebook: NotebookNode, lives: Callable[[str], bool]) -> None:

@@ -23,22 +23,27 @@ import psutil
 import torch
 
 from mmo.course import desk
-from mmo.course.exercises import Exercise, Verdict, drawn, find, judge
+from mmo.course.exercises import Exercise, Verdict, drawn, find, judge, standard
 from mmo.course.grading.answers import Answer
 from mmo.course.grading.hidden import hidden_cases
 from mmo.course.grading.limits import Limits, confine
 from mmo.course.grading.marks import Trace, package_codes
+from mmo.course.grading.variants import use
 
 WARM = "MMO_GRADE_WARM"  # environment: numbers of the notebooks that a forking server prepares for
 
 @dataclass(frozen=True)
 class Job:
-    """One answer to be judged.  functions: exercise id -> name, of all exercises in the notebook; closed: folders not to be read."""
+    """One answer to be judged.
+
+    functions: exercise id -> name, of all exercises in the notebook; closed: folders not to be read; variant: what the class was asked.
+    """
 
     answer: Answer
     functions: dict[str, str]
     limits: Limits
     closed: tuple[Path, ...] = ()
+    variant: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ def main(job: Job, channel: Connection, folder: str, printed: str) -> None:
     os.chdir(folder)
     sys.dont_write_bytecode = True
     torch.set_num_threads(1)
+    use(job.variant)
     task = find(job.answer.id)
     cases = hidden_cases(task.id)
     confine(job.limits, Path(folder), job.closed)
@@ -137,7 +143,7 @@ def defined(job: Job) -> Callable:
     """The function that the exercise's cell defines.  Raises what the cell raises; NameError where it defines none."""
     names: dict = {"__name__": "__main__", "__builtins__": builtins}
     exec(compile(job.answer.before, "<other cells>", "exec"), names)
-    names |= {name: find(id).reference for id, name in job.functions.items() if id != job.answer.id}
+    names |= {name: standard(id).reference for id, name in job.functions.items() if id != job.answer.id}
     names["exercise"] = desk.exercise
     file = f"<{job.answer.id}>"
     linecache.cache[file] = (len(job.answer.source), None, job.answer.source.splitlines(keepends=True), file)

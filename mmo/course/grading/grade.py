@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmo.course.build import definitions
@@ -18,17 +18,25 @@ from mmo.course.grading.marks import marks
 from mmo.course.grading.pages import write_pages
 from mmo.course.grading.pool import Outcome, run_all
 from mmo.course.grading.submissions import Submission, collect, handed_in
+from mmo.course.grading.variants import PLAIN, known_name, using
 
 
 @dataclass(frozen=True)
 class Rules:
-    """How a class is graded.  marked_points: the factor for the points of a marked answer; 1 only marks it, 0 takes them."""
+    """How a class is graded.
+
+    marked_points: the factor for the points of a marked answer; 1 only marks it, 0 takes them.  variant: what the class was asked, by name;
+    None where the hand-outs had none, "none" to grade by the course as it is, whatever the files say.
+    """
 
     limits: Limits = Limits()
     workers: int = 2
     marked_points: float = 1.0
+    variant: str | None = None
 
     def __post_init__(self) -> None:
+        if self.variant is not None:
+            known_name(self.variant)
         if not 0 <= self.marked_points <= 1:
             raise ValueError(f"marked_points must lie between 0 and 1, not {self.marked_points}")
 
@@ -54,16 +62,34 @@ class Attempted:
 def grade(folder: Path, out: Path, numbers: Sequence[str] = (), rules: Rules = Rules(), root: Path = REPOSITORY, told: Callable[[str], None] = lambda words: None) -> list[Grade]:
     """Grade a class and write `out`.  numbers: of the notebooks; without them, those that somebody handed in.
 
-    Raises ValueError for an unknown number, a notebook without exercises, a folder without students, or an `out` that holds other things.
+    Raises ValueError for an unknown number, files of a variant where none is named, a notebook without exercises, a folder without students, or an `out` that holds other things.
     """
     refuse_strange(out, folder)
     entries = chosen(numbers, root) if numbers else handed_in(folder, read_course(root))
     if not entries:
         raise ValueError(f"{folder} holds no notebook of the course; name those that were due: --notebooks 05,07")
     submissions = collect(folder, entries)
-    grades = grade_all(submissions, {entry.number: clean(entry, root) for entry in entries}, rules, (root / "solutions", folder, out), told)
-    write_pages(out, entries, submissions, grades)
+    submissions = known_variant(submissions, rules.variant)
+    with using(rules.variant):
+        grades = grade_all(submissions, {entry.number: clean(entry, root) for entry in entries}, rules, (root / "solutions", folder, out), told)
+        write_pages(out, entries, submissions, grades)
     return grades
+
+
+def known_variant(submissions: Sequence[Submission], variant: str | None) -> list[Submission]:
+    """The submissions, with a note where one is of another variant.  Raises ValueError where files are of a variant and none is named.
+
+    The instructor's word counts, never the file's: a file of last year's would choose last year's answers.
+    """
+    strays = [each for each in submissions if each.variant]
+    if strays and variant is None:
+        raise ValueError(f"{strays[0].student}'s {strays[0].notebook.file} is of the variant {strays[0].variant!r}: grade with --variant {strays[0].variant!r}, or with --variant {PLAIN}")
+    found = []
+    for each in submissions:
+        other = not each.problem and variant not in (None, PLAIN) and each.variant != variant
+        note = f"the file is of {f'the variant {each.variant!r}' if each.variant else 'no variant'}, graded by {variant!r}"
+        found.append(replace(each, notes=(*each.notes, note)) if other else each)
+    return found
 
 
 def refuse_strange(out: Path, folder: Path) -> None:
@@ -98,7 +124,7 @@ def clean(entry: Notebook, root: Path) -> Clean:
 def grade_all(submissions: Sequence[Submission], clean_ones: dict[str, Clean], rules: Rules, closed: tuple[Path, ...], told: Callable[[str], None]) -> list[Grade]:
     """A grade for every exercise of every submission, in their order."""
     attempts, found = attempted(submissions, clean_ones)
-    jobs = [Job(each.answer, clean_ones[each.task.notebook].functions, rules.limits, closed) for each in attempts]
+    jobs = [Job(each.answer, clean_ones[each.task.notebook].functions, rules.limits, closed, rules.variant) for each in attempts]
 
     def note(number: int, outcome: Outcome) -> None:
         each = attempts[number]

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import CodeType
 
-from mmo.course.exercises import Exercise
+from mmo.course.exercises import Exercise, standard
 from mmo.course.grading.answers import Answer, parsed
 
 DOTTED = re.compile(r"\b(?:mmo|torch|funasr|moshi)(?:\.\w+)+")
@@ -25,7 +25,7 @@ TOOLS = ("importlib", "inspect", "gc", "ctypes", "sys.modules", "sys.setprofile"
 
 def package_names(task: Exercise) -> tuple[str, ...]:
     """Full names under which the package has what the exercise asks for: "mmo.sequence.delay"."""
-    own = task.reference
+    own = (standard(task.id) if task.variant else task).reference  # what a variant asks is not in the package
     return tuple(dict.fromkeys([*DOTTED.findall(task.package_name), f"{own.__module__}.{own.__qualname__}"]))
 
 

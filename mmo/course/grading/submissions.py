@@ -28,6 +28,7 @@ class Submission:
     cells: tuple[Cell, ...] = ()
     problem: str | None = None
     notes: tuple[str, ...] = ()  # what the student should know: the file was renamed, is of another release
+    variant: str | None = None  # of the hand-out, as the file says
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class File:
     cells: tuple[Cell, ...] = ()
     problem: str | None = None
     release: str | None = None  # the stamp of `mmo course release`, where there is one
+    variant: str | None = None  # its --variant
 
     @property
     def notebooks(self) -> set[str]:
@@ -53,7 +55,8 @@ def read_file(path: Path) -> File:
             return File(path, problem=f"{path.name} has {size / 1e6:.0f} MB, more than {LARGEST_FILE / 1e6:.0f}: clear its outputs and hand it in again")
         found = json.loads(path.read_text(encoding="utf-8"))
         stamp = found.get("metadata", {}).get("mmo", {})
-        return File(path, code_cells(found), release=str(stamp["release"]) if "release" in stamp else None)
+        release, variant = (str(stamp[name]) if name in stamp else None for name in ("release", "variant"))
+        return File(path, code_cells(found), release=release, variant=variant)
     except OSError as error:
         return File(path, problem=f"{path.name} cannot be opened: {error.strerror}")
     except (ValueError, RecursionError) as error:
@@ -99,7 +102,7 @@ def choose(student: str, entry: Notebook, files: Sequence[File]) -> Submission:
         notes.append(f"graded is {file.path.name}, not {', '.join(other.path.name for other in found[1:])}")
     if not exercise_ids(file.cells):
         return Submission(student, entry, problem=f"{file.path.name} holds no exercise cell: every @exercise(...) is gone", notes=tuple(notes))
-    return Submission(student, entry, file.cells, notes=tuple(notes + release_notes(file)))
+    return Submission(student, entry, file.cells, notes=tuple(notes + release_notes(file)), variant=file.variant)
 
 
 def release_notes(file: File) -> list[str]:

@@ -9,11 +9,16 @@ from __future__ import annotations
 import importlib
 import importlib.util
 
-from mmo.course.exercises import TASKS, Case
+from mmo.course.exercises import TASKS, VARIED, Case
+from mmo.course.grading.variants import hidden_of
 
 
 def hidden_cases(id: str) -> tuple[Case, ...]:
-    """The hidden cases of an exercise; none where it has none."""
+    """The hidden cases of an exercise, those of a variant where one is in use; none where it has none."""
+    varied = VARIED.get(id)
+    own = hidden_of(id, varied.variant) if varied else None
+    if own is not None:
+        return own
     module = f"{__name__}.{TASKS.get(id.split('.')[0])}"
     if importlib.util.find_spec(module) is None:
         return ()
