@@ -125,7 +125,7 @@ def ear_of(chosen: Profile, device: torch.device) -> tuple[Frozen, str]:
     if (own := default_encoders(chosen, device).speech) is not None:
         return own, f"the profile's own speech encoder ({chosen.speech_encoder_dir.name})"
     if chosen.model.audio_hidden_size != SENSEVOICE_SMALL["output_size"]:
-        raise FileNotFoundError(f"{chosen.speech_encoder_dir}: no speech encoder, and profile {chosen.name} does not expect SenseVoice-Small's features")
+        raise FileNotFoundError(f"{chosen.speech_encoder_dir}: no speech encoder; SenseVoice-Small's features do not fit profile {chosen.name}")
     settings = Augmentation()
     found = frozen_speech(lambda: full_size_ear(device), 512, "drawn weights", partial(augment, settings=settings), str(settings))
     return found, "a speech encoder of SenseVoice-Small's sizes with drawn weights: the real one has not been fetched"
