@@ -200,7 +200,7 @@ def features(
     stage: Annotated[Literal["a2a", "i2t", "t2a", "all"], typer.Option("--stage", help="Which stage's sounds and pictures.")] = "all",
     profile: ProfileOption = None,
     budget: BudgetOption = "full",
-    check: Annotated[bool, typer.Option("--check", help="Make nothing; read everything again, compare checksums, fail where something is amiss.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Make nothing; read all again, compare checksums, fail where something is amiss.")] = False,
     bench: Annotated[bool, typer.Option("--bench", help="Measure instead: training from the cache against the encoder in every step.")] = False,
     rows: Annotated[int, typer.Option("--rows", min=1, help="With --bench: rows of one update.")] = 8,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="With --bench: rounds that count; one more warms up.")] = 3,

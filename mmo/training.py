@@ -92,7 +92,8 @@ class TrainResult:
     def __str__(self) -> str:
         done = "done" if self.finished else f"paused at step {self.steps} of {self.total_steps}: the same command goes on"
         return (
-            f"{self.stage} {done} after {self.seconds:.0f} s ({self.waited:.1f} s waiting for rows); {self.rows} rows, {self.useful:.1%} of the positions useful, "
+            f"{self.stage} {done} after {self.seconds:.0f} s ({self.waited:.1f} s waiting for rows); {self.rows} rows, "
+            f"{self.useful:.1%} of the positions useful, "
             f"{self.skipped} steps skipped, {len(self.bad_rows)} bad rows, {self.answers_cut} answers and "
             f"{self.stops_cut} stop signs cut off; at most {self.memory / 1e9:.1f} GB of memory"
         )

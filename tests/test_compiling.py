@@ -85,7 +85,13 @@ def test_where_it_fails_training_goes_on_and_says_why(profile, tmp_path, monkeyp
     monkeypatch.setattr("mmo.training.Compilation", lambda *given, **named: Compilation(*given, backend=backend, **named))
     if when == "in a later step":  # the batch shapes of training ask for no further graph: forget those of the trial
         step = Stepper.step
-        monkeypatch.setattr(Stepper, "step", lambda self, batch, number: (torch._dynamo.reset() if number == 3 else None, step(self, batch, number))[1])
+
+        def forgetful(self, batch, number):
+            if number == 3:
+                torch._dynamo.reset()
+            return step(self, batch, number)
+
+        monkeypatch.setattr(Stepper, "step", forgetful)
     result = run(profile, "t2a", tmp_path / "tried", compile=True)
     out = capsys.readouterr().out
     assert out.count("torch.compile is off and training goes on without it: OSError: no C++ compiler was found") == 1

@@ -101,7 +101,11 @@ def test_what_a_crash_tore_is_cut_off(path, tmp_path):
 
 @pytest.mark.parametrize(
     "changes, reason",
-    [(dict(fingerprint="other weights"), "another encoder"), (dict(augmentation="louder still"), "another augmentation"), (None, "the data file has changed")],
+    [
+        (dict(fingerprint="other weights"), "another encoder"),
+        (dict(augmentation="louder still"), "another augmentation"),
+        (None, "the data file has changed"),
+    ],
 )
 def test_a_stale_store_is_refused_with_the_reason(path, tmp_path, changes, reason):
     cache, heard = tmp_path / "cache", []
@@ -207,7 +211,8 @@ def test_the_real_ear_gives_the_cached_batches_too(tmp_path):
 
 def test_bench_end_to_end(tmp_path):
     """Rows of data/tiny through the toy ear and a toy model: both ways give the same losses."""
-    toy = worlds.toy_profile(tmp_path / "toy", model=worlds.MODEL.replace(audio_vocab_size=576, audio_pad_token=513, audio_stop_token=514, audio_spk_token=515))
+    codes = dict(audio_vocab_size=576, audio_pad_token=513, audio_stop_token=514, audio_spk_token=515)
+    toy = worlds.toy_profile(tmp_path / "toy", model=worlds.MODEL.replace(**codes))
     report = bench_features(toy, FeaturesBench(rows=2, rounds=1, pool=4), torch.device("cpu"), tmp_path, (speech(), "a toy ear"))
     assert report.checks["largest difference of a loss"] < 1e-3 and report.checks["largest difference of a feature, of its size"] <= 2**-11
     assert len(report.columns) == 4 and all(ratio > 0 for ratio in report.ratios.values())

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from mmo.augmentation import Augmentation, augment
-from mmo.bench.clock import alternate, median_ratio, seconds_of
+from mmo.bench.clock import ProcessorTime, alternate, median_ratio, seconds_of
 from mmo.bench.report import Line, Report, describe_machine
 from mmo.bench.train import quiet_stage
 from mmo.chat import ChatTokenizer
@@ -125,7 +125,7 @@ def ear_of(chosen: Profile, device: torch.device) -> tuple[Frozen, str]:
     if (own := default_encoders(chosen, device).speech) is not None:
         return own, f"the profile's own speech encoder ({chosen.speech_encoder_dir.name})"
     if chosen.model.audio_hidden_size != SENSEVOICE_SMALL["output_size"]:
-        raise FileNotFoundError(f"{chosen.speech_encoder_dir}: no speech encoder, and profile {chosen.name} does not expect SenseVoice-Small's features")
+        raise FileNotFoundError(f"{chosen.speech_encoder_dir}: no speech encoder; SenseVoice-Small's features do not fit profile {chosen.name}")
     settings = Augmentation()
     found = frozen_speech(lambda: full_size_ear(device), 512, "drawn weights", partial(augment, settings=settings), str(settings))
     return found, "a speech encoder of SenseVoice-Small's sizes with drawn weights: the real one has not been fetched"
@@ -193,14 +193,18 @@ def bench_features(chosen: Profile, settings: FeaturesBench, device: torch.devic
         torch.manual_seed(settings.seed)
         model = OmniModel(chosen.model).to(device).train()
         losses: dict[str, Tensor] = {}
-        samples = {}
+        samples, watches = {}, {}
         for number, name in ((0, "projector learns"), (1, "all learns")):
             stepper = Stepper(model, stage_for(chosen, number), 1000, device, dtype)
-            samples |= alternate(arms_of(ways, stepper, name, losses), settings.rounds, device)
-        parts = alternate({"read": ways.cached, "sounds": ways.sounds, "encoded": ways.encoded}, settings.rounds, device)
+            watches |= (arms := {arm: ProcessorTime(work) for arm, work in arms_of(ways, stepper, name, losses).items()})
+            samples |= alternate(arms, settings.rounds, device)
+        parts = {"read": ProcessorTime(ways.cached), "sounds": ProcessorTime(ways.sounds), "encoded": ProcessorTime(ways.encoded)}
+        alternate(parts, settings.rounds, device)
         one, other = ways.cached().audio_features, ways.encoded().audio_features
     medians = {name: statistics.median(taken) for name, taken in samples.items()}
-    part = {name: 1000 * statistics.median(taken) / settings.rows for name, taken in parts.items()}
+    worked = {name: watch.median(settings.rounds) for name, watch in watches.items()}
+    part = {name: 1000 * watch.median(settings.rounds) / settings.rows for name, watch in parts.items()}
+    names = ("projector learns", "all learns")
     used = len(corpus) * store.copies
     return Report(
         title=f"A2A, {chosen.name}: one update of {settings.rows} rows, features from the cache or from the encoder",
@@ -208,26 +212,27 @@ def bench_features(chosen: Profile, settings: FeaturesBench, device: torch.devic
         lines=(
             Line("one update", "s", tuple(medians.values())),
             Line("rows a second", "", tuple(settings.rows / each for each in medians.values())),
+            Line("one update, processor time", "s", tuple(worked.values())),
         ),
         ratios={
             f"rows a second, {name}: cached over encoder": median_ratio(samples[f"{name}, encoder"], samples[f"{name}, cached"])
-            for name in ("projector learns", "all learns")
-        },
+            for name in names
+        }
+        | {f"processor time an update, {name}: encoder over cached": worked[f"{name}, encoder"] / worked[f"{name}, cached"] for name in names},
         checks={
-            "reading from the cache and stacking, ms a row": part["read"], "reading and augmenting a sound, ms a row": part["sounds"],
-            "with the encoder and stacking, ms a row": part["encoded"], "making the cache, rows a second and copy": used / making,
+            "reading from the cache and stacking, processor ms a row": part["read"],
+            "reading and augmenting a sound, processor ms a row": part["sounds"],
+            "with the encoder and stacking, processor ms a row": part["encoded"], "making the cache, rows a second and copy": used / making,
             "cache, kB a row and copy": store.values.nbytes / used / 1e3, "features a row": len(store.values) / used,
             "largest difference of a feature, of its size": float(((one - other).abs() / other.abs().clamp(min=2**-14)).max()),
-            "largest difference of a loss": max(
-                float((losses[f"{name}, cached"] - losses[f"{name}, encoder"]).abs().max()) for name in ("projector learns", "all learns")
-            ),
+            "largest difference of a loss": max(float((losses[f"{name}, cached"] - losses[f"{name}, encoder"]).abs().max()) for name in names),
         },
         settings={
             "profile": chosen.name, "rows an update": settings.rows, "rounds": settings.rounds, "seed": settings.seed,
             "computed in": str(dtype).removeprefix("torch."),
         },
         machine=describe_machine(device),
-        samples=samples | parts,
+        samples=samples | {f"{name}, processor": watch.seconds[-settings.rounds :] for name, watch in (watches | parts).items()},
         notes=(which,),
     )  # fmt: skip
 

@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from mmo.bench.clock import alternate, median_ratio, seconds_of
+from mmo.bench.clock import ProcessorTime, alternate, median_ratio, seconds_of
 from mmo.bench.report import Line, Report, describe_machine
 from mmo.bench.rows import PADDED_LENGTH, BenchRows, open_bench_rows
 from mmo.config import IGNORE, Draws
@@ -153,19 +153,26 @@ class Consumed:
 
     rows_a_second: float  # of the steps themselves
     waited: float  # share of the whole time
+    work: float  # processor seconds a row
+
+    @property
+    def in_all(self) -> float:
+        """Rows a second of the whole time."""
+        return self.rows_a_second * (1 - self.waited)
 
     @classmethod
     def by_training(cls, stepper: Stepper, batches: Batches, steps: int, workers: int) -> Consumed:
         """`steps` steps from the first chunk on; the first batch, before which nothing can be hidden, does not count."""
         rows, waits, works = [], [], []
+        step = ProcessorTime(stepper.step)
         with BatchesAhead(batches, workers=workers) as stream:
             for number in range(steps + 1):
                 batch = next(stream)
                 waits.append(stream.wait)
-                works.append(seconds_of(lambda: stepper.step(batch, number), stepper.device))
+                works.append(seconds_of(lambda: step(batch, number), stepper.device))
                 rows.append(len(batch.names))
         waited = sum(waits[1:])
-        return cls(sum(rows[1:]) / sum(works[1:]), waited / (waited + sum(works[1:])))
+        return cls(sum(rows[1:]) / sum(works[1:]), waited / (waited + sum(works[1:])), sum(step.seconds[1:]) / sum(rows[1:]))
 
 
 def consumption(profile: Profile, rows: BenchRows, settings: LoadBench, device: torch.device) -> dict[int, Consumed]:
@@ -187,13 +194,15 @@ def bench_load(profile: Profile, settings: LoadBench, folder: Path | None = None
         count = min(settings.rows, len(rows.corpus))
         budget = max(profile.stages["t2a"][0].token_budget, settings.padded_length)
         ahead = AheadLoader(rows.batches(budget, count), count)
-        arms: dict[str, OurLoader | PaddedLoader | AheadLoader] = {OURS: OurLoader(rows, count, budget), AHEAD: ahead}
+        ours = OurLoader(rows, count, budget)
+        arms: dict[str, OurLoader | PaddedLoader | AheadLoader] = {OURS: ours, AHEAD: ahead}
         if settings.baseline:
             arms[PADDED] = PaddedLoader(rows, count, settings.batch)
         for arm in arms.values():
             arm()  # once before memory is looked at: caches fill
         before = psutil.Process().memory_info().rss
-        samples = alternate(arms, settings.rounds, torch.device("cpu"), warm_up=0)
+        watch = ProcessorTime(ours)
+        samples = alternate(arms | {OURS: watch}, settings.rounds, torch.device("cpu"), warm_up=0)
         grown = psutil.Process().memory_info().rss - before
         ahead.stream.close()
         taken = consumption(profile, rows, settings, device) if settings.steps else {}
@@ -204,8 +213,14 @@ def bench_load(profile: Profile, settings: LoadBench, folder: Path | None = None
     if taken:
         consumed = statistics.median(each.rows_a_second for each in taken.values())
         ratios["rows a second, ours over what the model consumes"] = rates[OURS] / consumed
+        load, learn = watch.median(settings.rounds) / count, statistics.median(each.work for each in taken.values())
+        checks |= {"processor time of a row, loading, ms": 1000 * load}
+        if device.type == "cpu":
+            checks |= {"processor time of a row, training, ms": 1000 * learn}
+            ratios["processor time of a row, training over loading"] = learn / load
         checks |= {"rows a second that the model consumes": consumed, "the model waits, batches made when asked for, %": 100 * taken[0].waited,
-                   "the model waits, batches made ahead, %": 100 * taken[1].waited}  # fmt: skip
+                   "the model waits, batches made ahead, %": 100 * taken[1].waited,
+                   "rows a second with all waiting, made when asked for": taken[0].in_all, "the same, made ahead": taken[1].in_all}  # fmt: skip
     return Report(
         title=f"Loading, {profile.name}, {settings.source} rows",
         columns=tuple(arms),
@@ -213,7 +228,8 @@ def bench_load(profile: Profile, settings: LoadBench, folder: Path | None = None
         ratios=ratios,
         checks=checks,
         settings={
-            "profile": profile.name, "rows": settings.source, "rows a round": count, "rounds": settings.rounds, "steps": settings.steps, "seed": settings.seed,
+            "profile": profile.name, "rows": settings.source, "rows a round": count, "rounds": settings.rounds, "steps": settings.steps,
+            "seed": settings.seed,
         },
         machine=describe_machine(device),
         samples=samples,
