@@ -65,7 +65,7 @@ def rows_of(batch: Batch, first: int, end: int) -> Batch:
 
 
 def piece_losses(model: OmniModel, piece: Batch, whole: Batch, stage: StageConfig, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(loss, parts) of a piece: what a piece gives to the loss of the whole batch, and (3 + Q,) what it is made of: the parts of all pieces add up."""
+    """What a piece gives to the loss of the whole batch, and (3 + Q,) what it is made of; those of all pieces add up."""
     hidden = model.hidden_states(**piece.inputs(device), code_dropout=stage.code_dropout)
     sums = loss_sums(model, hidden, piece.text_labels, piece.audio_labels, stage.stop_weight)
     text = sums.text / max(1, int((whole.text_labels != IGNORE).sum()))

@@ -21,7 +21,7 @@ def profile(tmp_path, monkeypatch):
     return worlds.toy_profile(tmp_path)
 
 
-def a_batch(profile, stage, draws=None):
+def a_batch(profile, stage):
     config = profile.stages[stage][-1]
     corpora, shares = open_corpora(profile, config, worlds.toy_encoders())
     batch = next(Batches(corpora, shares, Layout(profile.model, worlds.tokenizer(), 160), 480, chunk_rows=32).start())
@@ -108,6 +108,7 @@ def test_no_step_is_lost_where_memory_runs_out(profile, tmp_path, monkeypatch, c
     for a, b in zip(read_log(enough.log_file), read_log(short.log_file), strict=True):
         assert (a["step"], a["rows"], a["positions"], a["rate"]) == (b["step"], b["rows"], b["positions"], b["rate"])
         assert a["audio"] == pytest.approx(b["audio"], rel=1e-3) and a["text"] == pytest.approx(b["text"], rel=1e-3)
+        assert a["norm"] == pytest.approx(b["norm"], rel=1e-2), "gradients of the failed attempt were counted, too"
 
 
 def test_what_fits_is_remembered_by_the_saved_state(profile, tmp_path, monkeypatch):

@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from mmo.profiles import STAND_INS, profile
-from mmo.rehearsal import report
 from mmo.rehearsal import plan as planning
-from mmo.rehearsal import stages
+from mmo.rehearsal import report, stages
 from mmo.rehearsal.rows import MINI
 from mmo.rehearsal.stages import Ran, RehearsalFailed, Runner, rehearse_notebooks, rehearse_stage
 from mmo.rehearsal.stand_ins import Sizes, downloads_at, write_stand_ins
@@ -33,7 +32,7 @@ TOY = Sizes(
 
 @pytest.fixture(scope="module")
 def stand_ins(tmp_path_factory):
-    return write_stand_ins("mini", tmp_path_factory.mktemp("downloads"), TOY, say=lambda words: None)
+    return write_stand_ins("mini", tmp_path_factory.mktemp("rehearsal") / "stand-ins", TOY, say=lambda words: None)
 
 
 @pytest.fixture
@@ -97,15 +96,6 @@ def test_without_stand_ins_the_profile_is_the_real_one(tmp_path):
 
 
 # --- Running ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_stage_is_killed_and_goes_on(stand_ins, tmp_path):
-    """A real child process, a real SIGKILL; the log has every step once."""
-    runner = Runner("mini", stand_ins, tmp_path, positions=768)
-    found = rehearse_stage(runner, "t2a", steps=40)
-    assert found.steps == 40 and 1 <= found.killed_at < 40 and found.memory > 100e6
-    assert found.passes["t2a"]["rows"] > 0 and found.passes["t2a"]["seconds"] > 0
-    assert (runner.run_dir / "t2a.safetensors").is_file()
 
 
 def test_a_stage_that_fails_is_told_with_its_last_words(stand_ins, tmp_path):
@@ -195,7 +185,8 @@ def test_a_frozen_pass_costs_two_thirds(chosen):
 def test_hours_follow_the_measured_pace(chosen):
     counts = planning.count(chosen, rows=64)
     pace = {each.name: {"positions": 1000.0, "seconds": 2.0, "processor_seconds": 1.0} for each in counts}
-    figures = {"by": "seconds", "threads": 1, "device": "cpu", "passes": pace, "encoders": {"image_bytes": {"items": 10.0, "seconds": 5.0}}, "memory": {}}
+    encoders = {"image_bytes": {"items": 10.0, "seconds": 5.0}}
+    figures = {"by": "seconds", "threads": 1, "device": "cpu", "passes": pace, "encoders": encoders, "memory": {}}
     plan = planning.from_figures(counts, figures, 14e9)
     assert plan.lines[0].training == pytest.approx(counts[0].positions * 0.002 / 3600)
     assert plan.lines[3].encoding == pytest.approx(64_000 * 0.5 / 3600) and plan.lines[1].encoding == 0
@@ -278,17 +269,35 @@ def test_speech_is_decoded_though_the_model_would_stop(stand_ins, chosen, tmp_pa
 # --- All of it -------------------------------------------------------------------------------------------------------
 
 
-def test_a_whole_rehearsal(tmp_path, monkeypatch):
-    """Stand-ins, a stage killed and resumed, the report; a second call finds what the first has made."""
-    monkeypatch.setenv("MMO_CACHE", str(tmp_path / "cache"))
-    settings = report.Settings("mini", tmp_path, positions=768, steps=30, stages=("t2a",), notebooks=False, answers=False, sizes=TOY)
+def test_a_whole_rehearsal(stand_ins, monkeypatch):
+    """Real child processes and a real SIGKILL; the log has every step once, and the report says what was held."""
+    settings = report.Settings(
+        "mini", stand_ins.parent, positions=768, steps=40, memory=14.0, stages=("t2a",), notebooks=False, answers=False, sizes=TOY
+    )
     figures = report.rehearse(settings, say=lambda words: None)
-    assert figures == report.read_figures(tmp_path, "mini") and not figures["full_size"]
-    assert figures["stages"]["t2a"]["steps"] == 30 and figures["memory"]["t2a"]["each"] > 0
-    held = figures["stages"]["t2a"]["memory"]
+    assert figures == report.read_figures(stand_ins.parent, "mini") and not figures["full_size"] and figures["limit"] == 14e9
+    found = figures["stages"]["t2a"]
+    assert found["steps"] == 40 and 1 <= found["killed_at"] < 40 and found["memory"] > 100e6
+    assert figures["passes"]["t2a"]["rows"] > 0 and figures["passes"]["t2a"]["seconds"] > 0
+    assert (stand_ins.parent / "mini" / "mini-rehearse" / "t2a.safetensors").is_file()
     line = planning.Memory(figures["memory"]["t2a"]["fixed"], figures["memory"]["t2a"]["each"])
-    assert line.at(768) == pytest.approx(held, rel=0.01), "the line goes through what was measured"
+    assert line.at(768) == pytest.approx(found["memory"], rel=0.01), "the line goes through what was measured"
     report.show_figures(figures)
+
+
+def test_the_commands_say_what_to_do(tmp_path):
+    from typer.testing import CliRunner
+
+    from mmo.cli import app
+
+    missing = CliRunner().invoke(app, ["plan", "--folder", str(tmp_path)])
+    assert missing.exit_code == 1 and "mmo rehearse --profile mini" in missing.output and "--card" in missing.output
+    unknown = CliRunner().invoke(app, ["plan", "--card", "abacus"])
+    assert unknown.exit_code == 1 and "no card 'abacus'; there are t4, l4, rtx3090" in unknown.output
+    (tmp_path / "stand-ins").mkdir()
+    (tmp_path / "stand-ins" / "mine.bin").write_bytes(b"1")
+    refused = CliRunner().invoke(app, ["rehearse", "--folder", str(tmp_path)])
+    assert refused.exit_code == 1 and "no stand-ins" in refused.output
 
 
 @pytest.mark.slow

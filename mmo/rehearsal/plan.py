@@ -117,10 +117,9 @@ def planned_batches(profile: Profile, stage: str, config: StageConfig, folder: P
     of_file = {each.data: name for name, passes in profile.stages.items() for each in passes}
     mixture = [(stage, 1 - sum(each.share for each in config.rehearsal), config.draws)]
     mixture += [(of_file[each.data], each.share, each.draws) for each in config.rehearsal]
-    corpora = [
-        Corpus([drawn_file(folder, name, MINI[name], profile.model.replace(use_moe=False), rows // 2, seed + STAGES.index(name))], draws, profile.system_prompts)
-        for name, _, draws in mixture
-    ]
+    dense = profile.model.replace(use_moe=False)
+    files = [drawn_file(folder, name, MINI[name], dense, rows // 2, seed + STAGES.index(name)) for name, *_ in mixture]
+    corpora = [Corpus([file], draws, profile.system_prompts) for file, (*_, draws) in zip(files, mixture, strict=True)]
     layout = Layout(profile.model, ChatTokenizer.load(find_profile("tiny").tokenizer_dir), config.max_length)
     batches = Batches(corpora, [share for _, share, _ in mixture], layout, config.token_budget, seed, min(config.chunk_rows, rows))
     begun = time.process_time()
@@ -145,7 +144,8 @@ def count_pass(profile: Profile, stage: str, config: StageConfig, folder: Path, 
     batches, made, seconds = planned_batches(profile, stage, config, folder, rows, seed)
     chunks = (config.epochs or 1) * MINI[stage].rows / batches.rows[0]
     forwards = BACKWARD if config.trainable == "all" else INPUTS_ONLY
-    operations = sum(forwards * forward_flops(profile.model, Work.of_ours(batch, profile.model)) + projector_flops(profile.model, batch) for batch in made)
+    model = profile.model
+    operations = sum(forwards * forward_flops(model, Work.of_ours(batch, model)) + projector_flops(model, batch) for batch in made)
     encoded, encoder_operations = {}, 0.0
     if stage not in seen:
         seen.add(stage)
@@ -287,10 +287,10 @@ def from_card(counts: Sequence[PassCount], memory: dict[str, Memory], name: str,
         tuple(lines),
         (
             *assumptions(),
-            f"the card: {peak / 1e12:g} TFLOP/s {'bf16' if card.bf16 else 'fp32 (it has no bf16)'} and {card.fp32 / 1e12:g} fp32 at most (data sheet); training and the "
-            f"frozen encoders (fp32) reach {share:.0%} of it: assumed, --share changes it",
-            f"memory: weights, AdamW and frozen encoders in fp32, and what a forward keeps for its backward, counted on a processor, with {MARGIN - 1:.0%} on top; "
-            f"at most {FULL:.0%} of {card.memory / 1e9:g} GB. Not measured on the card",
+            f"the card: {peak / 1e12:g} TFLOP/s {'bf16' if card.bf16 else 'fp32 (it has no bf16)'} and {card.fp32 / 1e12:g} fp32 at most (data sheet); "
+            f"training and the frozen encoders (fp32) reach {share:.0%} of it: assumed, --share changes it",
+            "memory: weights, AdamW and frozen encoders in fp32, and what a forward keeps for its backward, counted on a processor, "
+            f"with {MARGIN - 1:.0%} on top; at most {FULL:.0%} of {card.memory / 1e9:g} GB. Not measured on the card",
             "loading: measured on this machine, one process, nothing overlapped; decoding and augmenting sounds and reading pictures are not in it",
         ),
     )
@@ -339,15 +339,21 @@ def show(plan: Plan) -> None:
         table.add_column(column, justify="left" if column == "pass" else "right")
     for line in plan.lines:
         each = line.count
-        fits = "–" if line.positions is None else "too large" if not line.positions else f"{line.positions:,}" + (" (all)" if line.positions >= each.budget else f" of {each.budget:,}")
         table.add_row(
-            each.name, f"{each.rows:,.0f}", f"{each.steps:,.0f}", f"{each.useful:.0%}", hours(line.training), hours(line.encoding), hours(line.loading), fits,
-            f"{line.memory / 1e9:.1f} GB" if line.memory else "–",
+            each.name, f"{each.rows:,.0f}", f"{each.steps:,.0f}", f"{each.useful:.0%}", hours(line.training), hours(line.encoding),
+            hours(line.loading), fitting(line), f"{line.memory / 1e9:.1f} GB" if line.memory else "–",
         )  # fmt: skip
     console = Console(width=140, highlight=False)
     console.print(table)
     for words in plan.assumptions:
         console.print(f"- {words}", style="dim")
+
+
+def fitting(line: Line) -> str:
+    """How many positions go at once, beside the recipe's budget."""
+    if not line.positions:
+        return "–" if line.positions is None else "too large"
+    return f"{line.positions:,} " + ("(all)" if line.positions >= line.count.budget else f"of {line.count.budget:,}")
 
 
 def hours(value: float) -> str:

@@ -175,6 +175,12 @@ def card_plans(chosen: Profile, names: list[str], share: float, rows: int = plan
     return [planning.from_card(counts, memory[torch.bfloat16 if planning.CARDS[name].bf16 else torch.float32], name, share) for name in names]
 
 
+def rates(pace: dict, what: str) -> tuple[str, str, str]:
+    """Rows or items a second by the clock and by processor time, and the seconds."""
+    busy = f"{pace[what] / pace['processor_seconds']:.2f}" if pace["processor_seconds"] else "–"
+    return f"{pace[what] / pace['seconds']:.2f}", busy, f"{pace['seconds']:.0f}"
+
+
 def show_figures(figures: dict) -> None:
     """What was measured, as tables."""
     from rich.console import Console
@@ -191,11 +197,10 @@ def show_figures(figures: dict) -> None:
         table.add_row(name, memory, f"step {told['killed_at']}", str(told["steps"]), "", "", "")
         for each in told["passes"]:
             pace = figures["passes"][each]
-            table.add_row(f"  {each}", "", "", f"{pace['steps']:.0f} timed", f"{pace['rows'] / pace['seconds']:.2f}",
-                          f"{pace['rows'] / pace['processor_seconds']:.2f}" if pace["processor_seconds"] else "–", f"{pace['seconds']:.0f}")  # fmt: skip
+            table.add_row(f"  {each}", "", "", f"{pace['steps']:.0f} timed", *rates(pace, "rows"))
     for column, pace in figures["encoders"].items():
-        table.add_row({"question_audios": "sounds encoded", "image_bytes": "pictures encoded"}[column], "", "", f"{pace['items']:.0f}",
-                      f"{pace['items'] / pace['seconds']:.2f}", f"{pace['items'] / pace['processor_seconds']:.2f}", f"{pace['seconds']:.0f}")  # fmt: skip
+        name = {"question_audios": "sounds encoded", "image_bytes": "pictures encoded"}[column]
+        table.add_row(name, "", "", f"{pace['items']:.0f}", *rates(pace, "items"))
     for kind, told in figures["answers"].items():
         spoke = f"{told['speech_seconds']:.2f} s of speech" if "speech_seconds" in told else "" if told["spoke"] else "no sound"
         table.add_row(f"answer to {kind}", f"{told['memory'] / 1e9:.2f} GB", "", spoke, "", "", f"{told['seconds']:.0f}")

@@ -51,8 +51,8 @@ def assumptions(kinds: dict[str, Kind] = MINI) -> list[str]:
     words = round(i2t.lengths.frames * 0.08 * i2t.lengths.words_a_second)
     return [
         f"rows: T2A {t2a.rows:,}, A2A {a2a.rows:,} (public text), I2T {i2t.rows:,} (chosen by data/manifest.toml)",
-        f"T2A: {t2a.lengths.frames:g} frames an answer (470 h over the rows); shape of the distribution, words a question ({t2a.lengths.question_words:g}) "
-        f"and {t2a.lengths.words_a_second:g} words a second of speech are assumed",
+        f"T2A: {t2a.lengths.frames:g} frames an answer (470 h over the rows); shape of the distribution, words a question "
+        f"({t2a.lengths.question_words:g}) and {t2a.lengths.words_a_second:g} words a second of speech are assumed",
         f"A2A: {a2a.question_seconds:g} s a question (75 h over the rows); answers as long as T2A's: assumed",
         f"I2T: one picture, {i2t.lengths.question_words:g} words asked, {words} answered, none spoken: assumed",
     ]

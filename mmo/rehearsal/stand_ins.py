@@ -1,8 +1,8 @@
 """Stand-ins: random weights and synthetic rows in the real sizes and layouts, where the real ones would lie.
 
-    folder = Path("runs/rehearsal/mini")
-    write_stand_ins("mini", folder)                 # 2.4 GB; what is there already stays
-    MMO_DOWNLOADS=runs/rehearsal/mini mmo train --profile mini --stage t2a --budget rehearse
+    folder = Path("runs/rehearsal/stand-ins")
+    write_stand_ins("mini", folder)                 # 1.9 GB; what is there already stays
+    MMO_DOWNLOADS=runs/rehearsal/stand-ins mmo train --profile mini --stage t2a --budget rehearse
 
 Each part is built by the library that the real one belongs to (moshi, funasr, transformers) and read back by the course's own
 loaders.  The file `stand-ins.json` marks the folder, so that nobody takes it for the real thing: `profile` reads it, and a folder
@@ -202,7 +202,9 @@ def write_speech_encoder(folder: Path, encoder: dict, tokens: int) -> None:
     (folder / "configuration.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     (folder / "am.mvn").write_text(kaldi_mvn([-8.0] * mels * stack, [0.25] * mels * stack), encoding="utf-8")
     write_sentencepiece(folder / BPE_MODEL, tokens)
-    model = SenseVoiceSmall(encoder="SenseVoiceEncoderSmall", encoder_conf=encoder, input_size=mels * stack, vocab_size=tokens, **settings["model_conf"])
+    model = SenseVoiceSmall(
+        encoder="SenseVoiceEncoderSmall", encoder_conf=encoder, input_size=mels * stack, vocab_size=tokens, **settings["model_conf"]
+    )
     torch.save(model.state_dict(), folder / "model.pt")
 
 
