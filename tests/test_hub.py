@@ -123,16 +123,16 @@ def test_the_manifest_brings_every_part_of_the_mini_profile_to_its_place():
 @pytest.mark.parametrize("codec", ["codec", "codec-transformers"])
 def test_after_a_complete_fetch_doctor_misses_nothing(tmp_path, monkeypatch, codec):
     """Either layout of Mimi will do: ModelScope has the second alone."""
-    monkeypatch.setattr(profiles, "REPOSITORY", tmp_path)
+    monkeypatch.setenv("MMO_DOWNLOADS", str(tmp_path))
     chosen = {artefact.name: artefact for artefact in select(read_manifest(), "mini")} | {codec: read_manifest()[codec]}
     if codec == "codec-transformers":
         del chosen["codec"]
     for file in [file for artefact in chosen.values() for file in artefact.files]:
-        (tmp_path / "data" / "downloads" / file.to).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "data" / "downloads" / file.to).touch()
+        (tmp_path / file.to).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file.to).touch()
     assert doctor.missing_files(profiles.mini()) == []
     assert profiles.mini().codec_file.name == {"codec": "tokenizer-e351c8d8-checkpoint125.safetensors"}.get(codec, "model.safetensors")
-    (tmp_path / "data" / "downloads" / "minimind-3o-pytorch" / "llm_768.pth").unlink()
+    (tmp_path / "minimind-3o-pytorch" / "llm_768.pth").unlink()
     assert [Path(name).name for name in doctor.missing_files(profiles.mini())] == ["llm_768.pth"]
 
 
