@@ -225,6 +225,7 @@ def features(
         raise typer.Exit(1) from None
 
 
+@app.command()
 def rehearse(
     profile: Annotated[Literal["mini", "mini-moe"], typer.Option("--profile")] = "mini",
     folder: Annotated[Path | None, typer.Option("--folder", help="Takes stand-ins (1.9 GB) and runs; default runs/rehearsal.", show_default=False)] = None,
