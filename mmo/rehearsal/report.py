@@ -79,12 +79,12 @@ def rehearse(settings: Settings, say: Callable[[str], None] = print) -> dict:
         write_report(target, figures)
     if settings.answers and STAGES[-1] in settings.stages:
         figures["answers"] = rehearse_answers(runner, chosen, question_files(work, chosen))
-        write_report(target, figures)
-    if settings.notebooks:
-        figures["notebooks"] = rehearse_notebooks(runner)
     figures["by"] = measured_by(figures)
     figures["memory"] = memory_lines(chosen, figures, positions)
-    write_report(target, figures)
+    write_report(target, figures)  # enough for a plan, should the notebooks be interrupted
+    if settings.notebooks:
+        figures["notebooks"] = rehearse_notebooks(runner)
+        write_report(target, figures)
     return figures
 
 
