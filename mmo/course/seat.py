@@ -71,12 +71,12 @@ class Peak:
         while not self.over.wait(PAUSE):
             try:
                 self.look(psutil.Process(pid))
-            except psutil.Error:  # it has just ended
-                return
+            except psutil.NoSuchProcess:  # it or a child of it has just ended; `over` ends the watching
+                continue
 
     def look(self, process: psutil.Process) -> None:
         found = [each.memory_full_info() for each in [process, *process.children(recursive=True)]]
         self.memory = max(self.memory, sum(each.rss for each in found))
         self.private = max(self.private, sum(each.uss for each in found))
         times = process.cpu_times()
-        self.busy = times.user + times.system
+        self.busy = times.user + times.system + times.children_user + times.children_system  # of children those that have ended
