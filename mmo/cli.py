@@ -506,17 +506,22 @@ def course_release(
         print(f"variant {variant!r} asks for something else in {', '.join(made.varied)}; grade it with --variant {variant!r}")
 
 
+def whole_course_or_exit(why: str) -> None:
+    """A hand-out has no grading, hidden cases and variants: ends the command there, with the reason."""
+    from importlib.util import find_spec
+
+    if find_spec("mmo.course.grading") is None:
+        print(f"this is a hand-out: {why}", file=sys.stderr)
+        raise typer.Exit(1)
+
+
 @course.command("variant")
 def course_variant(
     name: Annotated[str, typer.Argument(help="Any name: autumn-26.")],
     unlike: Annotated[str | None, typer.Option("--unlike", help="Last year's: say where both ask the same.", show_default=False)] = None,
 ) -> None:
     """Show what a variant asks of a class."""
-    from importlib.util import find_spec
-
-    if find_spec("mmo.course.grading") is None:
-        print("this is a hand-out: variants are made in the whole course", file=sys.stderr)
-        raise typer.Exit(1)
+    whole_course_or_exit("variants are made in the whole course")
     from mmo.course.grading.variants import tasks_of
 
     try:
@@ -543,11 +548,7 @@ def course_grade(
 ) -> None:
     """Grade a class: every answer in a process of its own, in hidden cases too."""
     import time
-    from importlib.util import find_spec
-
-    if find_spec("mmo.course.grading") is None:
-        print("this is a hand-out: grading is done in the whole course, which has the hidden cases", file=sys.stderr)
-        raise typer.Exit(1)
+    whole_course_or_exit("grading is done in the whole course, which has the hidden cases")
     from mmo.course.grading.grade import Rules, grade
     from mmo.course.grading.limits import MEGABYTE, Limits
     from mmo.course.grading.report import show_class
@@ -571,11 +572,7 @@ def course_nbgrader(
     variant: Annotated[str | None, typer.Option("--variant", help="Any name: some exercises then ask this class for something else.", show_default=False)] = None,
 ) -> None:
     """Lay out a course for nbgrader: sources with solutions and hidden tests, and its configuration."""
-    from importlib.util import find_spec
-
-    if find_spec("mmo.course.grading") is None:
-        print("this is a hand-out: the hidden tests are in the whole course", file=sys.stderr)
-        raise typer.Exit(1)
+    whole_course_or_exit("the hidden tests are in the whole course")
     from mmo.course.grading.nbgrader_course import write_nbgrader_course
 
     try:
@@ -584,6 +581,8 @@ def course_nbgrader(
         print(error, file=sys.stderr)
         raise typer.Exit(1) from None
     print(f"{to}: {len(entries)} assignments; how to go on stands in {to / 'README.md'}")
+    from importlib.util import find_spec
+
     if find_spec("nbgrader") is None:
         print('nbgrader is not installed here: pip install -c constraints.txt -e ".[class]"')
 
@@ -612,7 +611,7 @@ def course_seat(
     """Measure what one seat takes: memory and seconds of one run of a notebook."""
     from tempfile import TemporaryDirectory
 
-    from mmo.course.release import chosen
+    from mmo.course.catalogue import chosen
     from mmo.course.seat import measure_seat
     from mmo.profiles import REPOSITORY
 

@@ -60,6 +60,15 @@ def read_course(root: Path = REPOSITORY) -> tuple[Notebook, ...]:
     return tuple(notebooks)
 
 
+def chosen(numbers: Sequence[str], root: Path = REPOSITORY) -> list[Notebook]:
+    """The notebooks of those numbers, in the course's order.  Raises ValueError for an unknown one."""
+    course = read_course(root)
+    unknown = sorted(set(numbers) - {entry.number for entry in course})
+    if unknown:
+        raise ValueError(f"no notebook {', '.join(unknown)}; there are {', '.join(entry.number for entry in course)}")
+    return [entry for entry in course if not numbers or entry.number in numbers]
+
+
 def repository_address(root: Path = REPOSITORY) -> str:
     """Where the course is published, `repository:` in course.yml; empty where it is not.  Raises ValueError for anything but text."""
     found = yaml.safe_load((root / "course.yml").read_text(encoding="utf-8")).get("repository") or ""

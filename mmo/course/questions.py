@@ -30,7 +30,7 @@ from pathlib import Path
 import yaml
 
 from mmo.course import progress
-from mmo.course.desk import Words, framed, strict
+from mmo.course.desk import Words, strict
 from mmo.display import GREEN, RED, is_watched
 
 QUIZZES = Path(__file__).parent / "quizzes"
@@ -209,13 +209,11 @@ class Quiz:
         return {"text/html": self.still(), "text/plain": repr(self)}
 
 
-def quiz(notebook: str, *, live: bool | None = None) -> Quiz | Words:
+def quiz(notebook: str, *, live: bool | None = None) -> Quiz:
     """The quiz of a notebook ("07").  live: with buttons; default: if somebody works in the notebook.
 
-    In a class without quizzes (a hand-out that holds none) it says so and goes on.  Raises QuizError for a broken file.
+    Raises QuizError for a missing or broken file.
     """
-    if not numbers():
-        return framed("This copy of the course holds no quizzes.", "Quiz.")
     return Quiz(notebook, read_quiz(notebook), is_watched() if live is None else live)
 
 

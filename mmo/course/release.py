@@ -30,7 +30,7 @@ from nbformat import NotebookNode
 
 from mmo import __version__
 from mmo.course.build import EXERCISE, BuildError, Edition, leaks, learners, plain_cell, written
-from mmo.course.catalogue import REPOSITORY, Notebook, read_course
+from mmo.course.catalogue import REPOSITORY, Notebook, chosen
 from mmo.course.exercises import exercises_of
 from mmo.course.nbgrader import solution_id
 from mmo.course.variant import FILE, write_variant
@@ -100,15 +100,6 @@ def release(to: Path, numbers: Sequence[str] = (), root: Path = REPOSITORY, vari
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return Release(to, stamp, tuple(entries), tuple(asked))
-
-
-def chosen(numbers: Sequence[str], root: Path) -> list[Notebook]:
-    """The notebooks of those numbers, in the course's order.  Raises ValueError for an unknown one."""
-    course = read_course(root)
-    unknown = sorted(set(numbers) - {entry.number for entry in course})
-    if unknown:
-        raise ValueError(f"no notebook {', '.join(unknown)}; there are {', '.join(entry.number for entry in course)}")
-    return [entry for entry in course if not numbers or entry.number in numbers]
 
 
 def asked_of(entries: Sequence[Notebook], variant: str) -> dict:

@@ -28,8 +28,8 @@ from nbconvert.filters.markdown_mistune import MarkdownWithMath
 from nbformat import NotebookNode
 
 from mmo.course.book import Renderer
-from mmo.course.build import EXERCISE, EXERCISE_LINE, LINK, TAKES_LINE, Edition, emptied
-from mmo.course.catalogue import REPOSITORY, Notebook, read_course
+from mmo.course.build import EXERCISE, EXERCISE_LINE, TAKES_LINE, Edition, emptied
+from mmo.course.catalogue import REPOSITORY, Notebook, chosen
 
 HERE = Path(__file__).parent
 HEADING = re.compile(r"^(#{1,3}) +(.+)$")
@@ -233,11 +233,7 @@ def write_slides(folder: Path, numbers: Sequence[str] = (), root: Path = REPOSIT
 
     Raises ValueError for an unknown number, FileNotFoundError for a notebook that is not there.
     """
-    course = read_course(root)
-    unknown = sorted(set(numbers) - {entry.number for entry in course})
-    if unknown:
-        raise ValueError(f"no notebook {', '.join(unknown)}; there are {', '.join(entry.number for entry in course)}")
-    entries = [entry for entry in course if not numbers or entry.number in numbers]
+    entries = chosen(numbers, root)
     missing = [str(Edition(entry, root).solution) for entry in entries if not Edition(entry, root).solution.is_file()]
     if missing:
         raise FileNotFoundError(f"no such notebook: {', '.join(missing)}; slides are made from the executed solutions, which a hand-out lacks")

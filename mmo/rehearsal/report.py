@@ -9,7 +9,6 @@ Figures are written behind every stage, so that an interrupted rehearsal has lef
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
