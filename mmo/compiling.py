@@ -70,6 +70,7 @@ class Compilation:
         if any(isinstance(block.mlp, MixtureOfExperts) for block in self.blocks):
             self.turn_off("experts are handed their positions by counts that the host must know, which no graph can hold")
             return
+        restore(self.blocks)  # of an earlier pass, which may have learnt other weights
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
         for block in self.blocks:
             block.forward = torch.compile(block.forward, backend=backend, dynamic=True, fullgraph=True)

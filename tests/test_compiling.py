@@ -68,6 +68,16 @@ def test_trying_it_leaves_no_trace(profile, traced):  # noqa: F811
     assert list(plain.tensors()) == list(compiled.tensors())
 
 
+def test_the_next_pass_compiles_the_blocks_and_not_what_was_compiled(profile, traced):  # noqa: F811
+    """A stage's passes share the model: its blocks are compiled anew, from what is written."""
+    model = OmniModel(profile.model).train()
+    for trainable in ("audio_proj", "all"):
+        compiled = Stepper(model, stage_config(trainable=trainable, compile=True), 10, CPU, torch.float32).compilation
+        assert compiled.reason is None
+        for block in compiled.blocks:
+            assert block.forward._torchdynamo_orig_callable.__func__ is type(block).forward
+
+
 def broken(*_):
     raise OSError("no C++ compiler was found")
 
