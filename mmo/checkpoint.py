@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mmo.manifest import downloads_root
 from mmo.profiles import REPOSITORY, STAGES, Profile
 
 
@@ -100,7 +101,7 @@ def latest_weights(profile: Profile, run_dir: Path, before: str | None = None) -
         if stage_file(run_dir, stage).is_file():
             return stage_file(run_dir, stage), f"weights: this run's own, after stage {stage} ({told(stage_file(run_dir, stage))})"
     if profile.checkpoint_file.is_file():
-        origin = "were imported" if profile.checkpoint_file.is_relative_to(REPOSITORY / "data" / "downloads") else "came with the course"
+        origin = "were imported" if profile.checkpoint_file.is_relative_to(downloads_root()) else "came with the course"
         return profile.checkpoint_file, f"weights: the finished ones that {origin} ({told(profile.checkpoint_file)})"
     raise FileNotFoundError(
         f"no weights: neither {' nor '.join(str(stage_file(run_dir, stage)) for stage in stages)} "

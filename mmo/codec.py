@@ -32,7 +32,7 @@ from moshi.models import loaders
 from moshi.models.compression import MimiModel
 from moshi.modules.transformer import RingKVCache, StreamingMultiheadAttention
 from moshi.utils.compile import no_cuda_graph
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -182,8 +182,11 @@ def read_sizes(path: Path, layout: Layout) -> tuple[dict, str]:
 
 def codec_layout(path: str | os.PathLike) -> Layout:
     """Which layout a codec file is in, from its table of names alone.  Raises ValueError where it is no Mimi."""
-    with safe_open(path, framework="pt") as file:
-        return layout_of(file.keys(), str(path))
+    try:
+        with safe_open(path, framework="pt") as file:
+            return layout_of(file.keys(), str(path))
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no safetensors file, or damaged ({error}): fetch it again") from error
 
 
 # --- Figures of codes --------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@
 - **Shapes.**  Batches under a budget of positions have hundreds of shapes.  Padding them to a few would give back what the buckets
   have won, so rows and positions are symbols in the graphs (`dynamic=True`).  What else may differ (one row or several, gradients or none,
   what learns) makes further graphs, at most GRAPHS; beyond, the compiler is given up rather than asked for ever.
-- **Fall-back.**  A missing C++ compiler or Triton, an operation it cannot do, a graph too many: said once, and the run goes on
+- **Fall-back.**  A missing C++ compiler or Triton, an operation it cannot do, a graph too many: said once a pass, and the run goes on
   as if it had never been asked.  The step in which it happens is done again with the same random numbers.
 
 Weights keep their names and the module its class: only `forward` of each block is replaced, in the object.

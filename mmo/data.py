@@ -312,7 +312,6 @@ class Batch:
         }
         return moved | {"text_length": self.text_length, "speaking": self.speaking}
 
-
     def pin_memory(self) -> Batch:
         """The same in pinned memory: a copy to a CUDA device then runs beside the host (`torch.utils.data` calls this)."""
         return replace(self, **{name: value.pin_memory() for name, value in vars(self).items() if isinstance(value, Tensor)})

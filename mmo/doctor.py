@@ -254,7 +254,12 @@ def check_profile(name: str, machine: Machine) -> Finding:
         lacking.append("files: " + ", ".join(missing))
         advice.append("they come with the repository: clone it again" if name.startswith("tiny")
                       else f"mmo fetch --profile {name}")
-    able = f"can run{codec_words(chosen.codec_file)}"
+    able = "can run"
+    try:
+        able += codec_words(chosen.codec_file)
+    except ValueError as error:
+        lacking.append(f"a codec that can be read: {error}")
+        advice.append("clone the repository again" if name.startswith("tiny") else f"mmo fetch --profile {name}")
     return Finding(name, able if not lacking else "lacks " + "; ".join(lacking), not lacking, "; ".join(advice))
 
 

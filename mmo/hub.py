@@ -27,7 +27,6 @@ from mmo.hub_rows import Part, choose, join, open_parquet, read_parts
 from mmo.hub_sources import FetchError, HuggingFace, Interrupted, ModelScope, Remote, Share, Source, read_lock, told, write_lock
 from mmo.manifest import Artefact, File, downloads_root, read_manifest, select
 
-DOWNLOADS = downloads_root()
 INCOMING = ".incoming"  # unfinished files, on the same disk as their places
 RESERVE = 1_000_000_000  # bytes left free: a disk filled to the brim stops more than a download
 WAITS = (2.0, 8.0, 30.0)  # seconds before another try, where a connection broke off
@@ -63,7 +62,7 @@ def fetch(
 
     Raises FetchError where something cannot be had or is not what it should be, ValueError where there is no such name.
     """
-    root, source = root or DOWNLOADS, source or HuggingFace()
+    root, source = root or downloads_root(), source or HuggingFace()
     chosen = select(read_manifest(), profile, stage, names)
     states = inspect(chosen, root)
     refuse_changed(states, root)
@@ -78,7 +77,7 @@ def fetch(
 def check(profile: str, stage: str | None = None, names: Sequence[str] = (), root: Path | None = None, full: bool = False,
           say: Say = print) -> bool:  # fmt: skip
     """Is everything there and unchanged?  Nothing is fetched.  full: read every file again, instead of its size and time alone."""
-    root = root or DOWNLOADS
+    root = root or downloads_root()
     states = inspect(select(read_manifest(), profile, stage, names), root, full)
     wrong = [state for state in states if state.word != "there" and not (state.word == "missing" and state.file.optional)]
     for state in wrong:

@@ -1,7 +1,7 @@
 """When memory runs out: a batch computed in pieces, one after the other, with the loss and the gradients of the whole.
 
     for piece in pieces(batch, 4096):       # rows of the batch, at most 4096 positions a piece
-        loss, parts = piece_losses(model, piece, batch, stage, device)
+        loss, parts = losses_of(model, piece, stage, device, whole=batch)        # training.py
         loss.backward()                     # gradients add up to those of the whole batch
 
 A mean over pieces is not the mean over the batch, for pieces hold unlike numbers of labels: every piece's sums are divided by the
@@ -17,11 +17,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
-from mmo.config import IGNORE, StageConfig
+from mmo.config import IGNORE
 from mmo.data import Batch
-from mmo.omni import OmniModel, loss_sums
 
 SMALLER = 0.75  # of the positions that were too many
 
@@ -46,35 +44,20 @@ def pieces(batch: Batch, positions: int | None) -> Iterator[Batch]:
 
 
 def rows_of(batch: Batch, first: int, end: int) -> Batch:
-    """Some of a batch's rows, no longer than they need to be."""
-    ids, Q = batch.input_ids[first:end], batch.audio_labels.shape[1]
+    """Some of a batch's rows, padded as the whole is; `useful`, `position` and what was cut off stay those of the whole."""
     audio_labels, text_labels = batch.audio_labels[first:end], batch.text_labels[first:end]
     written = (text_labels != IGNORE).any(dim=0).nonzero()
     cut = {name: None if (value := getattr(batch, name)) is None else value[first:end]
            for name in ("speaker", "audio_features", "audio_lengths", "image_features")}  # fmt: skip
-    assert ids.shape[1] == Q + 1
     return replace(
         batch,
-        input_ids=ids,
+        input_ids=batch.input_ids[first:end],
         text_labels=text_labels,
         audio_labels=audio_labels,
         text_length=min(batch.text_length, int(written[-1]) + 1) if len(written) else 0,
         names=batch.names[first:end],
         **cut,
     )
-
-
-def piece_losses(model: OmniModel, piece: Batch, whole: Batch, stage: StageConfig, device: torch.device) -> tuple[Tensor, Tensor]:
-    """What a piece gives to the loss of the whole batch, and (3 + Q,) what it is made of; those of all pieces add up."""
-    hidden = model.hidden_states(**piece.inputs(device), code_dropout=stage.code_dropout)
-    sums = loss_sums(model, hidden, piece.text_labels, piece.audio_labels, stage.stop_weight)
-    text = sums.text / max(1, int((whole.text_labels != IGNORE).sum()))
-    counts = (whole.audio_labels != IGNORE).sum(dim=(0, 2)).clamp(min=1).to(device)
-    each = sums.audio / counts
-    weights = None if stage.codebook_weights is None else torch.tensor(stage.codebook_weights, device=device)
-    audio = each.mean() if weights is None else (each * weights).sum() / weights.sum()
-    parts = torch.stack((text, audio, hidden.aux_loss.to(text.dtype) * (piece.size / whole.size)))
-    return parts.sum(), torch.cat((parts, each)).detach()
 
 
 # --- Running out -----------------------------------------------------------------------------------------------------

@@ -67,13 +67,14 @@ class Profile:
     decoding: Decoding = Decoding()  # how its answers are chosen
     changes: str = ""  # "learning_rate=0.0003": settings that are not the profile's own
 
+    held_out: HeldOut | None = None  # rows of the training files that are set aside; None where held-out files are shipped
+    positions_at_once: int | None = None  # batches of more are computed in pieces (pieces.py); None: as memory allows
+    stand_ins: bool = False  # weights and rows are `mmo rehearse`'s own: nothing that comes out means anything
+
     @property
     def full_name(self) -> str:
         """The word that gives this profile again, changed settings included."""
         return f"{self.name},{self.changes}" if self.changes else self.name
-    held_out: HeldOut | None = None  # rows of the training files that are set aside; None where held-out files are shipped
-    positions_at_once: int | None = None  # batches of more are computed in pieces (pieces.py); None: as memory allows
-    stand_ins: bool = False  # weights and rows are `mmo rehearse`'s own: nothing that comes out means anything
 
     def device(self) -> torch.device:
         """Where to compute: a CUDA device if there is one, else the CPU."""

@@ -39,14 +39,14 @@ from mmo.checkpoint import (
     without_prefix,
 )  # fmt: skip
 from mmo.compiling import Compilation
-from mmo.config import Draws, StageConfig
+from mmo.config import IGNORE, Draws, StageConfig
 from mmo.data import Batch, Batches, Corpus, Counts, DataFile, Layout, find_files
 from mmo.features import Frozen, cache_features, folder_fingerprint, frozen_speech, frozen_vision
 from mmo.held_out import kept_rows, validation_file
 from mmo.loader import BatchesAhead, default_workers
-from mmo.omni import TIED, OmniModel, load_model, loss_sums, save_model, start_talker
+from mmo.omni import TIED, OmniModel, carry, load_model, loss_sums, save_model, start_talker
 from mmo.optimiser import Average, Optimisers, choose_trainable, rate_factor
-from mmo.pieces import TooLarge, give_back, is_out_of_memory, next_smaller, piece_losses, pieces
+from mmo.pieces import TooLarge, give_back, is_out_of_memory, next_smaller, pieces
 from mmo.profiles import BUDGETS, STAGES, Profile
 from mmo.profiles import run_dir as default_run_dir
 from mmo.rows import BadRow, open_rows
@@ -234,14 +234,24 @@ def validation_batches(profile: Profile, stage: StageConfig, encoders: Encoders,
 # --- One step ----------------------------------------------------------------------------------------------------
 
 
-def losses_of(model: OmniModel, batch: Batch, stage: StageConfig, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The loss of a batch, and (3 + Q,) what it is made of: text, audio, auxiliary, each codebook unweighted."""
+def losses_of(
+    model: OmniModel, batch: Batch, stage: StageConfig, device: torch.device, whole: Batch | None = None
+) -> tuple[Tensor, Tensor]:
+    """The loss of a batch, and (3 + Q,) what it is made of: text, audio, auxiliary, each codebook unweighted.
+
+    whole: the batch of which this is a piece (pieces.py); the losses of all pieces then add up to those of the whole.
+    """
     hidden = model.hidden_states(**batch.inputs(device), code_dropout=stage.code_dropout)
     sums = loss_sums(model, hidden, batch.text_labels, batch.audio_labels, stage.stop_weight)
+    aux = hidden.aux_loss
+    if whole:
+        text_count, audio_count = (whole.text_labels != IGNORE).sum(), (whole.audio_labels != IGNORE).sum(dim=(0, 2))
+        sums = replace(sums, text_count=carry(text_count, device), audio_count=carry(audio_count, device))
+        aux = aux * (batch.size / whole.size)
     weights = None if stage.codebook_weights is None else constants(stage.codebook_weights, device)
     text, audio = sums.text_loss(), sums.audio_loss(weights)
     each = sums.audio / sums.audio_count.clamp(min=1)
-    parts = torch.stack((text, audio, hidden.aux_loss.to(text.dtype)))
+    parts = torch.stack((text, audio, aux.to(text.dtype)))
     return parts.sum(), torch.cat((parts, each)).detach()
 
 
@@ -273,7 +283,7 @@ class Stepper:
     def step(self, batch: Batch, number: int) -> Tensor:
         """One update; (5 + Q,) on the device: text, audio, auxiliary, each codebook, norm of the gradient, skipped."""
         self.optimisers.set_rate(rate_factor(number, self.steps, self.stage))
-        loss, parts = self.gradients(batch)
+        loss, parts = self.losses(batch)
         if all(parameter.grad is None for parameter in self.parameters):  # only a projector learns, and nothing here goes through it
             return torch.cat((parts, parts.new_zeros(2)))
         try:
@@ -288,8 +298,8 @@ class Stepper:
         self.average.update()
         return torch.cat((parts, torch.stack((norm.detach(), bad))))
 
-    def gradients(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Loss and parts of a batch; its gradients are left in the parameters.
+    def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Loss and parts of a batch; where gradients are wanted they are left in the parameters.
 
         Where memory runs out, the same batch is computed anew in smaller pieces, and so are all that follow: no step is lost.
         Raises TooLarge where a single row is too much.
@@ -297,8 +307,8 @@ class Stepper:
         while True:
             try:
                 if self.compilation:
-                    return self.compilation.run(lambda: self.attempt(self.model, batch), undo=self.optimisers.zero_grad)
-                return self.attempt(self.model, batch)
+                    return self.compilation.run(lambda: self.attempt(batch), undo=self.optimisers.zero_grad)
+                return self.attempt(batch)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
@@ -311,15 +321,12 @@ class Stepper:
                 f"the losses are the same, a step takes a little longer. MMO_POSITIONS={self.positions} begins so"
             )
 
-    def attempt(self, model: OmniModel, batch: Batch) -> tuple[Tensor, Tensor]:
+    def attempt(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Loss and parts, whole or in pieces; with gradients where these are wanted."""
         loss = parts = 0.0
         for piece in pieces(batch, self.positions):
             with self.autocast():
-                if piece is batch:
-                    this, made_of = losses_of(model, batch, self.stage, self.device)
-                else:
-                    this, made_of = piece_losses(model, piece, batch, self.stage, self.device)
+                this, made_of = losses_of(self.model, piece, self.stage, self.device, None if piece is batch else batch)
             if this.requires_grad:
                 this.backward()
             loss, parts = loss + this.detach(), parts + made_of
@@ -329,9 +336,9 @@ class Stepper:
     def validate(self, batches: Sequence[Batch]) -> dict:
         """Losses of the averaged weights on held-out batches, without dropout."""
         totals, rows = 0.0, 0
-        with self.averaged() as model:
+        with self.averaged():
             for batch in batches:
-                _, parts = self.attempt(model, batch)
+                _, parts = self.losses(batch)
                 totals, rows = totals + parts * len(batch.names), rows + len(batch.names)
         return named(totals / rows) if rows else {}
 

@@ -210,6 +210,14 @@ def test_doctor_names_missing_files_and_what_brings_them(profiles):
     assert not mini.fine and mini.advice == "mmo fetch --profile mini"
 
 
+def test_doctor_names_a_damaged_codec_and_goes_on(profiles):
+    """A pointer of git-lfs, or a download cut short, lies where Mimi should."""
+    (profiles / "tiny" / "codec_file").rmdir()
+    (profiles / "tiny" / "codec_file").write_bytes(b"version https://git-l")
+    tiny = doctor.check_profile("tiny", LARGE)
+    assert not tiny.fine and "no safetensors file, or damaged" in tiny.found and "clone" in tiny.advice
+
+
 def test_doctor_names_missing_training_data(profiles):
     (profiles / "tiny" / "data_dir" / "t2a-train.parquet").unlink()
     tiny = doctor.check_profile("tiny", LARGE)

@@ -93,7 +93,7 @@ def server(manifest, monkeypatch, tmp_path):
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    monkeypatch.setattr(hub, "DOWNLOADS", tmp_path / "downloads")
+    monkeypatch.setenv("MMO_DOWNLOADS", str(tmp_path / "downloads"))
     return tmp_path / "downloads"
 
 
@@ -336,7 +336,7 @@ def test_a_file_put_there_by_hand_is_taken_if_it_is_the_published_one_and_refuse
 def test_a_class_fetches_from_the_teachers_folder_without_any_hub(server, root, tmp_path, monkeypatch):
     assert mmo().exit_code == 0
     shutil.copytree(root, tmp_path / "share")
-    monkeypatch.setattr(hub, "DOWNLOADS", tmp_path / "pupil")
+    monkeypatch.setenv("MMO_DOWNLOADS", str(tmp_path / "pupil"))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     done = mmo("--from", tmp_path / "share")
     assert done.exit_code == 0, done.output
@@ -348,7 +348,7 @@ def test_a_class_fetches_from_the_teachers_folder_without_any_hub(server, root, 
 def test_a_damaged_or_unfinished_share_is_refused(server, root, tmp_path, monkeypatch):
     assert mmo("t2a-mini").exit_code == 0
     shutil.copytree(root, tmp_path / "share")
-    monkeypatch.setattr(hub, "DOWNLOADS", tmp_path / "pupil")
+    monkeypatch.setenv("MMO_DOWNLOADS", str(tmp_path / "pupil"))
     (tmp_path / "share" / T2A).write_bytes(noise(300_000, 99))
     done = mmo("t2a-mini", "--from", tmp_path / "share")
     assert done.exit_code == 1 and "not what is published" in done.output

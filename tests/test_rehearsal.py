@@ -70,6 +70,7 @@ def test_every_loader_reads_its_stand_in(chosen):
 
 
 def test_the_real_thing_is_never_touched(stand_ins, tmp_path):
+    before = os.environ.get("MMO_DOWNLOADS")
     (tmp_path / "mine.bin").write_bytes(b"1")
     with pytest.raises(ValueError, match="no stand-ins"):
         write_stand_ins("mini", tmp_path, TOY)
@@ -77,7 +78,8 @@ def test_the_real_thing_is_never_touched(stand_ins, tmp_path):
         write_stand_ins("mini", stand_ins, Sizes())
     with pytest.raises(ValueError, match="downloads nothing"):
         write_stand_ins("tiny", tmp_path / "new", TOY)
-    assert "MMO_DOWNLOADS" not in os.environ or os.environ["MMO_DOWNLOADS"] != str(tmp_path)
+    assert not (tmp_path / "new").exists()
+    assert os.environ.get("MMO_DOWNLOADS") == before
 
 
 def test_stand_ins_are_made_once(stand_ins):

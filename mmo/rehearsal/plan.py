@@ -252,7 +252,7 @@ class Line:
 
     @property
     def hours(self) -> float:
-        return self.training + self.encoding + self.loading
+        return self.encoding + max(self.training, self.loading)  # batches are made beside the training (loader.py)
 
 
 @dataclass(frozen=True)
@@ -291,7 +291,7 @@ def from_card(counts: Sequence[PassCount], memory: dict[str, Memory], name: str,
             f"training and the frozen encoders (fp32) reach {share:.0%} of it: assumed, --share changes it",
             "memory: weights, AdamW and frozen encoders in fp32, and what a forward keeps for its backward, counted on a processor, "
             f"with {MARGIN - 1:.0%} on top; at most {FULL:.0%} of {card.memory / 1e9:g} GB. Not measured on the card",
-            "loading: measured on this machine, one process, nothing overlapped; decoding and augmenting sounds and reading pictures are not in it",
+            "loading: measured on this machine, one process beside the training (mmo/loader.py), so the longer of the two counts; decoding and augmenting sounds and reading pictures are not in it",
         ),
     )
 
@@ -324,7 +324,7 @@ def from_figures(counts: Sequence[PassCount], figures: dict, limit: float) -> Pl
             *assumptions(),
             "a position costs in the real run what it cost in the few steps of the rehearsal",
             f"positions that fit: within {limit / 1e9:.1f} GB, on the line from what the rehearsal held and what each position adds (counted)",
-            "loading: measured on this machine, one process, nothing overlapped",
+            "loading: measured on this machine, one process beside the training (mmo/loader.py), so the longer of the two counts",
         ),
     )
 

@@ -110,7 +110,9 @@ def watch(process: subprocess.Popen, kill_when: Callable[[], bool] | None) -> tu
     peak = 0
     while process.poll() is None:
         with contextlib.suppress(psutil.Error, OSError):  # it may end between two looks
-            peak = max(peak, process_peak(process.pid))
+            # A loader's process shares most of its memory with its parent: only its own counts.
+            beside = sum(each.memory_full_info().uss for each in psutil.Process(process.pid).children(recursive=True))
+            peak = max(peak, process_peak(process.pid) + beside)
         if kill_when and kill_when():
             process.kill()
             kill_when = None
@@ -149,20 +151,24 @@ def checked(runner: Runner, stage: str, weights: Path, ran: Sequence[Ran]) -> St
         raise RehearsalFailed(f"{stage} came to its end without {weights}")
     if [entry["step"] for entry in log] != list(range(len(log))):
         raise RehearsalFailed(f"{stage}: the log's steps are {[entry['step'] for entry in log]}; each should be there once")
+    killed_at = int(resumed[0].rsplit(" ", 1)[1])
     told = json.loads((runner.run_dir / "log" / f"{stage}.result.json").read_text(encoding="utf-8"))
     return Stage(
         name=stage,
         memory=max(each.memory for each in ran),
-        killed_at=int(resumed[0].rsplit(" ", 1)[1]),
+        killed_at=killed_at,
         steps=len(log),
         card_memory=told["memory"] if told["device"] == "cuda" else 0,
-        passes={name: pace([entry for entry in log if entry["pass"] == name]) for name in dict.fromkeys(entry["pass"] for entry in log)},
+        passes={name: pace([entry for entry in log if entry["pass"] == name], killed_at) for name in dict.fromkeys(entry["pass"] for entry in log)},
     )
 
 
-def pace(entries: Sequence[dict]) -> dict[str, float]:
-    """Rows, positions, seconds and processor seconds of a pass's steps, all in all; the first warms up, where there are more."""
-    counted = entries[1:] or entries
+def pace(entries: Sequence[dict], resumed_at: int = 0) -> dict[str, float]:
+    """Rows, positions, seconds and processor seconds of a pass's steps, all in all.
+
+    The first step of the pass and that of the process which went on (`resumed_at`) warm up: left out, where there are more.
+    """
+    counted = [entry for entry in entries[1:] if entry["step"] != resumed_at] or entries[1:] or entries
     return {name: float(sum(entry[name] for entry in counted)) for name in ("rows", "positions", "seconds", "processor_seconds")} | {
         "steps": float(len(counted))
     }

@@ -77,6 +77,10 @@ def write_stand_ins(name: str, folder: Path, sizes: Sizes = REAL, seed: int = 0,
 
     Raises ValueError where the folder holds something else, or the profile downloads nothing.
     """
+    with downloads_at(folder):
+        downloads = profile(name).codec_file.is_relative_to(folder)
+    if not downloads:
+        raise ValueError(f"profile {name} downloads nothing: there is nothing to rehearse but `mmo weekend --budget smoke`")
     marker, told = folder / STAND_INS, describe(sizes, seed)
     if folder.is_dir() and any(folder.iterdir()) and not marker.is_file():
         raise ValueError(f"{folder} holds files that are no stand-ins; choose an empty folder")
@@ -85,9 +89,7 @@ def write_stand_ins(name: str, folder: Path, sizes: Sizes = REAL, seed: int = 0,
     folder.mkdir(parents=True, exist_ok=True)
     marker.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")  # first: whatever comes later is marked
     with downloads_at(folder):
-        chosen = profile(name)
-    if not chosen.codec_file.is_relative_to(folder):
-        raise ValueError(f"profile {name} downloads nothing: there is nothing to rehearse but `mmo weekend --budget smoke`")
+        chosen = profile(name)  # now of these sizes
     torch_state = torch.get_rng_state()
     torch.manual_seed(seed)
     for path, write in parts(chosen, sizes, seed).items():
