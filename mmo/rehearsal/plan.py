@@ -13,7 +13,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -211,6 +211,13 @@ def kept_bytes(model: OmniModel, batch: Batch, stage: StageConfig, dtype: torch.
     return sum(kept.values())
 
 
+def all_speaking(batch: Batch) -> Batch:
+    """The batch with a sound to learn in every row, so that all of it goes through the Talker."""
+    labels = batch.audio_labels.clone()
+    labels[:, :, 0] = 0
+    return replace(batch, audio_labels=labels)
+
+
 def count_memory(profile: Profile, dtype: torch.dtype, rows: int = 64, seed: int = 0) -> dict[str, Memory]:
     """By pass, what a card would have to hold: weights, their state, frozen encoders, and what a forward keeps, which is counted on this
     machine's processor in two small batches."""
@@ -224,11 +231,13 @@ def count_memory(profile: Profile, dtype: torch.dtype, rows: int = 64, seed: int
                 learning = sum(parameter.numel() for parameter in choose_trainable(model, config.trainable).values())
                 _, made, _ = planned_batches(profile, stage, config.replace(token_budget=config.max_length), Path(temporary), rows, seed)
                 made.sort(key=lambda batch: batch.size)
-                small, large = made[0], made[-1]
+                small, large = (all_speaking(batch) for batch in (made[0], made[-1]))  # at most; how many rows speak differs from batch to batch
                 if small.size == large.size:
                     raise ValueError(f"pass {config.name}: {len(made)} batches are all of {small.size} positions; give more rows to count with")
                 bytes_small, bytes_large = (kept_bytes(model, batch, config, dtype) for batch in (small, large))
-                each = max(0, bytes_large - bytes_small) / (large.size - small.size)
+                each = (bytes_large - bytes_small) / (large.size - small.size)
+                if each <= 0:
+                    raise ValueError(f"pass {config.name}: the larger of two batches keeps no more than the smaller; give other rows to count with")
                 seen |= {column for column, kind in (("question_audios", MINI[stage].question_seconds), ("image_bytes", MINI[stage].picture)) if kind}
                 encoders = sum(ENCODER_BYTES * ENCODER_WEIGHTS[column] for column in seen)
                 rest = max(0, bytes_large - each * large.size)
