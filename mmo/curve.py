@@ -48,14 +48,18 @@ def seconds_a_step(profile: Profile) -> float:
     return (time.perf_counter() - started) / TRIED
 
 
-def train_point(profile: Profile, minutes: float, step_seconds: float, folder: Path) -> dict:
-    """Train T2A for about so many minutes, or take what an earlier call has trained."""
+def train_point(profile: Profile, minutes: float, step_seconds: float, folder: Path, given: bool = False) -> dict:
+    """Train T2A for about so many minutes, or take what an earlier call has trained.
+
+    given: the seconds of a step were told, not measured here; then the point stands at steps times seconds, however long this machine took.
+    """
     done = folder / "point.json"
     if done.is_file():
         return json.loads(done.read_text(encoding="utf-8"))
     steps = max(10, round(60 * minutes / step_seconds))
     result = train(profile, "t2a", "full", folder, steps=steps)
-    point = {"wanted_minutes": minutes, "minutes": round(result.seconds / 60, 2), "steps": result.steps}
+    took = result.seconds / 60
+    point = {"wanted_minutes": minutes, "minutes": round(steps * step_seconds / 60 if given else took, 2), "took": round(took, 2), "steps": result.steps}
     done.write_text(json.dumps(point) + "\n", encoding="utf-8")
     return point
 
@@ -80,7 +84,7 @@ def listen(profile: Profile, folders: dict[float, Path], sentences: int) -> dict
 
 
 def draw(points: list[dict], ceiling: float, path: Path) -> None:
-    """WER against minutes, both measured; the codec's ceiling beside it."""
+    """WER against minutes; the codec's ceiling beside it."""
     with drawing(5.5, 2.6) as figure:
         axes = figure.add_subplot()
         minutes = [point["minutes"] for point in points]
@@ -108,7 +112,7 @@ def main(arguments: list[str] | None = None) -> None:
     step_seconds = options.step_seconds or seconds_a_step(profile)
     print(f"a step takes {step_seconds:.2f} s; {torch.get_num_threads()} threads")
     for minutes in sorted(float(each) for each in options.minutes.split(",")):
-        train_point(profile, minutes, step_seconds, root / f"{minutes:g}")
+        train_point(profile, minutes, step_seconds, root / f"{minutes:g}", given=options.step_seconds is not None)
     trained = {point["wanted_minutes"]: (point, path.parent) for path in root.glob("*/point.json") for point in [json.loads(path.read_text(encoding="utf-8"))]}
     heard = listen(profile, {minutes: trained[minutes][1] for minutes in sorted(trained)}, options.sentences)
     points = [trained[minutes][0] | heard[f"{minutes:g}"] for minutes in sorted(trained)]

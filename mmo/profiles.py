@@ -155,10 +155,10 @@ TINY_STAGES = {
     "a2a": (
         StageConfig(
             "a2a-projector", TINY_A2A, 2e-3, trainable="audio_proj", steps=150, warmup_steps=20,
-            draws=TINY_WRITTEN, needs=("question_audios",), sound_copies=3, **TINY_ROWS,
+            draws=TINY_WRITTEN, needs=("question_audios",), sound_copies=4, **TINY_ROWS,
         ),
         StageConfig(
-            "a2a", TINY_A2A, 8e-4, muon_rate=0.015, steps=1000, warmup_steps=30, draws=TINY_HEARD, sound_copies=3,
+            "a2a", TINY_A2A, 8e-4, muon_rate=0.015, steps=1500, warmup_steps=30, draws=TINY_HEARD, sound_copies=4,
             rehearsal=(Rehearsal(TINY_T2A, 0.25, TINY_DRAWS),), **TINY_ROWS, **TINY_VOICE | {"needs": ("question_audios",)},
         ),
     ),
@@ -168,7 +168,7 @@ TINY_STAGES = {
             draws=TINY_WRITTEN, needs=("image_bytes",), picture_copies=2, **TINY_ROWS,
         ),
         StageConfig(
-            "i2t", ("i2t-train.parquet",), 8e-4, muon_rate=0.015, steps=1100, warmup_steps=30, draws=TINY_SEEN, sound_copies=3, picture_copies=2,
+            "i2t", ("i2t-train.parquet",), 1e-3, muon_rate=0.02, steps=1900, warmup_steps=30, draws=TINY_SEEN, sound_copies=4, picture_copies=2,
             rehearsal=(Rehearsal(TINY_T2A, 0.2, TINY_DRAWS), Rehearsal(TINY_A2A, 0.3, TINY_HEARD)),
             **TINY_ROWS, **TINY_VOICE | {"needs": ("image_bytes",)},
         ),

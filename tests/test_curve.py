@@ -24,6 +24,11 @@ def test_a_point_is_trained_once_with_as_many_steps_as_fit(profile, tmp_path, mo
     assert curve.train_point(profile, 0.5, 1.0, tmp_path / "point") == point
 
 
+def test_where_the_steps_seconds_are_told_the_point_stands_at_their_product(profile, tmp_path):
+    point = curve.train_point(profile, 0.5, 3.0, tmp_path / "point", given=True)
+    assert point["minutes"] == 0.5 and point["steps"] == 10 and point["took"] < 0.5, point
+
+
 def test_the_picture_shows_minutes_and_ceiling(tmp_path):
     points = [{"minutes": 5.0, "wer": 0.6, "interval": [0.5, 0.7]}, {"minutes": 10.0, "wer": 0.5, "interval": [0.4, 0.6]}]
     curve.draw(points, 0.3, tmp_path / "curve.png")
