@@ -35,7 +35,7 @@ from torch import Tensor
 from mmo import doctor
 from mmo.chat import ChatTokenizer, user_content
 from mmo.codec import Codec
-from mmo.course import check, exercise, hint, predict, reveal, solution
+from mmo.course import check, exercise, hint, predict, quiz, reveal, solution
 from mmo.course.catalogue import read_course
 from mmo.course.map import show_map
 from mmo.course.pictures import show_machine
@@ -297,6 +297,14 @@ Markdown("\n".join(lines))
 
 # %%
 status_page()
+
+# %% [markdown]
+# ## Four questions
+#
+# Every choice says why it is right or wrong.
+
+# %%
+quiz("00")
 
 # %% [markdown]
 # ## Summary

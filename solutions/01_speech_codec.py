@@ -33,7 +33,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from mmo.codec import Codec
-from mmo.course import check, exercise, hint, predict, reveal, solution
+from mmo.course import check, exercise, hint, predict, quiz, reveal, solution
 from mmo.course.ears import abx, dictation
 from mmo.display import BLUE, GREEN, INK, ORANGE, RED, drawing, finish, listen, show_codes
 from mmo.examination import of_tier, read_items, read_uncoded, spread_voices
@@ -581,6 +581,14 @@ from mmo import codec as module
 print(inspect.getsource(module.bit_rate))
 print(inspect.getsource(module.perplexity))
 print(inspect.getsource(Codec.encode))
+
+# %% [markdown]
+# ## Five questions
+#
+# Every choice says why it is right or wrong.
+
+# %%
+quiz("01")
 
 # %% [markdown]
 # ## Summary

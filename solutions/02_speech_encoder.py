@@ -36,7 +36,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from mmo.course import check, exercise, hint, predict, reveal, solution
+from mmo.course import check, exercise, hint, predict, quiz, reveal, solution
 from mmo.display import BLUE, GREEN, INK, ORANGE, RED, drawing, finish, listen
 from mmo.features import read_sound
 from mmo.measures import word_errors, words
@@ -503,6 +503,14 @@ for each in chosen:
 import inspect
 
 print(inspect.getsource(SpeechEncoder.encode_frames))
+
+# %% [markdown]
+# ## Five questions
+#
+# Every choice says why it is right or wrong.
+
+# %%
+quiz("02")
 
 # %% [markdown]
 # ## Summary

@@ -35,7 +35,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmo.course import check, exercise, hint, predict, reveal, solution
+from mmo.course import check, exercise, hint, predict, quiz, reveal, solution
 from mmo.course.pictures import show_maps
 from mmo.profiles import profile as find_profile
 from mmo.vision_encoder import VisionEncoder, open_picture
@@ -390,7 +390,16 @@ for by in (1, 3, 6, size):
 # %% [markdown]
 # The distances say how much changes, not what. And whatever size a picture has when it comes in, it is first made 96 by 96: what is smaller than a pixel then is gone before
 # the first layer. The real encoder is built the same way, with 256 pixels and patches of 32: 64 vectors too. A page of small print has more letters than that.
+
+# %% [markdown]
+# ## Five questions
 #
+# Every choice says why it is right or wrong.
+
+# %%
+quiz("03")
+
+# %% [markdown]
 # ## Summary
 #
 # - A picture becomes $P = (S / p)^2$ patches; embedding them is one matrix product, a bias, and a learnt vector for the place.

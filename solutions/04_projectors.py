@@ -41,7 +41,7 @@ from tqdm.auto import tqdm
 
 from mmo.chat import ChatTokenizer, user_content
 from mmo.config import IGNORE, Draws, ModelConfig
-from mmo.course import check, exercise, hint, predict, reveal, solution
+from mmo.course import check, exercise, hint, predict, quiz, reveal, solution
 from mmo.course.pictures import compare_grids, show_maps
 from mmo.data import Batches, Corpus, DataFile, Layout
 from mmo.display import BLUE, GREY, ORANGE, LossCurves, drawing, finish, listen
@@ -480,6 +480,14 @@ display(picture)
 
 # %%
 print(f"a picture: {eye.patches} positions; a second of speech: {16_000 / 160 / 6:.1f}; a second of Mimi's codes: 12.5, in rows of their own")
+
+# %% [markdown]
+# ## Four questions
+#
+# Every choice says why it is right or wrong.
+
+# %%
+quiz("04")
 
 # %% [markdown]
 # ## Summary

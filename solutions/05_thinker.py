@@ -35,7 +35,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmo.chat import ChatTokenizer
-from mmo.course import check, exercise, hint, predict, reveal, solution
+from mmo.course import check, exercise, hint, predict, quiz, reveal, solution
 from mmo.display import BLUE, ORANGE, drawing, finish
 from mmo.profiles import profile as find_profile
 from mmo.thinker import Thinker, load_thinker
@@ -355,6 +355,14 @@ for part in (ids[:5], ids[5:]):
     lengths.advance([len(part)])
 print(f"package, in two parts with its cache, against yours at once: {float((states[0] - hidden[5:]).abs().max()):.1e}")
 assert torch.allclose(states[0], hidden[5:], atol=1e-3)
+
+# %% [markdown]
+# ## Four questions
+#
+# Every choice says why it is right or wrong.
+
+# %%
+quiz("05")
 
 # %% [markdown]
 # ## Summary

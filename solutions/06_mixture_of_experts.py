@@ -37,7 +37,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from mmo.chat import ChatTokenizer
-from mmo.course import check, exercise, hint, predict, reveal, solution
+from mmo.course import check, exercise, hint, predict, quiz, reveal, solution
 from mmo.display import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, drawing, finish
 from mmo.moe import MixtureOfExperts, count_parameters
 from mmo.omni import OmniModel
@@ -474,6 +474,14 @@ with torch.no_grad():
     theirs, _ = mixture(x[None])
 print(f"largest difference: {float((mine * gates - theirs[0]).abs().max()):.1e}")
 assert torch.allclose(mine * gates, theirs[0], atol=1e-5)
+
+# %% [markdown]
+# ## Four questions
+#
+# Every choice says why it is right or wrong.
+
+# %%
+quiz("06")
 
 # %% [markdown]
 # ## Summary

@@ -36,7 +36,7 @@ from mmo import sequence
 from mmo.chat import ChatTokenizer
 from mmo.codec import Codec
 from mmo.config import IGNORE
-from mmo.course import check, exercise, hint, predict, reveal, solution
+from mmo.course import check, exercise, hint, predict, quiz, reveal, solution
 from mmo.course.pictures import compare_grids
 from mmo.data import cut_at
 from mmo.display import listen, show_codes, show_delay
@@ -355,6 +355,14 @@ display(picture)
 import inspect
 
 print(inspect.getsource(cut_at))
+
+# %% [markdown]
+# ## Five questions
+#
+# Every choice says why it is right or wrong.
+
+# %%
+quiz("07")
 
 # %% [markdown]
 # ## Summary

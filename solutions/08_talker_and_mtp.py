@@ -45,7 +45,7 @@ from mmo import sequence
 from mmo.chat import ChatTokenizer
 from mmo.codec import Codec
 from mmo.config import IGNORE, Draws, ModelConfig, StageConfig
-from mmo.course import check, exercise, hint, predict, reveal, solution
+from mmo.course import check, exercise, hint, predict, quiz, reveal, solution
 from mmo.course.depth import DepthTransformer
 from mmo.course.looking import attention_shares, hear_by
 from mmo.data import Corpus, DataFile, Layout, collate, realise
@@ -1008,7 +1008,16 @@ reveal("08.depth_cost", round((body + down) / (body + eight), 1), "times")
 # (Our `write` computes the few positions of a frame anew at each of its steps; a cache would save a part of that, but not the steps themselves, which must wait for each other.) So:
 # the delay is nearly free per frame and pays once, with seven steps before the first sound. The depth transformer has its first frame after one large step and pays in every frame. A small model on a small machine takes the delay; a
 # large one, whose blocks dwarf a depth transformer, may well take the other, and Moshi does, for in a conversation the first frame counts.
+
+# %% [markdown]
+# ## Five questions
 #
+# Every choice says why it is right or wrong.
+
+# %%
+quiz("08")
+
+# %% [markdown]
 # ## Summary
 #
 # - The Talker gets, at each position, one hidden state from the middle of the Thinker and eight codes of its own past. No words.

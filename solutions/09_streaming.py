@@ -43,7 +43,7 @@ from mmo.chat import ChatTokenizer
 from mmo.checkpoint import latest_weights
 from mmo.codec import Codec
 from mmo.config import each
-from mmo.course import check, exercise, hint, predict, reveal, solution
+from mmo.course import check, exercise, hint, predict, quiz, reveal, solution
 from mmo.course.ears import abx
 from mmo.display import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, drawing, finish, listen, show_codes
 from mmo.generation import Generator, Prompt
@@ -728,6 +728,14 @@ with drawing(7.0, 2.2) as figure:
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     picture = finish(figure, "Time to the first frame against the time of a step: a line for each number of codebooks; at 80 ms a step the speech stalls.")
 display(picture)
+
+# %% [markdown]
+# ## Five questions
+#
+# Every choice says why it is right or wrong.
+
+# %%
+quiz("09")
 
 # %% [markdown]
 # ## Summary

@@ -39,7 +39,7 @@ from mmo.assistant import Assistant
 from mmo.chat import ChatTokenizer
 from mmo.checkpoint import snapshots_of
 from mmo.codec import Codec
-from mmo.course import check, exercise, hint, predict, reveal, solution
+from mmo.course import check, exercise, hint, predict, quiz, reveal, solution
 from mmo.course.pictures import compare_curves
 from mmo.data import Batches, Layout
 from mmo.display import LossCurves, listen, show_codes, show_delay
@@ -248,6 +248,14 @@ for number in range(0, len(test), max(1, len(test) // 4)):
     spoken = assistant.ask(row.conversation[-2]["content"], voice=voice, seed=number)
     print(f"asked: {row.conversation[-2]['content']}   wanted: {row.conversation[-1]['content']}")
     display(listen(spoken.samples, spoken.sample_rate, f"{voice}: {spoken.text}"))
+
+# %% [markdown]
+# ## Five questions
+#
+# Every choice says why it is right or wrong.
+
+# %%
+quiz("10")
 
 # %% [markdown]
 # ## Summary

@@ -32,7 +32,7 @@ import torch
 from mmo import measures
 from mmo.assistant import Assistant
 from mmo.checkpoint import latest_weights, snapshots_of, stage_file
-from mmo.course import check, exercise, hint, predict, reveal, solution
+from mmo.course import check, exercise, hint, predict, quiz, reveal, solution
 from mmo.display import LossCurves, listen
 from mmo.examination import SIZES, Candidate, Exam, of_tier
 from mmo.features import read_sound
@@ -204,6 +204,14 @@ for n, item in enumerate(asked[:4]):
     spoken = assistant.ask(sound=sound, voice=list(assistant.voices)[n % max(1, len(assistant.voices))] if assistant.voices else None, seed=n)
     display(listen(sound, 16_000, f"asked by {item.voice}: {item.question}"))
     display(listen(spoken.samples, spoken.sample_rate, f"answered: {spoken.text}"))
+
+# %% [markdown]
+# ## Four questions
+#
+# Every choice says why it is right or wrong.
+
+# %%
+quiz("11")
 
 # %% [markdown]
 # ## Summary

@@ -36,7 +36,7 @@ from torch import Tensor
 from mmo import measures
 from mmo.assistant import Assistant
 from mmo.checkpoint import latest_weights, snapshots_of, stage_file
-from mmo.course import check, exercise, hint, predict, reveal, solution
+from mmo.course import check, exercise, hint, predict, quiz, reveal, solution
 from mmo.display import LossCurves, listen
 from mmo.examination import SIZES, Candidate, Exam, of_tier
 from mmo.measures import words
@@ -208,6 +208,14 @@ for n, item in enumerate(shown[:3]):
     display(picture.resize((160, 160)))
     spoken = assistant.ask("What do you see?", picture=picture, voice=next(iter(assistant.voices), None), seed=n)
     display(listen(spoken.samples, spoken.sample_rate, f"{spoken.text}   (wanted: {item.truth})"))
+
+# %% [markdown]
+# ## Four questions
+#
+# Every choice says why it is right or wrong.
+
+# %%
+quiz("12")
 
 # %% [markdown]
 # ## Summary

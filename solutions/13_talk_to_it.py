@@ -35,7 +35,7 @@ import numpy as np
 import pyarrow.parquet
 
 from mmo.assistant import Assistant
-from mmo.course import predict, reveal
+from mmo.course import predict, quiz, reveal
 from mmo.display import listen, show_codes
 from mmo.features import read_sound
 from mmo.generation import Sound, TextPiece
@@ -198,6 +198,14 @@ def answer_it(_=None):
 
 button.on_click(answer_it)
 display(question, voice, warmth, button, page)
+
+# %% [markdown]
+# ## Three questions
+#
+# Every choice says why it is right or wrong.
+
+# %%
+quiz("13")
 
 # %% [markdown]
 # ## Summary

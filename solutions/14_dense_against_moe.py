@@ -37,7 +37,7 @@ from mmo.bench.clock import Stopwatch, seconds_of
 from mmo.bench.flops import Work, forward_flops
 from mmo.chat import ChatTokenizer
 from mmo.config import Decoding
-from mmo.course import check, exercise, hint, predict, reveal, solution
+from mmo.course import check, exercise, hint, predict, quiz, reveal, solution
 from mmo.data import Batches, Layout
 from mmo.display import BLUE, GREEN, GREY, ORANGE, drawing, finish
 from mmo.generation import Generator, Prompt
@@ -361,7 +361,16 @@ for name, module in mixtures.items():
 # %% [markdown]
 # A share of 0 % would mean that every kind is spread over the experts alike. Positions of sound look alike to a router and unlike text, so some division comes from the vectors themselves. That is why the last line is there: the routers as
 # they were drawn, on the trained model. Only what goes beyond it was learnt, and a clear map by itself is no proof of learning.
+
+# %% [markdown]
+# ## Four questions
 #
+# Every choice says why it is right or wrong.
+
+# %%
+quiz("14")
+
+# %% [markdown]
 # ## What this says, and what not
 #
 # - At equal **active** size the mixture needs more memory in training, at any size, and here its step takes longer. How much longer depends on the size of a batch.

@@ -37,7 +37,7 @@ from tqdm.auto import tqdm
 
 from mmo import measures, sequence
 from mmo.chat import user_content
-from mmo.course import check, exercise, hint, predict, reveal, solution
+from mmo.course import check, exercise, hint, predict, quiz, reveal, solution
 from mmo.course.clinic import Clinic, Ward, agreement_by_codebook
 from mmo.display import BLUE, GREY, ORANGE, RED, drawing, finish, listen
 from mmo.examination import read_uncoded
@@ -692,6 +692,14 @@ clinic.treat("J")
 
 # %%
 clinic.score()
+
+# %% [markdown]
+# ## Five questions
+#
+# Every choice says why it is right or wrong.
+
+# %%
+quiz("15")
 
 # %% [markdown]
 # ## Summary

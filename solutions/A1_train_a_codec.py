@@ -39,7 +39,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from mmo.codec import Codec, save_codec
-from mmo.course import check, exercise, hint, predict, reveal, solution
+from mmo.course import check, exercise, hint, predict, quiz, reveal, solution
 from mmo.display import BLUE, GREY, ORANGE, RED, Curves, drawing, finish, listen, show_codes
 from mmo.judge import Judge
 from mmo.measures import word_errors
@@ -435,7 +435,16 @@ display(listen(my_codec.decode(my_codec.encode(original))[0, 0], SAMPLE_RATE, f"
 #
 # What the tiny one has instead: in a part of its steps the later codebooks are left out (`codebook_dropout`), or hold codes of other frames (`FalseCodes`), so that its decoder lives with the mistakes of a Talker. Which codebooks a Talker can predict decided more
 # than how good the codec was with all of them true.
+
+# %% [markdown]
+# ## Four questions
 #
+# Every choice says why it is right or wrong.
+
+# %%
+quiz("A1")
+
+# %% [markdown]
 # ## Summary
 #
 # - Compare what the ear compares: logarithms of mel magnitudes, at several window lengths, with a floor that is added.

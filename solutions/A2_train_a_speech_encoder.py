@@ -38,7 +38,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from mmo.augmentation import augment
-from mmo.course import check, exercise, hint, predict, reveal, solution
+from mmo.course import check, exercise, hint, predict, quiz, reveal, solution
 from mmo.display import Curves, drawing, finish, listen
 from mmo.measures import word_errors
 from mmo.profiles import profile as find_profile
@@ -314,7 +314,16 @@ for each in strangers[:3]:
 #
 # An honest word. Minutes bring many of the words in known voices, because the world is small: fewer than three hundred words and a few patterns of sentences. The shipped encoder took some twenty minutes. The real SenseVoice-Small heard hundreds of thousands of hours in many languages, and a noisy kitchen is no news to it; the kitchen of this
 # world is a formula in `mmo/augmentation.py`.
+
+# %% [markdown]
+# ## Four questions
 #
+# Every choice says why it is right or wrong.
+
+# %%
+quiz("A2")
+
+# %% [markdown]
 # ## Summary
 #
 # - CTC adds up every way to lay the words over the vectors; the recursion does it in $N(2U+1)$ steps.

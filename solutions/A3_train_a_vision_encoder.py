@@ -39,7 +39,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from mmo.course import check, exercise, hint, predict, reveal, solution
+from mmo.course import check, exercise, hint, predict, quiz, reveal, solution
 from mmo.course.pictures import show_maps
 from mmo.display import BLUE, GREY, ORANGE, Curves, drawing, finish, smooth
 from mmo.profiles import profile as find_profile
@@ -434,7 +434,16 @@ display(show_maps([shown["families"][number] for number in chosen], [f"{in_lines
 # %% [markdown]
 # Look at *how* it is wrong: the colours are mostly right; the shape, the count or the relation is not. The shipped encoder had twenty thousand pictures and about forty minutes of one core. SigLIP 2 itself learnt from billions of pictures with captions that people wrote. There nobody can draw the ones that are nearly right; batches of tens of thousands must bring them by
 # chance, and relations remain a weak point.
+
+# %% [markdown]
+# ## Four questions
 #
+# Every choice says why it is right or wrong.
+
+# %%
+quiz("A3")
+
+# %% [markdown]
 # ## Summary
 #
 # - Easy things come first: colours, sizes; after a slow stretch shapes; relations only when they are asked for.

@@ -49,7 +49,7 @@ from mmo.chat import ChatTokenizer
 from mmo.checkpoint import latest_weights
 from mmo.codec import Codec
 from mmo.config import Draws
-from mmo.course import check, exercise, hint, predict, reveal, solution
+from mmo.course import check, exercise, hint, predict, quiz, reveal, solution
 from mmo.data import Batches, Corpus, DataFile, Layout
 from mmo.display import BLUE, GREEN, GREY, ORANGE, RED, SKY, drawing, finish, listen, show_delay
 from mmo.generation import Generator, Prompt, Sound, TextPiece
@@ -564,7 +564,16 @@ for title, streams in (("as it is: the text runs ahead", now), ("spread: a word 
 # | does it speak better? | WER against the old layout, same training | clearly lower on long sentences | no skipped or repeated word in 100 sentences |
 # | what does it cost? | the text's accuracy before and after | at most 2 points lost | text ahead by a chosen lead, and the curve of WER against lead |
 # | control | words at random times: WER reported | | |
+
+# %% [markdown]
+# ## Five questions
 #
+# Every choice says why it is right or wrong.
+
+# %%
+quiz("A4")
+
+# %% [markdown]
 # ## Summary
 #
 # - Data parallelism is exact: shares of one plan, one sum of counts, one mean of gradients.
