@@ -64,7 +64,7 @@ for voice in assistant.voices:
 # %% [markdown]
 # ## Write your own
 #
-# Put your own questions into the list. Its world is small numbers, comparisons, colours, shapes, days, months and greetings; the words are in `data/tiny/words.txt`. For a word outside it `mmo say "What is love?"`, in a terminal, gives a notice.
+# Put your own questions into the list. Its world has small sums, comparisons, counting, colours, shapes, days, months and greetings; the words are in `data/tiny/words.txt`. For a word outside it `mmo say "What is love?"`, in a terminal, gives a notice.
 # Under each player stands what it wrote. Close your eyes first, then compare: do you hear those words?
 
 # %%
