@@ -16,10 +16,11 @@
 # **At the end** you know what you are going to build, because you have heard it: a small model that is asked in writing, by voice or with a
 # picture, and answers aloud. You know what your machine can run, whether you know enough to begin, and which way through the course is yours.
 #
-# **You need** an installed course ([how to install](../docs/install.md)). Nothing else: this notebook is read and listened to.
+# **You need** an installed course ([how to install](../docs/install.md)). Nothing else: the trained weights come with it, and this notebook is
+# mostly read and listened to.
 #
 # **The claim.** Nothing about a model that hears, sees and speaks is out of reach of one person and one laptop. The one you hear below has about
-# five million weights, answers in real time without a GPU, and every part of it is something you will have written or taken apart.
+# five million weights. It makes a second of speech in less than a second, without a GPU. Every part of it you will have written or taken apart.
 
 # %% tags=["parameters"]
 profile = "tiny"
@@ -56,7 +57,8 @@ settings = find_profile(profile)
 # ## What can this machine run?
 #
 # One word decides how large everything is: the *profile*. `tiny` is a closed little world with everything in the box, for a laptop and without a network.
-# `mini` has the real parts and real data, for one card with 24 GB. `full` has all the data. They run the same code.
+# `mini` has the full-size model and a small set of real data, for one graphics card with 24 GB. `full` has the same model and all the data. The code is
+# the same for all.
 
 # %%
 machine = doctor.look_at_machine()
@@ -68,12 +70,15 @@ for found in packages:
 display(show_machine(machine, doctor.NEEDS, {name: not doctor.missing_files(find_profile(name)) for name in doctor.NEEDS}))
 
 # %% [markdown]
-# Green is enough, red is not. If `tiny` is green you can do the whole course. In a terminal `mmo doctor` says more, and for each thing that is missing
-# what to do about it.
+# Green is enough, red is not. If `tiny` is green you can do the whole course. In a terminal `mmo doctor` says more, and what to do about each thing
+# that is missing.
 #
 # ## Ask it in writing
 #
-# These are the finished weights that come with the course. In notebooks 10 to 12 you make your own, which take their place.
+# These are the trained weights that come with the course. In notebooks 10 to 12 you train your own, and in notebook 13 yours answer.
+#
+# A question in writing becomes a row of token numbers. The *Thinker*, a language model, continues it with the words of the answer. The *Talker* beside it
+# writes *codes*, whole numbers of which a *codec* (coder and decoder) makes sound. What each of them is comes later. First, hear them.
 
 # %%
 model = load_model(settings.checkpoint_file)
@@ -107,15 +112,17 @@ if answer.first_audio_ms is not None:
     display(reveal("00.first", round(answer.first_audio_ms), "milliseconds in the last voice, as busy as this machine was"))
 
 # %% [markdown]
-# The same weights speak in each voice; one vector at one position differs. It does not read a finished text aloud: it speaks *while* it writes.
+# The same weights speak in each voice; one vector at one position differs. And nothing here reads a finished text aloud: words and codes are written
+# side by side, in the same steps. The first sound comes after a fixed number of these steps, however long the answer is.
 #
-# It knows a world of some two hundred words: small sums, comparisons, counting, colours, shapes and where they are, a few facts about itself. Outside it
-# guesses. That is on purpose. A closed world is small enough to be learnt in minutes, and every claim of the course can be checked.
+# Its world has 231 words (`data/tiny/words.txt`, one a line): small sums, comparisons, counting, colours, shapes and where they are, a few facts about
+# itself. Outside this world it guesses. The world is closed on purpose: it is small enough to be learnt on a laptop, and since each question has one
+# right answer, every claim of the course can be checked.
 #
 # ## Ask it aloud
 #
-# Now the question is a recording, in a voice that was never heard in training. The test questions are taken as they come, one from each part of the file, and where the answer is not right, the right one
-# stands beside it. A model of this size errs, here most of all.
+# Now the question is a recording, in a voice that was never heard in training. Nobody chose the questions: they stand at even distances in the file of
+# test questions. Where an answer is wrong, the right one stands beside it. Expect some: hearing is the hardest thing for a model of this size.
 
 # %%
 asked = [item for item in read_items(settings.data_dir / "a2a-test.parquet", model.config) if item.tier == "sentence"]
@@ -130,8 +137,8 @@ for item in asked:
     display(listen(answer.samples, answer.sample_rate, f"answered: {answer.text} ({verdict})", picture=False))
 
 # %% [markdown]
-# Nobody turned the question into text. The speech encoder made a vector for every 60 milliseconds of it, and these vectors stand where the words of a written question
-# would stand. Notebooks 02, 04 and 11 are about that.
+# Nobody turned the question into text. The *speech encoder* made a vector for every 60 milliseconds of it, and these vectors stand where the words of a
+# written question would stand. Notebooks 02, 04 and 11 are about that.
 #
 # ## Show it a picture
 
@@ -153,12 +160,15 @@ for item in seen:
     display(listen(answer.samples, answer.sample_rate, f"asked: {item.question} Answered: {answer.text} ({verdict})", picture=False))
 
 # %% [markdown]
-# Of pictures like these it never saw one in training, and of these captions it never spoke one. In writing it is right more often than aloud: long captions come out blurred.
-# That is honest, and it is where the course spends its effort. `README.md` has the figures, each beside its floor and its ceiling.
+# It knows these words, shapes and colours, but not these scenes: none of them was drawn for training, and none of these captions was spoken there. Read and
+# listen. The written caption is right more often than the spoken one can be understood; long captions come out blurred. `README.md` has the figures on
+# the whole test set, each with its control beside it.
 #
 # ## What it really writes
 #
-# Between the model and your ear stand no samples, only whole numbers: eight *codes* for every 80 milliseconds. This is the last answer as the model wrote it.
+# The model never writes a sample of sound. It writes eight codes for every 80 milliseconds, and the codec makes sound of them. This is the last answer as
+# it was written, a tensor of shape $(Q, F)$: a row for each *codebook*, $Q = 8$ of them, and a column for each *frame* of 80 milliseconds. A code is only the
+# number of an entry in a table, so the colours have no order: codes that are neighbours need not sound alike.
 
 # %%
 if answer.codes.shape[1]:
@@ -171,8 +181,9 @@ reveal("00.numbers", round(codec.frame_rate * codec.num_codebooks), f"({codec.fr
 # %% [markdown]
 # ## The map
 #
-# A question goes in on the left and a voice comes out on the right. Each box is a notebook. Blue parts are *rented*: trained by others (or, in the tiny world,
-# by the appendix), frozen, taken apart. Yellow parts you write. What you have solved so far is green.
+# A question goes in on the left and a voice comes out on the right. Each box is a notebook, and its colour says what you do there. Blue parts are *rented*:
+# trained by others (in the tiny world: as the appendix does it), frozen, taken apart. Yellow parts you write. Pale green ones are trained, pink ones
+# asked and examined. A dark green bar at the foot of a box is what you have solved of it.
 
 # %%
 course = read_course()
@@ -181,20 +192,22 @@ show_map([each.number for each in course], shares(so_far()["exercises"]))
 # %% [markdown]
 # Read it once along the arrows:
 #
-# 1. A spoken question becomes a row of vectors (**02**), a picture 64 of them (**03**). Two small networks bring both to the width of a word (**04**).
-# 2. The **Thinker** (**05**) is a language model. It reads words, sounds and patches in one row and writes the answer's words. **06** gives it experts.
-# 3. From its middle a *bridge* leads to the **Talker** (**08**), which writes eight codes at each step. **07** says which eight, and how text and codes share one clock.
+# 1. A spoken question becomes a row of vectors (**02**), a picture 64 of them (**03**). Two small networks, the *projectors*, give both the width of a word's vector (**04**).
+# 2. The **Thinker** (**05**) is a language model. It reads the vectors of words, sounds and pictures in one row and writes the answer's words. **06** gives it
+#    *experts*: several layers in the place of one, of which each word uses one.
+# 3. Its vectors from half-way up, its *hidden states*, are the *bridge* to the **Talker** (**08**), which writes eight codes at each step. **07** says which
+#    eight, and how text and codes share one clock.
 # 4. The codec **Mimi** (**01**) turns codes into sound, frame by frame while the rest is still being written (**09**).
 # 5. Training goes in three stages: first it learns to speak (**10**), then to hear (**11**), then to see (**12**). Then you talk to it (**13**), compare (**14**), and break it on purpose (**15**).
 #
-# **Not to be confused.** This is no chain of a recogniser, a language model and a voice, with text handed over in between. The Talker never sees the words; it hears the Thinker think. That is why the first sound
-# is there before the sentence is.
+# **Not to be confused.** This is no chain of a recogniser, a language model and a voice, with text handed over in between. The Talker never sees a word: it
+# gets the Thinker's hidden states, one at each step, while the Thinker goes on. So it need not wait for the end of the sentence.
 
 # %% [markdown]
 # ## Do you know enough? A ten-minute check
 #
-# Five questions with a number for an answer, then two small pieces of code. Write your numbers in place of `None`, run the cell, then the next one. Three right of five and both exercises: begin.
-# Fewer: the table below says where to read, an hour each.
+# Five questions with a number for an answer, then two small pieces of code. Write your numbers in place of `None`, run the cell, then the next one. With three of
+# the five right and both exercises solved, begin. Otherwise the table below says where to read, an hour for each line.
 
 # %%
 display(predict("00.broadcast", "1. A tensor of shape (4, 1, 3) plus one of shape (5, 1): how many numbers has the sum?", None))
@@ -216,8 +229,10 @@ display(reveal("00.samples", round(0.08 * 24_000), "samples: a frame"))
 #
 # *Exercise 00.frames · difficulty ●○○ · importance ●●○ · 4 minutes · 1 points · stuck? `hint("00.frames")`*
 #
-# This is how exercises work here. The cell below is empty but for its heading; write the body, run it, run `check`. A wrong answer gets a diagnosis. Nothing blocks: what you leave open
-# is answered by the package, and the notebook runs on.
+# The codec works on frames: pieces of one length. Cut a sound of $n$ samples into as many frames as it needs, $F = \lceil n / \mathrm{size} \rceil$.
+#
+# This is how exercises work here. The cell below has only the head of a function; write the body, run it, run `check`. A wrong answer gets a diagnosis.
+# Nothing blocks: what you leave open is answered by the package, and the notebook runs on.
 
 # %%
 @exercise("00.frames")
@@ -237,7 +252,10 @@ check("00.frames")
 #
 # *Exercise 00.loss · difficulty ●○○ · importance ●●● · 5 minutes · 2 points · stuck? `hint("00.loss")`*
 #
-# Everything in this course is trained with one loss, and most positions have no label. A label of -100 says: nothing to learn here.
+# The model is trained with one loss, cross-entropy, for words and for codes. Many positions have nothing to learn, the question's for instance; their label
+# is -100. For logits $z$ of shape $(T, V)$ and labels $y$ of shape $(T,)$, with $N$ labels that are not -100:
+#
+# $$\ell = -\frac{1}{N} \sum_{t\,:\,y_t \ne -100} \log \mathrm{softmax}(z_t)_{y_t}$$
 
 # %%
 @exercise("00.loss")
@@ -265,15 +283,15 @@ check("00.loss")
 # %% [markdown]
 # ## One evening
 #
-# The whole course is a weekend. If you have one evening, take this way: from the voice backwards to the words. Run everything, make the predictions, leave the exercises for
-# another day; the package stands in for them.
+# Notebooks 00 to 13 fill a weekend. If you have one evening, take this way: first the sound, then the words, then what joins them. Run everything, make the
+# predictions, leave the exercises for another day; the package stands in for them.
 #
 # | | what to take from it | about |
 # |---|---|---|
 # | **01** speech codec | sound as eight rows of codes; how few of them one understands | 40 minutes |
 # | **05** Thinker | a language model in one sitting; skip what you know | 45 minutes |
 # | **07** sequence and delay | why eight codes at once are a diagonal | 35 minutes |
-# | **08** Talker | how codes come out of thoughts, and how it knows which word it is on | 45 minutes |
+# | **08** Talker | how codes come out of hidden states, and how it knows which word it is on | 45 minutes |
 # | **13** talk to it | your own questions, voices, temperature | 30 minutes |
 
 # %%
@@ -281,7 +299,7 @@ evening = ("01", "05", "07", "08", "13")
 show_map([each.number for each in course], shares(so_far()["exercises"]), evening)
 
 # %% [markdown]
-# In a class, or with a weekend, go by the numbers. Each notebook says in its first lines what it needs.
+# In a class, or with a weekend, go in the order of the numbers. Each notebook says in its first lines what it needs.
 
 # %%
 from IPython.display import Markdown
@@ -293,7 +311,8 @@ Markdown("\n".join(lines))
 # %% [markdown]
 # ## How far you are
 #
-# Kept in a small file, `runs/progress.json`: exercises, predictions, and the scores of your ears. `mmo course status` shows the same in a terminal; `mmo course reset 07` forgets a notebook.
+# Exercises, predictions and the scores of your listening tests are kept in a small file, `runs/progress.json`. `mmo course status` shows the same in a
+# terminal; `mmo course reset 07` forgets what you did in a notebook.
 
 # %%
 status_page()
@@ -310,16 +329,16 @@ quiz("00")
 # ## Summary
 #
 # - The model hears, sees and speaks, with about five million weights, on this machine. It errs, and the course shows where and why.
-# - Inside there is one row of vectors going in, words and codes coming out, eight codes for every 80 milliseconds.
-# - Rented and frozen: ear, eye and codec. Built by you: everything between them.
+# - One row of vectors goes in. Words and codes come out side by side, eight codes for every 80 milliseconds of sound.
+# - Rented and frozen: speech encoder, vision encoder and codec. Built by you: everything between them.
 #
-# **Often mistaken.** *"It transcribes, answers, and reads aloud."* Nothing is handed over as text. *"Small means a toy."* The classes are those of the large model, the sizes are not: `MMO_PROFILE=mini` is the same course with
-# 113 million weights. *"A low loss means that it speaks well."* Not here, and notebook 13 has a judge to show it.
+# **Often mistaken.** *"It transcribes, answers, and reads aloud."* Nothing is handed over as text. *"Small means a toy."* Only the sizes are small; the classes are those of the
+# large model, and `MMO_PROFILE=mini` runs the same notebooks with it. *"A low loss means that it speaks well."* In notebook 08 the loss falls almost to zero, and the model can say one sentence.
 #
-# **To try.** Change the questions above. Ask for something outside its world ("What is love?") and watch what it does with words it does not know. Ask the same question in both
-# voices with `generator.answer(Prompt(…, seed=1))`: what changes, the words or the melody?
+# **To try.** Change the questions above. Ask for something outside its world ("What is love?") and watch what it does with words it does not know. Give `Prompt` in `ask` another
+# `seed` (1, 2, 3) and ask the same question again: what changes, the words or the melody?
 #
-# **Where to read on.** [Notebook 01](01_speech_codec.ipynb): what the hundred numbers a second are. Where all this comes from:
+# **Where to read on.** [Notebook 01](01_speech_codec.ipynb) says what the hundred numbers a second are. Where all this comes from:
 #
 # - J. Gong: *MiniMind-O*, the model that this course builds: [github.com/jingyaogong/minimind-o](https://github.com/jingyaogong/minimind-o).
 # - A. Défossez, L. Mazaré, M. Orsini and others: *Moshi: a speech-text foundation model for real-time dialogue.* 2024, [arXiv:2410.00037](https://arxiv.org/abs/2410.00037). The codec, and text and codes on one clock.

@@ -17,11 +17,13 @@
 # one of the speech encoder's. You train two matrices between them, and what it answers begins to follow what was asked aloud. And you
 # know what keeps it from hearing as well as it reads.
 #
-# **You need** what an embedding is, and how a loss trains a weight. From the course: a sound becomes 16.67 vectors a second (notebook 02), a
-# picture 64 vectors (notebook 03); the *Thinker* is the language model.
+# **You need** to know what an embedding is, and how a loss trains a weight. From the course: a sound becomes 16.67 vectors a second (notebook 02), a
+# picture 64 vectors (notebook 03). The *Thinker* is the language model that reads them. Here only its words matter, not the voice.
 #
 # **The claim.** To connect two trained models one needs no third model: two matrices suffice to make the one's vectors legible
 # to the other. They match the *widths*. Whether they can match the *clocks* is another question, and you will measure it.
+#
+# Letters: $B$ batch, $T$ positions, $N$ vectors of a sound, $P$ of a picture, $R$ runs of placeholders, $D_\mathrm{in}$ the encoder's width, $D$ the Thinker's, $V$ words.
 
 # %% tags=["parameters"]
 profile = "tiny"
@@ -80,9 +82,9 @@ print(f"the ear gives vectors of {ear.dim} numbers, the eye of {eye.dim}; the Th
 # A word becomes a vector by a table: its number picks a row. A piece of sound has no number. It has a vector already, but in another
 # space: another width, another scale, and no axis that means there what it means here. The projector carries one into the other:
 #
-# $$p(x) = W_2\, \mathrm{gelu}\big(W_1\, \mathrm{LayerNorm}(x) + b_1\big) + b_2, \qquad x \in \mathbb{R}^{D_\mathrm{in}},\; p(x) \in \mathbb{R}^{D}$$
+# $$p(x) = W_2\, \mathrm{GELU}\big(W_1\, \mathrm{LayerNorm}(x) + b_1\big) + b_2, \qquad x \in \mathbb{R}^{D_\mathrm{in}},\; W_1 \in \mathbb{R}^{D \times D_\mathrm{in}},\; W_2 \in \mathbb{R}^{D \times D},\; p(x) \in \mathbb{R}^{D}$$
 #
-# The norm makes it indifferent to how loudly an encoder speaks. The bend in the middle lets it do more than turn and stretch.
+# LayerNorm makes it indifferent to the scale of the encoder's vectors. GELU, a smooth bend, lets it do more than one matrix can. Each vector is projected by itself: $(B, N, D_\mathrm{in})$ in, $(B, N, D)$ out.
 #
 # ## Exercise: the projector
 #
@@ -103,7 +105,7 @@ def projector(features: Tensor, scale: Tensor, shift: Tensor, first: Tensor, fir
 check("04.projector")
 
 # %% [markdown]
-# A question, heard:
+# Now a question that was asked aloud, through the encoder and through your function, which borrows the weights of the package's projector. They are random still:
 
 # %%
 rows = pq.read_table(settings.data_dir / "a2a-test.parquet", columns=["conversations", "question_audios", "voice", "kind"]).slice(0, 60).to_pylist()
@@ -126,7 +128,7 @@ with torch.no_grad():
 #
 # *Exercise 04.parameters · difficulty ●○○ · importance ●●○ · 5 minutes · 2 points · stuck? `hint("04.parameters")`*
 #
-# **Predict first:** the real model goes from 512 numbers to 768 for speech. Its other parts, Thinker and Talker, have about 110 million weights. How many has this projector?
+# The full-size model ("real" below) goes from 512 numbers to 768 for speech. **Predict first:** how many weights has this projector? The norm has a scale and a shift for each of its inputs.
 
 # %%
 predict("04.cost", "The projector from 512 to 768: how many million weights?", None)
@@ -157,7 +159,7 @@ reveal("04.cost", round(parameters(512, 768) / 1e6, 2), "million")
 # ## Where do the vectors go?
 #
 # Into the text. The prompt holds a placeholder, `<|audio_pad|>`, once for every vector that will come, and for each picture 64 times `<|image_pad|>`. The tokenizer treats
-# them as words, and they have an embedding, which nobody is meant to see.
+# placeholders as words, so they have an embedding too. The Thinker is not meant to see it.
 
 # %%
 ids = torch.tensor([tokenizer.prompt([{"role": "user", "content": user_content(sound_length=N)}])])  # (1, T)
@@ -171,7 +173,12 @@ print(f"T = {ids.shape[1]} positions, {int((ids == AUDIO_PAD).sum())} of them pl
 # *Exercise 04.runs · difficulty ●●○ · importance ●●○ · 12 minutes · 3 points · stuck? `hint("04.runs")`*
 #
 # A conversation may hold several pictures. Placeholders that are neighbours make a *run*: picture $k$ belongs to run $k$. For each position we must
-# know which run it is in, and which place in it. A batch has many rows, and each counts for itself.
+# know which run it is in, and which place in it. A batch has many rows, and each is counted by itself. With `.` for a word and `p` for a placeholder:
+#
+# | ids | `.` | `p` | `p` | `p` | `.` | `p` | `p` |
+# |---|---|---|---|---|---|---|---|
+# | run | -1 | 0 | 0 | 0 | -1 | 1 | 1 |
+# | place | -1 | 0 | 1 | 2 | -1 | 0 | 1 |
 
 # %%
 @exercise("04.runs")
@@ -196,11 +203,11 @@ check("04.runs")
 #
 # *Exercise 04.place_features · difficulty ●●● · importance ●●● · 15 minutes · 4 points · stuck? `hint("04.place_features")`*
 #
-# Now the heart of it, sometimes called *masked injection*. `stream` holds the embeddings of all positions. Where run $r$ of row $b$ stands, its place $n$ gets `features[b, r, n]`,
+# Now the heart of it, sometimes called *masked injection*. `stream` $(B, T, D)$ holds the embeddings of all positions. Where run $r$ of row $b$ stands, its place $n$ gets `features[b, r, n]`,
 # as far as both reach. Everything else keeps its embedding: words, the rest of a run that is too long, and any run from $R$ on. For a sound $R = 1$: only the
 # *first* run of `<|audio_pad|>` is heard. `lengths[b, r]` says how many of the $N$ vectors are real; the others are padding.
 #
-# Gradients must pass: to the features, for the projector lies behind them, and to the embeddings that stayed.
+# Gradients must pass: to the features, for they come from the projector, which is to learn, and to the embeddings that stayed. **Predict:**
 
 # %%
 predict("04.gradient", "Does the embedding of <|audio_pad|> itself learn anything from a row whose run is filled to its end: 'yes' or 'no'?", None)
@@ -226,7 +233,7 @@ def place_features(stream: Tensor, ids: Tensor, placeholder: int, features: Tens
 check("04.place_features")
 
 # %% [markdown]
-# On the real prompt, and on one with two pictures. `OmniModel.embed` does the same:
+# Your function on the prompt from above, and on one with two pictures, beside `OmniModel.embed`, which does the same. The picture is the tensor of this notebook, the stream $(1, T, D)$, before and after:
 
 # %%
 with torch.no_grad():
@@ -258,13 +265,13 @@ print(f"gradient on the features: {given.grad.norm():.2f}; on the placeholders' 
 reveal("04.gradient", "no" if stream.grad[ids == AUDIO_PAD].norm() == 0 else "yes")
 
 # %% [markdown]
-# **Not to be confused.** Injection is no cross-attention. There is no second stream and no new layer: behind this line the Thinker cannot even tell
+# **Not to be confused.** Injection is no cross-attention. There is no second stream and no new layer: from here on nothing but the vectors themselves tells the Thinker
 # which positions were words. (Flamingo, for one, does it the other way.)
 #
 # ## Training it alone
 #
 # Everything is frozen but the projector. *Frozen* means that the weights do not change, not that nothing is computed: the loss stands at the Thinker's far end,
-# so its gradient must go back *through* the whole Thinker to reach the projector. Only the encoder, which lies in front, is spared: its features are computed once and kept.
+# so its gradient must go back *through* the whole Thinker to reach the projector. Only the encoder is spared. It lies in front of the projector, no gradient goes there, and its features are computed once and kept.
 
 # %%
 source = "a2a-validation" if budget == "smoke" else "a2a-train"
@@ -293,9 +300,9 @@ learns = choose_trainable(model, "audio_proj")
 print(f"{len(training)} questions to learn from; {sum(p.numel() for p in learns.values()):,} weights learn, {sum(p.numel() for p in model.parameters() if not p.requires_grad):,} are frozen")
 
 # %% [markdown]
-# What is measured on the held-out questions: the loss per token of the answer, the share of its tokens that are the likeliest, and the share of answers of which *every* token is. The last is exactly the share that the
-# model would write word for word by itself: if each token is the likeliest behind the true ones, the true ones are what it writes. Do not be impressed by the second: the true words so far are given, and in "Three plus four is
-# seven." half of the tokens follow from what stands before them, whatever was asked.
+# Three things are measured on the held-out questions: the loss per token of the answer; the share of its tokens that the model finds likeliest; and the share of answers of which it does so for *every* token. The last is exactly
+# the share that it would write word for word by itself: if each token is the likeliest after the true ones before it, the true ones are what it writes. Do not be impressed by the second. There the true words so far are given, and in
+# "Three plus four is seven." half of the tokens follow from what stands before them, whatever was asked.
 
 # %%
 @torch.no_grad()
@@ -378,15 +385,16 @@ print(f"\nasked: {question}\nafter: {write(model, features)!r}")
 reveal("04.after", round(100 * figures["aloud, projector trained"][1]), "percent")
 
 # %% [markdown]
-# It hears: with another question's sound the answers are wrong, so it is this sound that helps. Yet it is far from what it can do in writing. The shape of the answer comes at once, the numbers in it come last.
+# It hears: with another question's sound the loss is far higher, and fewer tokens are right. So it is this sound that helps. Yet it is far from what it can do in writing, and hardly an answer is right to its end. The shape of the answer
+# comes first ("… plus … is …"), the numbers in it come last.
 #
 # ## The clocks do not match either
 #
-# Look at what the Thinker has to read. In writing the question is about ten tokens, one behind the other. Heard, it is some thirty vectors: a word is spread over several, and between the words there are vectors that say "nothing new". A
+# Look at what the Thinker has to read. Heard, the question above is 31 vectors. In writing it is about as many tokens as it has words. A word is spread over several vectors, and between the words there are vectors that say "nothing new". A
 # projector sees *one vector at a time*. It can change what a vector says, but it cannot gather three into one, nor drop any. That work is left to the Thinker's attention, which is frozen and never learnt it.
 #
-# Is it so? An experiment, which no rented part needs to change for: the encoder's own CTC head (notebook 02) knows where each word is. We keep one vector a word, the first one of each peak, and leave out the rest. Same encoder,
-# same features, same projector, as many steps.
+# Is that the reason? An experiment will tell, and no trained part need change for it. The encoder's own CTC head (notebook 02), which writes at each vector a word or a blank, knows where the words are. We keep one vector a word, the first at which the head
+# writes it, and leave out the rest. Same encoder, same features, a projector of the same size, as many steps.
 
 # %%
 class OnePerWord:
@@ -439,14 +447,16 @@ display(picture)
 reveal("04.clocks", round(100 * figures["aloud, one vector a word"][1]), "percent")
 
 # %% [markdown]
-# The same two matrices, on a clock that the Thinker knows. So why not always do this? Because the head's mistakes would be final, because a real encoder's tokens are no neat words, and because what lies between the words (voice, doubt, a laugh) would be gone. MiniMind-O keeps every vector and
+# Two matrices of the same size, but on a clock that the Thinker knows, and more answers are right to their end. (One question, like the one printed, shows little; the share of all answers counts.) So why not always do this? Because the head's mistakes
+# would be final, because a real encoder's tokens are no neat words, and because what lies between the words (voice, doubt, a laugh) would be gone. MiniMind-O keeps every vector and
 # lets the Thinker learn to read them: a first pass trains the projector alone, a second one all weights ([notebook 11](11_train_a2a.ipynb)). Others put a small model between, which gathers vectors (a Q-Former, a resampler), or stack several into one.
 #
-# The first pass has another reason. An untrained projector shouts nonsense into a trained model. If all weights learnt from the first step, the Thinker would first unlearn to listen.
+# The first pass has another reason. An untrained projector feeds noise to a trained model. If all weights learnt from the first step, the Thinker would first learn to ignore these positions.
 #
 # ## What has it learnt?
 #
-# A word's vector in, a word's vector out: has the projector become a dictionary? For each kept vector, the Thinker's words whose embeddings point most nearly the same way, before and after:
+# A word's vector in, a word's vector out: has the projector become a dictionary? For each kept vector we look up the Thinker's words whose embeddings point most nearly the same way, before training and after it. **Predict:** for which words of the question
+# does it become one, and for which not?
 
 # %%
 written = tokenizer.encode(question)
@@ -471,12 +481,12 @@ with drawing(8.0, 0.9 + 0.26 * len(said)) as figure:
 display(picture)
 
 # %% [markdown]
-# Where a word meets itself, or one that asks for the same ("add" and "plus"), the projector has become a dictionary, though nobody ever showed it a pair: it was only asked that the right *answer* follow. Where it has not, look for the words that the answer does not
-# depend on. And for vectors that act on the first blocks without resembling any word: there is room for them between the rows of the table.
+# Where a word meets itself, or one that asks for the same ("add" and "plus"), the projector has become a dictionary, though nobody ever showed it a pair: it was only asked that the right *answer* follow. Where it has not, it need not be at fault. The answer may
+# not depend on that word ("and"). Or the vector acts on the Thinker's first blocks without resembling any word: there is room for such vectors between the rows of the table.
 #
 # ## The same for pictures
 #
-# `vision_proj` is the same class with another width, and 64 vectors a picture in a fixed order. Nothing else differs. How many positions does a picture cost the Thinker, beside a second of speech?
+# `vision_proj` is the same class with another width, and a picture has 64 vectors in a fixed order. Nothing else differs. **Predict:** how many seconds of speech take as many positions as one picture?
 
 # %%
 print(f"a picture: {eye.patches} positions; a second of speech: {16_000 / 160 / 6:.1f}; a second of Mimi's codes: 12.5, in rows of their own")
@@ -493,13 +503,13 @@ quiz("04")
 # ## Summary
 #
 # - A projector is LayerNorm, matrix, GELU, matrix: about one weight in a hundred of the model. It matches widths.
-# - Placeholders keep the room. Run $k$ gets picture $k$; a sound fills the first run; what has no feature keeps its embedding.
-# - Frozen weights still carry gradients. Frozen *and in front of* what learns: compute once, keep.
+# - Placeholders keep places free. Run $k$ gets picture $k$; a sound fills the first run; what has no feature keeps its embedding.
+# - Frozen weights still pass gradients on. What is frozen *and in front of* all that learns is computed once and kept.
 # - A control with a false sound says whether anything is heard at all.
-# - A projector maps vector by vector: it cannot change the clock. What reads the vectors must learn to.
+# - A projector maps vector by vector, so it cannot change the clock. The model that reads the vectors must learn to read them at theirs.
 #
-# **Often mistaken.** *"The projector translates speech into words."* It makes vectors; that they act like words is all that was asked. *"The Thinker gets the transcript."* It gets nothing but these vectors. *"A falling loss means that it hears."* The loss falls
-# as soon as the shape of the answers is known; look at the control.
+# **Often mistaken.** *"The projector translates speech into words."* It makes vectors. Nobody asked that they resemble words, only that the right answer follow. *"The Thinker gets the transcript."* It gets nothing but these vectors. *"A falling loss means that it
+# hears."* The loss falls as soon as the shape of the answers is known; look at the control.
 #
 # **To try.** Leave out the GELU (one matrix, in effect): how much is lost? Leave out the LayerNorm and multiply the features by ten. Train `vision_proj` alone on `i2t-train` with the same function. Fill the *last* run instead of the first with two runs
 # in the prompt: what does the model answer to?

@@ -19,9 +19,10 @@
 # **You need** notebook 05, for what a block and a hidden state are, and notebook 07, for the nine streams and their delay.
 #
 # **The claim.** A model that never sees a word can speak, if it is given the *hidden states* of one that does: they hold the word, and the next one.
-# And eight codes a step need neither eight models nor eight steps, if they lie on a diagonal.
+# It can write eight codes in a single step, if these lie on a diagonal.
 #
-# Letters: $B$ batch, $T$ positions, $F$ frames, $Q$ codebooks, $A$ entries of the audio vocabulary, $D$ the Talker's width, $R$ rank of the adapters.
+# Letters: $B$ batch, $T$ positions, $F$ frames, $Q$ codebooks, $A$ entries of the audio vocabulary, $D$ the Talker's width, $D_T$ the Thinker's,
+# $R$ rank of the adapters. (In `tiny` the two widths are the same.)
 
 # %% tags=["parameters"]
 profile = "tiny"
@@ -77,7 +78,8 @@ print(f"the finished Talker: {sum(p.numel() for p in talker.parameters()) / 1e6:
 # %% [markdown]
 # ## What it is given
 #
-# One row of the validation set, laid out as in notebook 07. It was never trained on.
+# One row of the validation set, laid out as in notebook 07: eight streams of codes $(1, Q, T)$ over one stream of words $(1, T)$. Its sentence was never
+# spoken in training. The Thinker reads the words; what it has half-way up goes to the Talker.
 
 # %%
 @dataclass(frozen=True)
@@ -122,8 +124,9 @@ print(f"the Thinker's block {config.bridge_layer} of 0 to {config.num_hidden_lay
 display(listen(codec.decode(one.codes[None])[0, 0], codec.sample_rate, one.answer))
 
 # %% [markdown]
-# This is the **bridge**: one column of numbers for every position, from the middle of the Thinker. It is all that the Talker ever learns about the
-# text. Look at the right half: the words are over, and the columns go on. The Thinker thinks about padding as long as the speech lasts.
+# The tensor of this notebook is the **bridge**, $(1, T, D_T)$: one column of numbers for every position, from the middle of the Thinker. It is all that the
+# Talker ever learns about the text. Look at the right half of its picture: the words are over, and the columns go on. The Thinker reads padding as long as
+# the speech lasts.
 
 # %%
 with drawing(10.0, 3.2) as figure:
@@ -150,11 +153,13 @@ print(f"weights of the Talker with a side of {config.vocab_size}, the number of 
 #
 # *Exercise 08.embed · difficulty ●●○ · importance ●●● · 10 minutes · 3 points · stuck? `hint("08.embed")`*
 #
-# The other half of the input are the codes spoken so far, eight at each position. With a whole table for each codebook they would cost $Q A D$ weights.
-# But the tables need not be strangers to each other. So there is one *shared* table $E$, and for each codebook $k$ a narrow one $U_k$ of only $R$ numbers
-# a code, with a matrix $W_k$ that brings them to the full width, an *adapter*:
+# The other half of the input is the codes spoken so far, eight at each position. They must become one vector. A whole table for each codebook would cost
+# $Q A D$ weights. But the tables need not be strangers to each other. So there is one *shared* table $E$ $(A, D)$, and for each codebook $k$ an *adapter*: a
+# narrow table $U_k$ $(A, R)$ of only $R$ numbers a code, and a matrix $W_k$ $(D, R)$ that brings them to the full width.
 #
-# $$e(c_0, \dots, c_{Q-1}) = \frac{1}{Q} \sum_k \Big( E[c_k] + W_k \, \mathrm{GELU}\big(U_k[c_k]\big) \Big)$$
+# $$e(c_0, \dots, c_{Q-1}) = \frac{1}{Q} \sum_k \Big( E[c_k] + W_k \, \mathrm{GELU}\big(U_k[c_k]\big) \Big) \in \mathbb{R}^D$$
+#
+# Square brackets pick a row. For all positions at once: codes $(B, Q, T)$ in, vectors $(B, T, D)$ out.
 
 # %%
 @exercise("08.embed")
@@ -177,11 +182,11 @@ check("08.embed")
 #
 # *Exercise 08.heads · difficulty ●●○ · importance ●●● · 8 minutes · 3 points · stuck? `hint("08.heads")`*
 #
-# At the other end it is the same, backwards. One hidden state $h$ comes out of the last block, and each codebook reads its own answer from it:
+# At the other end it is the same, backwards. One hidden state $h$ $(D)$ comes out of the last block, and each codebook reads its own answer from it:
 #
-# $$\mathrm{logits}_k(h) = V h + P_k \, \mathrm{GELU}(N_k h)$$
+# $$\mathrm{logits}_k(h) = V h + P_k \, \mathrm{GELU}(N_k h) \in \mathbb{R}^A$$
 #
-# with a shared head $V$ $(A, D)$ and, for each codebook, $N_k$ $(R, D)$ down and $P_k$ $(A, R)$ up. This is all that "multi-token prediction" is here.
+# with a shared head $V$ $(A, D)$ and, for each codebook, $N_k$ $(R, D)$ down and $P_k$ $(A, R)$ up. This is all that *multi-token prediction* (MTP) is here.
 
 # %%
 @exercise("08.heads")
@@ -205,7 +210,7 @@ check("08.heads")
 #
 # *Exercise 08.count · difficulty ●○○ · importance ●●○ · 6 minutes · 2 points · stuck? `hint("08.count")`*
 #
-# Count the weights of embedding and heads together: with shared parts and adapters, and with eight whole tables and eight whole heads.
+# Count the weights of embedding and heads together, first with shared parts and adapters, then with eight whole tables and eight whole heads. There are no biases.
 
 # %%
 @exercise("08.count")
@@ -244,20 +249,20 @@ display(picture)
 reveal("08.saved", round(100 * adapted / whole), "percent")
 
 # %% [markdown]
-# The saving is real and not dramatic: rank 256 is not very low. It saves *weights*, and so memory and data, and at the heads work as well. At the embedding it saves no work: to speak,
-# `mmo.generation` multiplies the adapters out once, into eight whole tables, and then only looks codes up.
+# The saving is real and not dramatic, for rank 256 is not very low. At the heads it saves work as well as weights. At the embedding it saves weights only: looking up
+# a row costs the same in any table. To speak, `mmo.generation` even multiplies the adapters out, once, into eight whole tables, and then only looks codes up.
 #
 # ## The Talker's input
 #
 # *Exercise 08.input · difficulty ●●○ · importance ●●● · 10 minutes · 3 points · stuck? `hint("08.input")`*
 #
-# Two things come together, each brought to the Talker's width and to a common size by a small projection (Linear, GELU, Linear, RMSNorm), and each with a
-# scale that is learnt:
+# Two things come together: the bridge $b$ $(B, T, D_T)$ and the codes' embedding $e$ $(B, T, D)$. Each passes a small projection of its own (Linear, GELU, Linear, RMSNorm), which
+# brings it to the Talker's width and to a common size, and each has a scale, one number that is learnt:
 #
-# $$x = s_\text{text} \cdot \mathrm{proj}(\text{bridge}) + s_\text{audio} \cdot \mathrm{proj}(e)$$
+# $$x = s_\text{text} \, p_\text{text}(b) + s_\text{audio} \, p_\text{audio}(e) \qquad (B, T, D)$$
 #
-# One position is special. Before the answer stands the *speaker sign*, in all eight codebooks. There the speaker's vector replaces the embedding $e$ of the codes, before
-# the projection. That is how the Talker learns whose voice it has.
+# One position is special. Before the answer stands the *speaker sign*, in all eight codebooks. There the speaker's vector replaces $e$, in front of the projection. That is how
+# the Talker is told whose voice it has. In the code $p_\text{text}$ is `embed_proj`, $p_\text{audio}$ is `codec_proj`.
 
 # %%
 @exercise("08.input")
@@ -304,8 +309,8 @@ assert torch.allclose(mine, package, atol=1e-3)
 #
 # ## Eight at once is a diagonal, not a frame
 #
-# Each step predicts eight codes at once, none knowing of the others. If they belonged to one frame, codebook 1 would refine a codebook 0 that it has not seen.
-# They do not. **Predict:**
+# Each step predicts eight codes at once, none knowing of the others. If they belonged to one frame, codebook 1 would have to refine a code of codebook 0 that it has not seen.
+# They do not belong to one frame. **Predict:**
 
 # %%
 predict("08.column", "In the step in which codebook 0 says frame 9, which frame does codebook 7 say?", None)
@@ -317,8 +322,10 @@ nine = int((sequence.delay(torch.arange(10).expand(Q, -1), -1, -2)[0] == 9).nonz
 reveal("08.column", int(sequence.delay(torch.arange(30).expand(Q, -1), -1, -2)[7, nine]))
 
 # %% [markdown]
-# Read a column from top to bottom: the numbers fall by one. Now the same thing as an experiment. In every row of history we replace *one* code, that of codebook 0 in frame $f$,
-# by a random one, and look which predictions become worse. **Predict:** which suffers more, codebook 0 in the *next* frame, or codebook 1 in the *same* frame?
+# Each square has the number of its frame. Read a column from top to bottom: the numbers fall by one. Now the same thing as an experiment. Of what the Talker has said so far we replace
+# *one* code, that of codebook 0 in frame $f$, by a random one, and see which predictions become worse. We do so for one frame after the other, each time in a fresh copy of the row, and take the mean.
+#
+# **Predict:** which suffers more, codebook 0 in the *next* frame, or codebook 1 in the *same* frame?
 
 # %%
 predict("08.influence", "One code of codebook 0 is wrong. Whose loss rises more: codebook 0 in the 'next' frame, or codebook 1 in the 'same' frame?", None)
@@ -386,18 +393,19 @@ print(f"codebook 1, same frame: {same:+.2f} nats   codebook 0, next frame: {next
 reveal("08.influence", "same" if same > next_frame else "next")
 
 # %% [markdown]
-# The border between dots and colours is the staircase. Codebook $k$ writes frame $f$ in step $f + k$, so the change reaches its *own* frame, and even $k - 1$
-# frames before it. That is what the delay buys: each code knows the coarser codes of its frame, as if they were written one after the other, and a step still writes eight.
+# The border between dots and colours is the staircase of the delay. Codebook $k$ writes frame $f$ in step $f + k$. The changed code is written in step $f$ and first read in step $f + 1$, where codebook $k$ writes
+# frame $f + 1 - k$. So the change reaches the other codes of its *own* frame, and even frames before it. That is what the delay buys: each code knows the coarser codes of its frame, as if they were written one
+# after the other, and a step still writes eight.
 #
 # **Not to be confused.** Elsewhere, multi-token prediction means guessing several *future* tokens of one stream, to learn more from each position or to write faster.
-# Here no head looks ahead. Eight streams each predict their own next code.
+# Here no head looks ahead: each of eight streams predicts its own next code.
 #
 # ## The loss of eight heads
 #
 # *Exercise 08.loss · difficulty ●●● · importance ●●● · 12 minutes · 4 points · stuck? `hint("08.loss")`*
 #
-# Each codebook has its own cross-entropy: $Q$ means over the positions that have a label. Two weights come in. The stop counts $w$-fold in the sum, but once in the count, and
-# the codebooks are averaged with weights $a_k$, for the first ones carry the words:
+# Each codebook $k$ has its own cross-entropy: the mean over its $N_k$ positions $t$ that have a label, $y_{k,t} \ne -100$. Two weights come in. The stop, one label among many, counts $w$-fold in the sum
+# but once in the count. And the codebooks are averaged with weights $a_k$, for the first ones carry the words:
 #
 # $$\ell_k = \frac{1}{N_k} \sum_{t\,:\,y_{k,t} \ne -100} w_{k,t}\, \mathrm{CE}_{k,t}, \qquad w_{k,t} = \begin{cases} w & y_{k,t} = \text{stop} \\ 1 & \text{else} \end{cases}, \qquad \ell = \frac{\sum_k a_k \ell_k}{\sum_k a_k}$$
 
@@ -449,11 +457,11 @@ print(f"ln {A} = {math.log(A):.2f}; a random head is not quite flat: half the va
 reveal("08.start", round(start[0], 2), f"(ln {A} is {math.log(A):.2f})")
 
 # %% [markdown]
-# A little above $\ln A$: random logits are not all alike, and being unevenly wrong costs about half their variance. The tenfold stop lifts the number that a training log shows by
-# $9 / (F + 1)$ of itself. Do not take it for a mistake.
+# A little above $\ln A$: random logits are not all alike, and being unevenly wrong costs about half their variance, $\ell_k \approx \ln A + \sigma^2 / 2$. The tenfold stop lifts the number that a
+# training log shows: of $F + 1$ labels one counts nine times more, which at the start adds $9 / (F + 1)$ of the loss. Do not take it for a mistake.
 #
-# Compare the codebooks of the finished Talker. The first ones can be predicted, the last ones hardly, and the speech is understood all the same. Nor does a low loss promise
-# speech: it is measured with the *true* history, and when the Talker speaks the history is its own.
+# Compare the codebooks of the finished Talker. The first ones can be predicted, the last ones hardly. One understands it all the same, for the first ones carry the words. Nor does a low loss promise
+# speech: it is measured with the *true* codes before each step, and when the Talker speaks they are its own.
 #
 # ## Which word is it on?
 #
@@ -468,8 +476,13 @@ print(f"{one.codes.shape[1]} frames of speech; the text is over at {one.last - o
 predict("08.knows", "Mostly by which: 'look', 'told' or 'continue'?", None)
 
 # %% [markdown]
-# To see where it looks we take its attention apart. The package uses torch's fast attention, which never writes its weights down; `mmo.course.looking` does. For every head we ask: over the
-# frames that are spoken *after* the text has ended, does the place where it looks among the words move on in step with time? That is a correlation, between 1 (it follows) and -1.
+# To see where it looks we take its attention apart. The package uses torch's fast attention, which never writes its weights down; `mmo.course.looking` does. For a head, let $a_{t,j}$ be the share of attention
+# that step $t$ gives to word $j$ of the answer. Where it looks, on average, is its *gaze*:
+#
+# $$g_t = \frac{\sum_j j \, a_{t,j}}{\sum_j a_{t,j}}$$
+#
+# For every head we ask: over the frames that are spoken *after* the text has ended, does the gaze $g_t$ move on in step with time $t$? That is a correlation, 1 if it follows, 0 if it does not care. And
+# how much of its attention, $\sum_j a_{t,j}$, is on the words at all? A reading head has both.
 
 # %%
 @torch.no_grad()
@@ -524,7 +537,7 @@ for block, head in ranked:
     print(f"block {block}, head {head}: correlation {float(following[block, head]):.2f}, {float(attending[block, head]):.0%} of its attention on the words")
 
 # %% [markdown]
-# Nobody asked for this. There is no alignment in the data and none in the loss; a few heads have become the finger on the page. (Neighbours among the query heads share a key head, as in
+# Nobody asked for this. Neither the data nor the loss says when a word is spoken; a few heads have become the finger on the page by themselves. (Neighbours among the query heads share a key head, as in
 # notebook 05, so a second finger often lies beside the first.) Here is the best of them at work, under the sound of the same sentence:
 
 # %%
@@ -576,7 +589,7 @@ for name, rise_of in together.items():
     print(f"{name + ' blind':28}: {np.mean(seeing):.2f} -> {np.mean(seeing) + rise_of:.2f}")
 
 # %% [markdown]
-# Compare the best head, the best few, and all. The finger carries a part of the text across, and no single head carries it all: other heads find what they need in other ways, and the codes said so far help.
+# Compare the best head, the best few, and all. The finger carries a part of the text across, but no single head carries it all. Blind all heads to the words, and what is left comes from the codes said so far.
 #
 # ### One word behind
 #
@@ -596,7 +609,8 @@ print(f"on average {np.mean(behind):+.1f} words from the word that is said")
 # The gaze is late, and the speech is not. How can that be? Remember what stands at a position: not a word but a *hidden state of a language model*, whose work it is to know **the next word**. The state above "blue" already
 # holds "star". The Talker has learnt to read it there, because there it is first.
 #
-# If that is so, we can lie to it. We let the Thinker write an answer that it does not believe, by force, token by token. The text row then says "nine". **Predict** what is heard:
+# If that is so, we can lie to it. We let the Thinker write an answer that it does not believe, by force, token by token. The text row then says "nine". A *judge* listens with you: a small speech recogniser that
+# knows the words of this world and guesses the short ones. Trust your ears beside it. **Predict** what is heard:
 
 # %%
 predict("08.lie", "Asked for three plus four, the text row is made to say 'Three plus four is nine.' Which number is heard?", None)
@@ -631,15 +645,15 @@ for question, true, lie in LIES:
 reveal("08.lie", notes[0].split()[-1] if notes[0] else "listen")
 
 # %% [markdown]
-# (The judge is a small speech recogniser that knows the world's words and guesses the short ones. Trust your ears with it.)
+# Could it have the true sentence by heart? Not the second one: that was never spoken in training.
 #
 # **Not to be confused.** The Talker does not receive what the Thinker wrote. It receives what the Thinker, half-way up its stack, *was about to* write. Where the two agree, which is nearly always, nobody notices. It is also why text and
 # speech of such a model can drift apart, and why `mmo/evaluation.py` measures its speech against its own text.
 #
 # ### Which part of the input carries the words?
 #
-# A last witness. We put another answer's bridge in the place of this one's: once at the positions of the words, once at the padding behind them. We hide the codes said so far. And we zero the bridge
-# altogether. The true codes stay what has to be predicted. **Predict** first: which codebook suffers most when the whole bridge is zeroed?
+# A last experiment decides between *look*, *told* and *continue*. We put another answer's bridge in the place of this one's: once at the positions of the words, once at the padding behind them. We hide the
+# codes said so far. And we put zeros in: at the padding, and everywhere. What has to be predicted stays the same, the true codes. **Predict** first: which codebook suffers most when the whole bridge is zeroed?
 
 # %%
 predict("08.zeroed", "The whole bridge is zeroed. The loss of which codebook rises most? Its number:", None)
@@ -692,8 +706,8 @@ reveal("08.knows", max(loss_0, key=loss_0.get), f"above all: with the other answ
 # Compare the two lines about the padding. With zeros there the loss rises a good deal; with the padding of *another sentence* hardly at all. So nothing about the words is read there. A zero is not "nothing": it is an input that was never
 # seen, and it does harm of its own. Whoever takes parts of a network away should take them from another example, not from nowhere.
 #
-# And compare the codebooks. The early ones say *what* is said, and they know it from the bridge. The late ones say how it sounds in detail, and there the bridge is of little help. Without it the first codebook's loss may even end
-# *above* $\ln A$: a Talker that has lost its Thinker is not ignorant but wrong, and sure of it. Hear it:
+# And compare the codebooks. The early ones say *what* is said, and they know it from the bridge. The late ones say how it sounds in detail, and there the bridge is of little help. Without any bridge the loss of codebook 0 may even end
+# *above* $\ln A$, worse than a blind guess: a Talker that has lost its Thinker is not ignorant but wrong, and sure of it. Hear it:
 
 # %%
 class Deaf(nn.Module):
@@ -767,8 +781,8 @@ print("steps for each token: loss   " + "   ".join(f"{pace}: {loss:.2f}" for pac
 reveal("08.lead", "yes" if paces[round(natural)] - paces[1] > 0.1 else "no")
 
 # %% [markdown]
-# Read the map by columns. A frame's loss is high as long as the words before it are hidden; what comes after the one it is on changes little. Look at the frames of the last word: is it needed in the text, or only the word before it? That is the
-# lie of above once more, as a number:
+# Read the map by columns, from top to bottom. A frame's loss is high as long as the words before it are hidden; the words after the one it is on change little. Look at the frames of the last word. Must that word stand in the text, or only the one
+# before it? That is the lie from above once more, as a number:
 
 # %%
 tail = [(losses[-3, -4:].mean(), losses[-1, -4:].mean()) for losses in maps]  # without the last word and its full stop, and with all
@@ -776,11 +790,12 @@ print(f"last four frames of each answer: loss {np.mean([float(without) for witho
 
 # %% [markdown]
 # So the Talker does not need the whole sentence. But it was trained with a text that runs far ahead: at the pace of speech it loses a little already, and a text that is slower than the speech fails it. (The measure is a rough one: the earlier positions of a row see as many words as the frame in
-# question, and the text that is cut looks like an answer that is over. A model *trained* with word-timed text, as Moshi is, learns to do with less. That is a capstone.)
+# question, and the text that is cut looks like an answer that is over. A model *trained* with word-timed text, as Moshi is, learns to do with less. That is a capstone of [appendix A4](A4_scale_out.ipynb).)
 #
 # ## One sentence, from nothing
 #
-# Enough taken apart. A fresh Talker, random in every weight, with the Thinker that came with the course. One row of data, over and over. **Predict** how many updates it needs until it can say this sentence:
+# Enough taken apart. We take a fresh Talker, random in every weight, with the Thinker that came with the course, and give it one row of data over and over. **Predict** how many updates it needs until its audio loss is below 0.5. About then it can say
+# the sentence:
 
 # %%
 STEPS = 16 if budget == "smoke" else 60
@@ -821,10 +836,10 @@ below = next((step + 1 for step, each in enumerate(history) if each["audio"] < 0
 reveal("08.overfit", below if below else f"not within {STEPS}", "updates" if below else "updates")
 
 # %% [markdown]
-# In seconds, from random weights, a sentence. This is the first thing to try with any new model of this kind: what cannot learn one row by heart has a bug, in its labels, its delay or its decoding, and no data will help. If the loss falls and the
-# sound is wrong, what is fed in decoding is not what was fed in training.
+# In seconds, from random weights, a sentence. Where every code is right, the judge hears the same as in the recording, mistakes included: those are the judge's and the codec's. This is the first thing to try with any new model of this kind. What
+# cannot learn one row by heart has a bug, in its labels, its delay or its decoding, and no data will help. If the loss falls and the sound is wrong, what is fed in decoding is not what was fed in training.
 #
-# All eight codebooks are learnt here, the late ones too. They are not unlearnable; what they hold just cannot be *predicted* for a sentence that was never heard. And learnt by heart is not able to speak. Ask it something else:
+# All eight codebooks are learnt here, the late ones too. They can be learnt by heart; they can hardly be *predicted* for a sentence that was never heard. And one sentence by heart is not speech. Ask for something else:
 
 # %%
 other = lay_out(rows[2])
@@ -834,8 +849,8 @@ display(listen(asked.samples, codec.sample_rate, f'asked: {other.question}   it 
 # %% [markdown]
 # ## Against a depth transformer
 #
-# There is another answer to the question how a frame's codes can know of each other. Moshi and Sesame's CSM, after the RQ-Transformer, run the large transformer once a frame and let a *small* one write the rest of it: code 1
-# knowing code 0, then code 2 knowing both, and so on down. No staircase is needed. (Moshi keeps a step or two of delay between its first codebook and the others, and has the depth transformer as well.) Three ways, then:
+# A frame's codes can know of each other in another way. Moshi and Sesame's CSM, after the RQ-Transformer, run the large transformer once a frame and let a *small* one, the depth transformer, write the frame: code 1
+# knowing code 0, then code 2 knowing both, and so on down. No staircase is needed. (Moshi has both: a depth transformer, and a step or two of delay between its first codebook and the others.) Three ways, then:
 #
 # | | large steps for $F$ frames | small steps | $c_{k,f}$ knows of its own frame |
 # |---|---|---|---|
@@ -843,8 +858,8 @@ display(listen(asked.samples, codec.sample_rate, f'asked: {other.question}   it 
 # | **delayed** (ours) | $F + Q - 1$ | – | $c_{0,f} \dots c_{k-1,f}$, through the history |
 # | **depth** | $F$ | $(Q - 1) F$ | $c_{0,f} \dots c_{k-1,f}$, directly |
 #
-# All three give a probability to the whole answer, so the sum of their losses over a frame's codes may be compared, in nats a frame. For a fair race in two minutes: the same rows in the same order, the finished Talker's way in
-# (its embedding and projections, frozen) for all three, two fresh blocks, about as many weights to learn, the first four codebooks. `mmo/course/depth.py` has the depth transformer: read it, it is short.
+# By the chain rule all three give a probability to the whole answer, so the sum of their losses over a frame's codes may be compared, in nats a frame. To make a short race fair, all three get the same rows in the same order, the finished Talker's way in
+# (its embedding and projections, frozen), two fresh blocks, about as many weights to learn, and the first four codebooks to write. `mmo/course/depth.py` has the depth transformer: read it, it is short.
 
 # %%
 FEW = 4  # codebooks
@@ -971,8 +986,8 @@ for way, (held, _, seconds) in results.items():
 reveal("08.race", min(results, key=lambda way: float(results[way][0].sum())))
 
 # %% [markdown]
-# Look at codebook 1, not at the sum alone: that is where "blind" shows first. Two minutes rank nothing for good, and the differences are small beside what a longer training brings. What can be said: both ways that let a frame's codes know of
-# each other get more out of the same rows, and neither needs more weights for it. (The depth transformer has one thing more: without a delay all codes of the frame before are known to it.) So the choice between them is made elsewhere: **at decoding**. What does one frame cost, one row at a time?
+# Look at codebook 1, not at the sum alone: it refines codebook 0, and there it shows first that *parallel* does not know it. So short a training does not decide between the other two; it does say that both ways that let a frame's codes know of
+# each other get more out of the same rows, and that neither needs more weights for it. (The depth transformer has one thing more: without a delay it knows all codes of the frame before.) So the choice between these two is made elsewhere, **at decoding**. What does one frame cost, one row at a time?
 
 # %%
 @torch.no_grad()
@@ -1005,9 +1020,9 @@ print(f"before the first frame is whole: delayed {Q * (body + eight):.0f} ms, de
 reveal("08.depth_cost", round((body + down) / (body + eight), 1), "times")
 
 # %% [markdown]
-# (Our `write` computes the few positions of a frame anew at each of its steps; a cache would save a part of that, but not the steps themselves, which must wait for each other.) So:
-# the delay is nearly free per frame and pays once, with seven steps before the first sound. The depth transformer has its first frame after one large step and pays in every frame. A small model on a small machine takes the delay; a
-# large one, whose blocks dwarf a depth transformer, may well take the other, and Moshi does, for in a conversation the first frame counts.
+# (Our `write` computes the few positions of a frame anew at each of its steps; a cache would save a part of that, but not the steps themselves, which must wait for each other.) So
+# the delay costs next to nothing per frame and pays once, with seven steps more before the first sound. The depth transformer has its first frame after one large step and pays in every frame. A small model on a small machine takes the delay. A
+# large one, whose blocks dwarf a depth transformer, may well take the other. Moshi does: in a conversation the first frame counts.
 
 # %% [markdown]
 # ## Five questions
@@ -1023,13 +1038,13 @@ quiz("08")
 # - The Talker gets, at each position, one hidden state from the middle of the Thinker and eight codes of its own past. No words.
 # - Embedding and heads share one table and one head; low-rank adapters tell the codebooks apart.
 # - Eight codes a step lie on a diagonal: each knows the coarser codes of its frame.
-# - The loss begins at $\ln A$, a little above, and the early codebooks are those that can be learnt, from the bridge.
-# - A few heads of their own accord keep a finger on the text, one word behind, since a state holds the next word. So the Talker says what the Thinker thinks, not what it wrote.
+# - The loss begins a little above $\ln A$. What can be predicted of a new sentence are the early codebooks, from the bridge.
+# - A few heads keep, of their own accord, a finger on the text, one word behind, since a state holds the next word. So the Talker says what the Thinker thinks, not what it wrote.
 # - One sentence is learnt by heart in seconds: the first test of every new model.
-# - A depth transformer knows the same and pays in each frame; the delay pays once.
+# - In a depth transformer, too, each code knows the coarser ones of its frame. It pays in every frame, the delay pays once.
 #
 # **Often mistaken.** *"MTP predicts the future."* Not here: eight streams, each its own next code. *"The Talker is a text-to-speech model behind a chatbot."* That one would get the text, and could not say what was not written.
-# *"A lower loss is better speech."* Zero on one sentence is no speech at all. *"Attention shows what matters."* It shows where a head looks; hide it, and see.
+# *"A lower loss is better speech."* A loss near zero went with a model that has one sentence. *"Attention shows what matters."* It shows where a head looks. Make it blind, and see.
 #
 # **To try.** Zero the bridge only where the gaze of the best head is. Take the bridge from the Thinker's last block (`config.replace(bridge_layer=3)`) and overfit again: as quick? Begin the sound three positions later than `sequence.build_row` does, in training and in
 # decoding: what does the longer lead buy? Give the depth transformer two blocks. Set `adapter_rank` to 4 and overfit one sentence.

@@ -13,13 +13,14 @@
 #
 # *Takes 30 minutes (tiny) · builds on 12*
 #
-# **At the end** you have asked it by text, by voice and by picture, in both voices, warm and cold, with your own words and your own microphone if you have one, and seen when its
-# first sound arrives.
+# **At the end** you have asked it by text, by voice and by picture, with your own words, your own recording and your own picture if you like. You have heard it in both voices and at four
+# temperatures, and seen when its first sound arrives.
 #
-# **You need** nothing but the finished model; the shipped one will do.
+# **You need** a finished model. If you trained one in notebooks 10 to 12, it is the one that answers; if not, the shipped one does. From the course: a *frame* is 80 ms of sound, eight codes
+# (notebook 01), and these lie on a diagonal (notebook 07).
 #
-# **The claim.** It speaks while it writes: the first sound is there long before the sentence is done, and each second of speech
-# takes less than a second to make, on a plain CPU.
+# **The claim.** It speaks while it still writes: the first sound comes after a fixed number of steps, however long the answer is, and each second of speech
+# takes less than a second to make, on a plain CPU. So once it has begun to speak it need not pause.
 
 # %% tags=["parameters"]
 profile = "tiny"
@@ -53,7 +54,7 @@ print("voices:", ", ".join(assistant.voices))
 # %% [markdown]
 # ## The same answer in each voice
 #
-# The weights are the same; one vector at one position differs.
+# The weights are the same. One vector at one position differs, the speaker's, right before the answer (notebook 08). **Before you listen:** what will differ, the words, the pace, the pitch?
 
 # %%
 for voice in assistant.voices:
@@ -63,7 +64,8 @@ for voice in assistant.voices:
 # %% [markdown]
 # ## Write your own
 #
-# Words outside the world get a notice (try `mmo say "What is love?"` in a terminal). Inside it, ask away.
+# Put your own questions into the list. Its world has small sums, comparisons, counting, colours, shapes, days, months and greetings; the words are in `data/tiny/words.txt`. For a word outside it `mmo say "What is love?"`, in a terminal, gives a notice.
+# Under each player stands what it wrote. Close your eyes first, then compare: do you hear those words?
 
 # %%
 for question in ("Hello.", "Which is bigger, nine or twelve?", "What is the opposite of hot?", "Count from three until eight.",
@@ -75,7 +77,8 @@ for question in ("Hello.", "Which is bigger, nine or twelve?", "What is the oppo
 # %% [markdown]
 # ## Ask aloud
 #
-# A question in a voice that was in no training. For your own: record a few seconds to a file (any program does; WAV, FLAC, Ogg and MP3 are read) and put its path into `own_recording`.
+# The question below is from the test set, in a voice that was in no training. For your own, record a few seconds to a file (any program does; WAV, FLAC, Ogg and MP3 are read), put its path into `own_recording`, and ask something of its world. A second try in other words
+# is worth it: of all three ways to ask, this is the one in which it errs most.
 
 # %%
 own_recording = None  # "question.wav"
@@ -91,7 +94,7 @@ display(listen(answer.samples, answer.sample_rate, answer.text))
 # %% [markdown]
 # ## Show it a picture
 #
-# Its world has nine shapes in nine colours on a calm ground. Put the path of a picture of yours into `own_picture`: what does it make of a photograph?
+# Its world has nine shapes in nine colours (`mmo/world/text.py` lists them) on a calm ground, one thing or a few. Put the path of a picture of yours into `own_picture`. It has no way to say "I do not know": what does it make of a photograph?
 
 # %%
 own_picture = None  # "picture.png"
@@ -106,7 +109,7 @@ display(listen(answer.samples, answer.sample_rate, answer.text))
 # %% [markdown]
 # ## When does it begin to speak?
 #
-# **Predict:** a frame lasts 80 ms and needs its eight codes, which lie on a diagonal. How many steps pass before the first sound?
+# In each step the Thinker writes one token of text and the Talker up to eight codes, which lie on a diagonal: codebook $k$ is $k$ steps late. A frame can be made into sound when all its eight codes are there. **Predict:** how many steps pass before the first sound?
 
 # %%
 predict("13.steps", "Steps before the first sound?", None)
@@ -134,10 +137,17 @@ display(listen(final.samples, final.sample_rate, final.text))
 reveal("13.steps", config.num_codebooks + 1, "steps: one for the answer's first word, and one for each codebook of the first frame")
 
 # %% [markdown]
+# Read the picture from left to right. Above, the text comes, a token a step. An answer as short as this one is written to its end before its first frame is whole; a long one is not. Below, each black mark is a piece of sound that is ready, and
+# the broad bar is the time in which it is all played. The marks are done long before the bar is: it makes speech faster than it speaks. And the bar begins at the first mark: it did not wait for the rest.
+#
 # ## Warm and cold
 #
-# At temperature 0 the likeliest code wins every time, and there is one reading. With warmth there are many. **Predict:** at temperature 1 for all
-# codebooks, what suffers first, the words or the voice?
+# For each codebook the Talker gives logits $z$ of shape $(A,)$, one for each code; a code is drawn from the likeliest of them (`top_k` says how many). The *temperature* $\tau$ makes their probabilities sharper or flatter:
+#
+# $$p_i = \frac{\exp(z_i / \tau)}{\sum_j \exp(z_j / \tau)}$$
+#
+# Near 0 the likeliest code wins every time, and there is one reading of a sentence. At higher temperatures there are many. Only the codes are warmed here. The text stays at temperature 0, so what is written is the same each time, and what you
+# hear may not be. **Predict:** at temperature 1 for all codebooks, what suffers first, the words or the voice?
 
 # %%
 predict("13.warm", "'words' or 'voice'?", None)
@@ -149,7 +159,8 @@ for temperature in (0.0, 0.2, 0.6, 1.0):
 reveal("13.warm", "words")
 
 # %% [markdown]
-# Timbre is in every code that is likely at all; which of the likely ones comes next is what makes a word. The same answer with another seed:
+# Do you agree? One sentence is a small test; try others. The likely reason: all codes that are likely at all sound like the voice, and which of them comes next is what makes a word. Now the same answer with three seeds, that is, three series of draws. Under them are the
+# codes of the last one, $(Q, F)$, a row for each codebook and a column for each frame:
 
 # %%
 for seed in range(3):
@@ -163,8 +174,8 @@ else:
 # %% [markdown]
 # ## A voice by example
 #
-# Instead of a vector alone, the prompt may carry *reference codes*: some frames of the wanted voice, right before the answer. Here the vector of one voice meets the
-# sound of the other. Which does it follow?
+# Instead of a vector alone, the prompt may carry *reference codes*: some frames of the wanted voice, right before the answer, as if the Talker had just said them. Usually vector and reference are of the same voice. Here the vector of one voice meets the
+# sound of the other. **Predict:** which does it follow? Compare what you hear with the two voices at the top of this notebook.
 
 # %%
 train_rows = open_rows(settings.data_dir / settings.stages["t2a"][0].data[0], config, settings.cache_dir())
@@ -179,7 +190,7 @@ if len(assistant.voices) > 1:
 # %% [markdown]
 # ## To play with
 #
-# With a live kernel: a question, a voice, a temperature. (Under papermill this cell only shows its widgets.)
+# A question, a voice, a temperature, a button. This needs a live kernel: where the notebook is only read, nothing answers.
 
 # %%
 import ipywidgets as widgets
@@ -210,12 +221,20 @@ quiz("13")
 # %% [markdown]
 # ## Summary
 #
-# You built it, you trained it, it answers. It speaks from the ninth step on; one vector is a voice; warmth costs words first.
-# `runs/…/report.json` has the figures: what an independent judge hears, beside the ceiling that the codec sets and the floor that the judge itself has.
+# You built it, you trained it, it answers.
 #
-# **Often mistaken.** *"Streaming means low latency."* It means that sound comes before the end; how soon is another question. *"The voice is in the weights."* Both voices are; the vector chooses.
+# - The first sound comes after nine steps, one for the first word and one for each codebook, and speech is made faster than it is played.
+# - One vector at one position is a voice.
+# - Temperature gives a sentence many readings. It costs words before it costs the voice.
 #
-# **To try.** Two vectors, half of each: whose voice is that? A question that is not of its world: where does it go wrong, in the text or in the speech?
+# You listened to a few answers; a judge, a speech recogniser, listens to hundreds. `make weekend` writes what it hears to `runs/tiny/report.json`, beside what it hears in the recordings themselves and behind the codec alone. Better than that
+# it can hardly hear any Talker.
+#
+# **Often mistaken.** *"Streaming means low latency."* It means that sound comes before the end; how soon is another question. *"The voice is in the weights."* Both voices are; the vector chooses. *"It wrote it, so it said it."* Text and speech are made side by side and may
+# differ: listen.
+#
+# **To try.** Mix two vectors half and half (`replace(assistant.prompt("Hello."), speaker=…)`, as in "A voice by example"): whose voice is that? Ask something that is not of its world: where does it go wrong, in the text or in the speech? Warm only the late codebooks
+# (`temperature=(0.0, 0.0, 0.0, 1.0)`, the last number stands for the rest): what changes now?
 #
 # **Where to read on.** `mmo/generation.py`, `mmo/streaming.py`, `mmo/assistant.py`; A. Défossez, L. Mazaré, M. Orsini and others: *Moshi: a speech-text foundation model for real-time dialogue.* 2024,
 # [arXiv:2410.00037](https://arxiv.org/abs/2410.00037).
