@@ -301,7 +301,7 @@ with torch.no_grad():
     mine = read_heads(talker.norm(x), talker.lm_head.base.weight, adapters(talker.lm_head, 0), adapters(talker.lm_head, 2)).movedim(-2, 1)
     package = model(one.inputs, speaker=one.speaker).audio_logits  # (1, Q, T, A)
 print(f"largest difference to mmo.omni.OmniModel: {float((mine - package).abs().max()):.1e}, of logits up to {float(package.abs().max()):.1f}")
-print(f"scales, 3 and 1 at the start of training: text {float(talker.text_scale):.2f}, audio {float(talker.audio_scale):.2f}")
+print(f"scales, 3 and 1 at the start of training: text {talker.text_scale.item():.2f}, audio {talker.audio_scale.item():.2f}")
 assert torch.allclose(mine, package, atol=1e-3)
 
 # %% [markdown]

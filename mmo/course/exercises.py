@@ -65,6 +65,10 @@ class Case:
     arguments: tuple
 
 
+def worth(points: int) -> str:
+    return f"{points} point" if points == 1 else f"{points} points"
+
+
 @dataclass(frozen=True)
 class Exercise:
     """One exercise.  difficulty and importance: 1 to 3.  minutes: for somebody who meets it for the first time."""
@@ -95,7 +99,7 @@ class Exercise:
         """The line of Markdown under the exercise's heading; `mmo course build` keeps it true."""
         return (
             f"*Exercise {self.id} · difficulty {dots(self.difficulty)} · importance {dots(self.importance)} · {self.minutes} minutes · "
-            f'{self.points} points · stuck? `hint("{self.id}")`*'
+            f'{worth(self.points)} · stuck? `hint("{self.id}")`*'
         )
 
 
@@ -199,7 +203,7 @@ def judge(exercise: Exercise, function: Callable) -> Verdict:
             diagnosis = diagnose_gradient(exercise, function, case)
             return Verdict(exercise.id, "wrong", f"{diagnosis}\n({words})" if diagnosis else words)
     asked = "your class is asked for" if exercise.variant else f"{exercise.package_name} does"
-    return Verdict(exercise.id, "passed", f"It does what {asked}. {exercise.points} points.", drawn(exercise, *first))
+    return Verdict(exercise.id, "passed", f"It does what {asked}. {worth(exercise.points)}.", drawn(exercise, *first))
 
 
 def copies(arguments: tuple) -> tuple:
