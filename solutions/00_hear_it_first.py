@@ -227,7 +227,7 @@ display(reveal("00.samples", round(0.08 * 24_000), "samples: a frame"))
 # %% [markdown]
 # ## Exercise: frames
 #
-# *Exercise 00.frames · difficulty ●○○ · importance ●●○ · 4 minutes · 1 points · stuck? `hint("00.frames")`*
+# *Exercise 00.frames · difficulty ●○○ · importance ●●○ · 4 minutes · 1 point · stuck? `hint("00.frames")`*
 #
 # The codec works on frames: pieces of one length. Cut a sound of $n$ samples into as many frames as it needs, $F = \lceil n / \mathrm{size} \rceil$.
 #
