@@ -511,6 +511,20 @@ def course_variant(
         print(f"{alike} of {len(tasks)} as in {unlike}" + ("; another name may do better" if alike else ""))
 
 
+@course.command("synthetic")
+def course_synthetic(
+    to: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
+    notebooks: Annotated[str, typer.Option("--notebooks", help="Those that were due: 05,07.")],
+) -> None:
+    """Write the submissions of ten synthetic students, right, wrong and broken, to try grading with."""
+    whole_course_or_exit("synthetic submissions are made of the solutions")
+    from mmo.course.grading.synthetic import write_class
+
+    with plain_errors("mmo course synthetic"):
+        students = write_class(to, numbers_in(notebooks))
+    print(f"{to}: {', '.join(students)}. Grade them with: mmo course grade {to} --out grades --notebooks {notebooks}")
+
+
 @course.command("grade")
 def course_grade(
     submissions: Annotated[Path, typer.Argument(help="A folder with one folder for each student.")],
@@ -527,10 +541,11 @@ def course_grade(
     whole_course_or_exit("grading is done in the whole course, which has the hidden cases")
     from mmo.course.grading.grade import Rules, grade
     from mmo.course.grading.limits import MEGABYTE, Limits
+    from mmo.course.grading.pool import CannotStart
     from mmo.course.grading.report import show_class
 
     begun = time.monotonic()
-    with plain_errors("mmo course grade"):
+    with plain_errors("mmo course grade", CannotStart):
         rules = Rules(Limits(seconds=seconds, memory=memory * MEGABYTE), jobs, marked_points, variant)
         grades = grade(submissions, out, numbers_in(notebooks), rules)
     show_class(grades)
