@@ -359,6 +359,7 @@ def test_the_class_page_has_the_hardest_exercise_first(graded):
     page = (graded.out / "class.html").read_text(encoding="utf-8")
     assert page.index("07.delay") < page.index("07.labels")
     assert 'href="students/renamed.html"' in page
+    assert "the file is called final (2).ipynb" in page and "2000 MB" in page, "what is the matter with a file is seen at once"
 
 
 def test_the_summary_counts_what_was_said_most():
