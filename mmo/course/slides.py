@@ -115,10 +115,10 @@ def sections_of(notebook: NotebookNode) -> list[Section]:
         elif cell.cell_type == "code" and found:
             if QUIZ.search(cell.source) and not found[-1].media:
                 found.pop()  # its questions are for the notebook and for paper; the heading alone says nothing
-            elif EXERCISE.search(cell.source):
+                continue
+            if EXERCISE.search(cell.source):
                 found[-1].stub = emptied(cell.source)
-            if found:
-                found[-1].media += media_of(cell)
+            found[-1].media += media_of(cell)
     return found
 
 
