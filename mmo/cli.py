@@ -7,6 +7,8 @@ A command stands here only when the module behind it does.
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -36,6 +38,19 @@ Budget = Literal["full", "smoke", "rehearse"]
 BudgetOption = Annotated[Budget, typer.Option("--budget", help="smoke: the same path, in a few minutes; rehearse: a few steps (see `mmo rehearse`).")]
 
 
+@contextmanager
+def plain_errors(command: str, *more: type[Exception]) -> Iterator[None]:
+    """End the command with an error's words and exit status 1, without a traceback, where something it was given cannot be used.
+
+    more: kinds of errors beside ValueError and FileNotFoundError whose words are for whoever typed the command.
+    """
+    try:
+        yield
+    except (ValueError, FileNotFoundError, *more) as error:
+        typer.echo(f"{command}: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
 @app.command()
 def doctor(profile: ProfileOption = None) -> None:
     """Say what can run on this machine, what is missing, and what to do about it."""
@@ -58,11 +73,8 @@ def fetch(
     from mmo.hub import FetchError, main
     from mmo.profiles import profile as find_profile
 
-    try:
+    with plain_errors("mmo fetch", FetchError):
         raise typer.Exit(main(find_profile(profile).name, stage, names or (), offline, share, mirror, verify, typer.echo))
-    except (FetchError, ValueError) as error:
-        typer.echo(f"mmo fetch: {error}", err=True)
-        raise typer.Exit(1) from None
 
 
 @app.command("import")
@@ -76,11 +88,8 @@ def import_weights(
     """Read the original's weights into a file of ours, every name and shape compared."""
     from mmo.interchange import import_original
 
-    try:
+    with plain_errors("mmo import", FileExistsError):
         import_original(path, to, config, overwrite, typer.echo)
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
-        typer.echo(f"mmo import: {error}", err=True)
-        raise typer.Exit(1) from None
 
 
 @app.command("export")
@@ -94,11 +103,8 @@ def export_weights(
     """Write weights in one of the original's layouts."""
     from mmo.interchange import export_original
 
-    try:
+    with plain_errors("mmo export", FileExistsError):
         export_original(weights, to, layout, dtype, overwrite, typer.echo)
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
-        typer.echo(f"mmo export: {error}", err=True)
-        raise typer.Exit(1) from None
 
 
 @app.command()
@@ -124,14 +130,11 @@ def say(
     """Ask by text, sound or picture; print the answer and write its speech to a WAV file."""
     from mmo.say import Question, say
 
-    try:
+    with plain_errors("mmo say"):
         say(
             Question(question, audio, image), profile_name=profile, weights=weights, voice=voice, out=out, seed=seed,
             greedy=greedy,
         )
-    except (ValueError, FileNotFoundError) as error:
-        typer.echo(f"mmo say: {error}", err=True)
-        raise typer.Exit(1) from error
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -186,13 +189,10 @@ def train(
     from mmo.training import train as train_stage
 
     options = dict(minutes=minutes, steps=steps, seed=seed, fresh=fresh, strict=strict, workers=workers, compile=compile)
-    try:
+    with plain_errors("mmo train"):
         for each in STAGES if stage == "all" else (stage,):
             if not train_stage(find_profile(profile), each, budget, run, **options).finished:
                 break
-    except (ValueError, FileNotFoundError) as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(1) from None
 
 
 @app.command()
@@ -216,13 +216,10 @@ def features(
         return
     from mmo.prepare import check_features, make_features
 
-    try:
+    with plain_errors("mmo features"):
         if check:
             raise typer.Exit(0 if check_features(find_profile(profile), stage, budget, typer.echo) else 1)
         make_features(find_profile(profile), stage, budget, typer.echo)
-    except (ValueError, FileNotFoundError) as error:
-        typer.echo(f"mmo features: {error}", err=True)
-        raise typer.Exit(1) from None
 
 
 @app.command()
@@ -245,13 +242,10 @@ def rehearse(
 
     chosen = find_profile(profile)
     settings = report.Settings(profile, folder or report.default_folder(), positions, steps, memory, tuple(stage or chosen.stages), notebooks, answers)
-    try:
+    with plain_errors("mmo rehearse", RehearsalFailed, NotebookFailed):
         figures = report.rehearse(settings, typer.echo)
         report.show_figures(figures)
         planning.show(report.measured_plan(chosen, figures))
-    except (RehearsalFailed, NotebookFailed, ValueError, FileNotFoundError) as error:
-        typer.echo(f"mmo rehearse: {error}", err=True)
-        raise typer.Exit(1) from None
 
 
 @app.command("plan")
@@ -267,14 +261,11 @@ def plan_hours(
     from mmo.rehearsal import report
 
     chosen = find_profile(profile)
-    try:
+    with plain_errors("mmo plan"):
         if card:
             plans = report.card_plans(chosen, card, share)
         else:
             plans = [report.measured_plan(chosen, report.read_figures(folder or report.default_folder(), profile))]
-    except (ValueError, FileNotFoundError) as error:
-        typer.echo(f"mmo plan: {error}", err=True)
-        raise typer.Exit(1) from None
     for each in plans:
         planning.show(each)
 
@@ -291,11 +282,8 @@ def world_build(
     """Make data/tiny, step by step; what is there already is kept (hours of CPU; needs the extra `world`)."""
     from mmo.world.build import build
 
-    try:
+    with plain_errors("mmo world build", ModuleNotFoundError, RuntimeError):
         build(workers=workers, share=share)
-    except (FileNotFoundError, ModuleNotFoundError, RuntimeError) as error:
-        typer.echo(f"mmo world build: {error}", err=True)
-        raise typer.Exit(1) from error
 
 
 @world.command("card")
@@ -319,11 +307,8 @@ def evaluate(
     from mmo.profiles import run_dir
 
     chosen = find_profile(profile)
-    try:
+    with plain_errors("mmo evaluate"):
         evaluate_run(chosen, run or run_dir(chosen, budget), budget, workers=workers)
-    except (ValueError, FileNotFoundError) as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(1) from None
 
 
 bench = typer.Typer(no_args_is_help=True, help="How fast it is, against the way the original computes (docs/performance.md).")
@@ -344,12 +329,9 @@ def run_bench(measure, profile: str | None, device: str | None, json: Path | Non
     from mmo.bench.report import show
     from mmo.profiles import profile as find_profile
 
-    try:
+    with plain_errors("mmo bench"):
         chosen = find_profile(profile)
         report = measure(chosen, torch.device(device) if device else chosen.device())
-    except (ValueError, FileNotFoundError) as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(1) from None
     show(report)
     if json:
         report.write(json)
@@ -474,11 +456,8 @@ def course_book(to: Annotated[Path, typer.Option("--to", help="The folder to wri
     """Make a static site of the executed notebooks, with their sounds."""
     from mmo.course.book import write_book
 
-    try:
+    with plain_errors("mmo course book"):
         pages = write_book(to)
-    except (ValueError, FileNotFoundError) as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(1) from None
     print(f"{len(pages)} pages: {pages[0]}")
 
 
@@ -496,11 +475,8 @@ def course_release(
     """Make a clean hand-out for a class: learner's notebooks, package, tiny data; no solutions."""
     from mmo.course.release import release
 
-    try:
+    with plain_errors("mmo course release"):
         made = release(to, numbers_in(notebooks), variant=variant)
-    except (ValueError, FileNotFoundError) as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(1) from None
     print(f"{made.folder}: release {made.stamp}, notebooks {', '.join(entry.number for entry in made.notebooks)}")
     if variant:
         print(f"variant {variant!r} asks for something else in {', '.join(made.varied)}; grade it with --variant {variant!r}")
@@ -535,6 +511,20 @@ def course_variant(
         print(f"{alike} of {len(tasks)} as in {unlike}" + ("; another name may do better" if alike else ""))
 
 
+@course.command("synthetic")
+def course_synthetic(
+    to: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
+    notebooks: Annotated[str, typer.Option("--notebooks", help="Those that were due: 05,07.")],
+) -> None:
+    """Write the submissions of ten synthetic students, right, wrong and broken, to try grading with."""
+    whole_course_or_exit("synthetic submissions are made of the solutions")
+    from mmo.course.grading.synthetic import write_class
+
+    with plain_errors("mmo course synthetic"):
+        students = write_class(to, numbers_in(notebooks))
+    print(f"{to}: {', '.join(students)}. Grade them with: mmo course grade {to} --out grades --notebooks {notebooks}")
+
+
 @course.command("grade")
 def course_grade(
     submissions: Annotated[Path, typer.Argument(help="A folder with one folder for each student.")],
@@ -551,15 +541,13 @@ def course_grade(
     whole_course_or_exit("grading is done in the whole course, which has the hidden cases")
     from mmo.course.grading.grade import Rules, grade
     from mmo.course.grading.limits import MEGABYTE, Limits
+    from mmo.course.grading.pool import CannotStart
     from mmo.course.grading.report import show_class
 
     begun = time.monotonic()
-    try:
+    with plain_errors("mmo course grade", CannotStart):
         rules = Rules(Limits(seconds=seconds, memory=memory * MEGABYTE), jobs, marked_points, variant)
         grades = grade(submissions, out, numbers_in(notebooks), rules)
-    except (ValueError, FileNotFoundError) as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(1) from None
     show_class(grades)
     print(f"{len(grades)} grades in {time.monotonic() - begun:.0f} s: {out / 'class.html'}, {out / 'grades.csv'}")
 
@@ -575,11 +563,8 @@ def course_nbgrader(
     whole_course_or_exit("the hidden tests are in the whole course")
     from mmo.course.grading.nbgrader_course import write_nbgrader_course
 
-    try:
+    with plain_errors("mmo course nbgrader"):
         entries = write_nbgrader_course(to, numbers_in(notebooks), marked_points, variant=variant)
-    except (ValueError, FileNotFoundError) as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(1) from None
     print(f"{to}: {len(entries)} assignments; how to go on stands in {to / 'README.md'}")
     from importlib.util import find_spec
 
@@ -595,11 +580,8 @@ def course_wheelhouse(
     """Collect every package as a wheel, for a room with slow internet."""
     from mmo.course.wheelhouse import WheelhouseError, course_requirements, make_wheelhouse
 
-    try:
+    with plain_errors("mmo course wheelhouse", WheelhouseError):
         made = make_wheelhouse(to, course_requirements(), extra_index=extra_index)
-    except WheelhouseError as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(1) from None
     print(f"{made.wheels} wheels, {made.size / 1e9:.2f} GB. On each laptop, in the folder of the course:\n\n    {made.command}\n\nHow to go on stands in {made.folder / 'INSTALL.txt'}")
 
 
@@ -635,7 +617,7 @@ def course_build(
     from mmo.course import build as builder
     from mmo.course.catalogue import read_course
 
-    try:
+    with plain_errors("mmo course build"):
         if check:
             found = builder.problems()
             print("\n".join(found) or "everything is as the sources say")
@@ -648,9 +630,6 @@ def course_build(
             print(f"{entry.file}: {builder.execute(entry):.0f} s")
             changed += builder.build()
         print("\n".join(f"wrote {path}" for path in changed) or "nothing to change")
-    except (ValueError, FileNotFoundError) as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(1) from None
 
 
 @course.command("quiz")
@@ -663,11 +642,8 @@ def course_quiz(
     from mmo.course.catalogue import read_course
     from mmo.course.questions import write_sheets
 
-    try:
+    with plain_errors("mmo course quiz"):
         pages = write_sheets(to, numbers_in(notebooks), variants, {entry.number: entry.title for entry in read_course()})
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(1) from None
     print(f"{len(pages)} pages in {to}: {pages[0].name}, …")
 
 
@@ -679,11 +655,8 @@ def course_slides(
     """Make slides of the executed notebooks, with pictures and sounds; they need no network."""
     from mmo.course.slides import write_slides
 
-    try:
+    with plain_errors("mmo course slides"):
         pages = write_slides(to, numbers_in(notebooks))
-    except (ValueError, FileNotFoundError) as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(1) from None
     print(f"{len(pages) - 1} decks: {pages[0]}")
 
 

@@ -201,11 +201,11 @@ def run_notebook(source: Path, copy: Path, parameters: dict, watch: Watch, limit
 
 
 @contextmanager
-def kernel_environment(runs: Path) -> Iterator[None]:
-    """Kernels import this very package and write beside us, wherever they are started from."""
+def kernel_environment(runs: Path, **more: str) -> Iterator[None]:
+    """Kernels import this very package and write beside us, wherever they are started from.  more: further variables."""
     before = dict(os.environ)
     path = [str(REPOSITORY), *filter(None, [before.get("PYTHONPATH")])]
-    os.environ.update(PYTHONPATH=os.pathsep.join(path), MMO_RUNS=str(runs))
+    os.environ.update(PYTHONPATH=os.pathsep.join(path), MMO_RUNS=str(runs), **more)
     try:
         yield
     finally:
@@ -255,7 +255,8 @@ def run_weekend(
     seconds: dict[str, float] = {}
     started = time.monotonic()
     copies = [run_dir / "notebooks" / file for file in notebooks.values()]
-    with kernel_environment(run_dir.parent), stop_on_sigterm(), watch.showing():
+    # Strictly: a solution whose check fails is an error, and solved exercises are not written into the learner's progress.
+    with kernel_environment(run_dir.parent, MMO_STRICT="1"), stop_on_sigterm(), watch.showing():
         for (stage, file), copy in zip(notebooks.items(), copies):
             watch.console.print(f"{file} …")
             seconds[stage] = run_notebook(sources / file, copy, {"profile": profile_name, "budget": budget}, watch)

@@ -53,7 +53,7 @@ def books(tmp_path):
             sources / f"{name}.ipynb", TEXT(f"# Notebook {name}"),
             CODE(
                 "import json, os, pathlib, mmo\n"
-                f"note = dict(profile=profile, budget=budget, pid=os.getpid(), cwd=os.getcwd(), mmo=mmo.__file__)\n"
+                f"note = dict(profile=profile, budget=budget, pid=os.getpid(), cwd=os.getcwd(), mmo=mmo.__file__, strict=os.environ.get('MMO_STRICT'))\n"
                 f"pathlib.Path(os.environ['MMO_RUNS'], '{name}.json').write_text(json.dumps(note))\n"
                 f"print('heard from {name}')"
             ),
@@ -76,6 +76,7 @@ def test_a_weekend_runs_every_notebook_in_its_own_kernel_and_reports(books, tmp_
     assert [(note["profile"], note["budget"]) for note in notes] == [("tiny", "smoke")] * 2
     assert notes[0]["pid"] != notes[1]["pid"], "both notebooks ran in the same kernel"
     assert Path(notes[0]["cwd"]) == books.resolve(), "notebooks run from the folder they lie in"
+    assert [note["strict"] for note in notes] == ["1"] * 2, "what a solution solves would count as the learner's"
     assert Path(notes[0]["mmo"]).parent == Path(weekend.__file__).parent, "the kernel imported another mmo"
 
     assert report == json.loads((run_dir / "report.json").read_text())
