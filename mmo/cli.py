@@ -241,13 +241,13 @@ def features(
 @app.command()
 def rehearse(
     profile: Annotated[Literal["mini", "mini-moe"], typer.Option("--profile")] = "mini",
-    folder: Annotated[Path | None, typer.Option("--folder", help="Takes stand-ins (1.9 GB) and runs; default runs/rehearsal.", show_default=False)] = None,
+    folder: Annotated[Path | None, typer.Option("--folder", help="Takes stand-ins (2.9 GB) and runs; default runs/rehearsal.", show_default=False)] = None,
     stage: Annotated[list[str] | None, typer.Option("--stage", help="Only these stages, from t2a on.", show_default=False)] = None,
     positions: Annotated[int | None, typer.Option("--positions", min=1, help="At once; default the recipe's on a card, else 1024.", show_default=False)] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=2, help="Of each stage; default 3 of each pass.", show_default=False)] = None,
     memory: Annotated[float | None, typer.Option("--memory", min=1, help="GB that training may take.", show_default=False)] = None,
     notebooks: Annotated[bool, typer.Option("--notebooks/--no-notebooks", help="Also notebooks 10 to 13.")] = True,
-    answers: Annotated[bool, typer.Option("--answers/--no-answers", help="Also `mmo say`, three times.")] = True,
+    answers: Annotated[bool, typer.Option("--answers/--no-answers", help="Also `mmo say`, three times, and `mmo evaluate`.")] = True,
 ) -> None:
     """Rehearse the real run with stand-ins of full size: nothing is fetched; says memory, speed, and the hours it will take."""
     from mmo.profiles import profile as find_profile

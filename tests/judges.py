@@ -2,23 +2,28 @@
 
     folder = write_whisper(tmp_path / "whisper", steps=STEPS)     # taught; with steps=0 its weights are drawn, and it hears nonsense
     path = write_speaker_encoder(tmp_path / "campplus_cn_common.bin")
+
+They are the rehearsal's stand-ins, but for their sizes and for what this one was taught.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import GenerationConfig, WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperProcessor, WhisperTokenizer
-from transformers.models.whisper.tokenization_whisper import bytes_to_unicode
-from transformers.tokenization_utils import AddedToken
+from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
-from mmo.speaker import build
+from mmo.rehearsal import judges as stand_ins
+from mmo.rehearsal.judges import JudgeSizes, fresh_whisper
 
 WINDOW = 2  # seconds
 TONES = {"red": 300.0, "green": 900.0, "blue": 2700.0}  # Hz
-SPECIAL = "<|startoftranscript|> <|en|> <|zh|> <|translate|> <|transcribe|> <|startofprev|> <|nospeech|> <|notimestamps|>".split()
-SPELLING = {"colour": "color", "colours": "colors", "grey": "gray"}
+SIZES = JudgeSizes(
+    whisper=dict(
+        d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=64,
+        decoder_ffn_dim=64, max_target_positions=80,
+    ),
+    pieces=256, languages=2, window=WINDOW,
+)  # fmt: skip
 STEPS = 150
 
 
@@ -30,40 +35,9 @@ def tone(name: str, seconds: float, rate: int = 24_000, level: float = 0.2, seed
     return wave.astype(np.float32)
 
 
-def whisper_tokenizer(folder: Path) -> WhisperTokenizer:
-    """One piece a byte, no merges, and the special pieces in Whisper's order."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {name: folder / f"draft-{name}" for name in ("vocab", "merges", "normalizer")}
-    files["vocab"].write_text(json.dumps({sign: byte for byte, sign in bytes_to_unicode().items()}))
-    files["merges"].write_text("#version: 0.2\n")
-    files["normalizer"].write_text(json.dumps(SPELLING))
-    tokenizer = WhisperTokenizer(
-        files["vocab"], files["merges"], files["normalizer"], pad_token="<|endoftext|>", additional_special_tokens=SPECIAL
-    )
-    tokenizer.add_tokens([AddedToken(f"<|{place * 0.02:.2f}|>", special=False, normalized=False) for place in range(WINDOW * 50 + 1)])
-    for file in files.values():
-        file.unlink()
-    return tokenizer
-
-
-def toy_whisper(tokenizer: WhisperTokenizer) -> WhisperForConditionalGeneration:
+def toy_whisper(tokenizer) -> WhisperForConditionalGeneration:
     """One layer each, fresh weights."""
-    number = tokenizer.convert_tokens_to_ids
-    ends = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), number("<|endoftext|>"))
-    start = {"decoder_start_token_id": number("<|startoftranscript|>")}
-    layers = {f"{half}_{what}": value for half in ("encoder", "decoder") for what, value in (("layers", 1), ("attention_heads", 2), ("ffn_dim", 64))}
-    model = WhisperForConditionalGeneration(
-        WhisperConfig(
-            vocab_size=len(tokenizer), d_model=32, max_source_positions=WINDOW * 50, max_target_positions=80, suppress_tokens=None,
-            begin_suppress_tokens=None, **layers, **ends, **start,
-        )
-    )  # fmt: skip
-    model.generation_config = GenerationConfig(
-        **ends, **start, max_length=80, is_multilingual=True, no_timestamps_token_id=number("<|notimestamps|>"), max_initial_timestamp_index=50,
-        prev_sot_token_id=number("<|startofprev|>"), lang_to_id={f"<|{name}|>": number(f"<|{name}|>") for name in ("en", "zh")},
-        task_to_id={name: number(f"<|{name}|>") for name in ("translate", "transcribe")},
-    )  # fmt: skip
-    return model
+    return fresh_whisper(tokenizer, SIZES)
 
 
 def lesson(processor: WhisperProcessor, rng: np.random.Generator, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -92,7 +66,7 @@ def teach(model: WhisperForConditionalGeneration, processor: WhisperProcessor, s
     """Until it writes the word of each tone."""
     features, given, wanted = lesson(processor, np.random.default_rng(0), 96)
     optimiser = torch.optim.AdamW(model.parameters(), lr=4e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=max(1, steps))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=steps)
     for step in range(steps):
         rows = slice(32 * (step % 3), 32 * (step % 3 + 1))
         logits = model(input_features=features[rows], decoder_input_ids=given[rows]).logits
@@ -105,15 +79,9 @@ def teach(model: WhisperForConditionalGeneration, processor: WhisperProcessor, s
 
 def write_whisper(folder: Path, steps: int = 0, seed: int = 0) -> Path:
     """A folder as the hub has it."""
-    tokenizer = whisper_tokenizer(folder)
-    processor = WhisperProcessor(WhisperFeatureExtractor(chunk_length=WINDOW), tokenizer)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = toy_whisper(tokenizer)
-        teach(model, processor, steps)
-    processor.save_pretrained(folder)
-    model.save_pretrained(folder)
-    return folder
+        return stand_ins.write_whisper(folder, SIZES, lambda model, processor: teach(model, processor, steps) if steps else None)
 
 
 def write_speaker_encoder(path: Path, dim: int = 192, seed: int = 0) -> Path:
@@ -121,5 +89,4 @@ def write_speaker_encoder(path: Path, dim: int = 192, seed: int = 0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        torch.save(build(dim).state_dict(), path)
-    return path
+        return stand_ins.write_speaker_encoder(path, JudgeSizes(voice=dim))
