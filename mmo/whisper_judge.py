@@ -45,6 +45,10 @@ def missing_files(folder: Path) -> list[str]:
     return [name for name in FILES if not (folder / name).is_file()]
 
 
+def first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 class WhisperJudge:
     """A loaded Whisper: frozen, in fp32 (what it hears should not depend on the card), greedy.
 
@@ -69,10 +73,10 @@ class WhisperJudge:
         try:
             processor = WhisperProcessor.from_pretrained(folder, local_files_only=True)
             model, told = WhisperForConditionalGeneration.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, torch_dtype=torch.float32, output_loading_info=True
+                folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
             )
         except Exception as error:  # whatever a damaged file makes the library raise
-            raise ValueError(f"{folder}: the judge cannot be read ({str(error).splitlines()[0]}); fetch it again: {FETCH}") from error
+            raise ValueError(f"{folder}: the judge cannot be read ({first_line(error)}); fetch it again: {FETCH}") from error
         if wrong := [f"{kind.replace('_', ' ')} {sorted(names)[:3]}" for kind, names in told.items() if names]:
             raise ValueError(f"{folder}: weights and config.json are not of one model: {'; '.join(wrong)}")
         if model.config.vocab_size < len(processor.tokenizer):

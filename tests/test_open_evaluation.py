@@ -44,6 +44,7 @@ class Scribe:
 
 
 def evaluate(profile, folder, stages=("t2a", "i2t"), **others):
+    folder.mkdir(exist_ok=True)
     for seed, stage in enumerate(stages):
         torch.manual_seed(seed)
         save_model(OmniModel(profile.model), folder / f"{stage}.safetensors")

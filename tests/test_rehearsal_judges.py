@@ -2,9 +2,9 @@
 
 import json
 
-import judges
 import pytest
 import torch
+from judges import SIZES
 from test_rehearsal import TOY
 
 from mmo.omni import OmniModel, save_model
@@ -12,9 +12,6 @@ from mmo.profiles import STAGES, profile
 from mmo.rehearsal.judges import JudgeSizes, fresh_whisper, rehearse_evaluation, whisper_processor, write_judges
 from mmo.rehearsal.stages import RehearsalFailed, Runner
 from mmo.rehearsal.stand_ins import write_stand_ins
-
-SIZES = JudgeSizes(judges.SIZES.whisper, judges.SIZES.pieces, judges.SIZES.languages, judges.SIZES.window)
-
 
 @pytest.fixture(scope="module")
 def stand_ins(tmp_path_factory):

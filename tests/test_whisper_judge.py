@@ -155,7 +155,7 @@ SAME = [
     ("It's grey.", "it is gray"),
     ("We'll meet Dr. Smith at 5 o'clock.", "we will meet doctor smith at five o'clock"),
     ("One hundred and five dollars", "$105"),
-    ("Um, I can't.", "I cannot"),
+    ("Um, I can't.", "I can not"),
     ("", "..."),
 ]
 
