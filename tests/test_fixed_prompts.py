@@ -12,7 +12,9 @@ from judges_world import open_profile
 from typer.testing import CliRunner
 
 from mmo import cli, fixed_prompts, profiles, training
-from mmo.fixed_prompts import BUCKETS, FixedPrompt, as_prompts, keep_sounds, length_of, prompts_folder, read_prompts, write_heard, write_page, write_sounds
+from mmo.fixed_prompts import (
+    BUCKETS, FixedPrompt, as_prompts, keep_sounds, length_of, prompts_folder, read_prompts, write_heard, write_page, write_sounds,
+)  # fmt: skip
 from mmo.generation import Answer
 from mmo.omni import OmniModel, save_model
 

@@ -164,7 +164,8 @@ def test_imported_weights_are_examined_under_their_own_name(profile, tmp_path):
 
 def test_without_judges_nothing_is_asked_and_the_command_is_named(profile, tmp_path, monkeypatch):
     nobody = replace(profile, judge_dir=tmp_path / "whisper-small", speaker_encoder_file=tmp_path / "campplus.bin")
-    with pytest.raises(FileNotFoundError, match=r"nobody to judge toy: .*lacks config.json.*campplus.bin is missing.*mmo fetch judge speaker-encoder"):
+    message = r"nobody to judge toy: .*lacks config.json.*campplus.bin is missing.*mmo fetch judge speaker-encoder"
+    with pytest.raises(FileNotFoundError, match=message):
         evaluate_run(nobody, tmp_path / "run", "smoke", encoders=worlds.toy_encoders())
     assert not (tmp_path / "run").exists()
     with pytest.raises(FileNotFoundError, match=r"mmo fetch speaker-encoder$"):

@@ -111,7 +111,8 @@ def fresh_whisper(tokenizer, sizes: JudgeSizes):
     model = WhisperForConditionalGeneration(config)
     model.generation_config = GenerationConfig(
         **ends, **start, max_length=config.max_target_positions, is_multilingual=True, no_timestamps_token_id=number("<|notimestamps|>"),
-        max_initial_timestamp_index=50, prev_sot_token_id=number("<|startofprev|>"), task_to_id={name: number(f"<|{name}|>") for name in ("translate", "transcribe")},
+        max_initial_timestamp_index=50, prev_sot_token_id=number("<|startofprev|>"),
+        task_to_id={name: number(f"<|{name}|>") for name in ("translate", "transcribe")},
         lang_to_id={piece: number(piece) for piece in special_pieces(sizes.languages)[1 : 1 + sizes.languages]},
     )  # fmt: skip
     return model
