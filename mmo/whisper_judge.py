@@ -160,4 +160,5 @@ class WhisperJudge:
         A text with Chinese in it has no spaces between words: there, every character is one.
         """
         normalise = self.characters if CHINESE.search(text) else self.english
-        return normalise(text).split()
+        # Of an ellipsis the English normaliser leaves a full stop by itself, which nobody can hear.
+        return [word for word in normalise(text).split() if any(sign.isalnum() for sign in word)]

@@ -79,7 +79,7 @@ def test_what_is_missing_or_no_such_model_is_named(path, tmp_path):
         SpeakerEncoder.load(tmp_path / "campplus_cn_common.bin")
     wrong = tmp_path / "wrong.bin"
     torch.save({"weight": torch.ones(2)}, wrong)
-    with pytest.raises(ValueError, match=f"no CAM.. it has no {OUTPUT}"):
+    with pytest.raises(ValueError, match=rf"no CAM\+\+: it has no {OUTPUT}"):
         SpeakerEncoder.load(wrong)
     state = torch.load(path, weights_only=True)
     lost = next(name for name in state if name.endswith("conv1.weight"))

@@ -156,6 +156,7 @@ SAME = [
     ("We'll meet Dr. Smith at 5 o'clock.", "we will meet doctor smith at five o'clock"),
     ("One hundred and five dollars", "$105"),
     ("Um, I can't.", "I can not"),
+    ("Well... yes.", "well yes"),
     ("", "..."),
 ]
 
