@@ -184,15 +184,28 @@ def train(
     compile: Annotated[bool, typer.Option("--compile", help="The blocks by torch.compile; says why where that does not work.")] = False,
 ) -> None:
     """Train a stage, or go on with one that was interrupted: T2A, then A2A, then I2T, into one set of weights."""
-    from mmo.profiles import STAGES
+    from mmo.profiles import STAGES, run_dir
     from mmo.profiles import profile as find_profile
     from mmo.training import train as train_stage
 
     options = dict(minutes=minutes, steps=steps, seed=seed, fresh=fresh, strict=strict, workers=workers, compile=compile)
     with plain_errors("mmo train"):
+        chosen = find_profile(profile)
         for each in STAGES if stage == "all" else (stage,):
-            if not train_stage(find_profile(profile), each, budget, run, **options).finished:
+            if not train_stage(chosen, each, budget, run, **options).finished:
                 break
+            if chosen.judge_dir and budget == "full":
+                ask_fixed_prompts(chosen, each, run or run_dir(chosen, budget))
+
+
+def ask_fixed_prompts(chosen, stage: str, run: Path) -> None:
+    """Keep how a stage's weights answer the fixed prompts.  The stage is done and saved: what speaking lacks is told, and no error."""
+    from mmo.fixed_prompts import keep_sounds
+
+    try:
+        typer.echo(f"the fixed prompts, answered after {stage}: {keep_sounds(chosen, stage, run).parent / 'index.html'}")
+    except (ValueError, FileNotFoundError) as error:
+        typer.echo(f"the fixed prompts were not asked after {stage}: {error}", err=True)
 
 
 @app.command()
@@ -225,13 +238,13 @@ def features(
 @app.command()
 def rehearse(
     profile: Annotated[Literal["mini", "mini-moe"], typer.Option("--profile")] = "mini",
-    folder: Annotated[Path | None, typer.Option("--folder", help="Takes stand-ins (1.9 GB) and runs; default runs/rehearsal.", show_default=False)] = None,
+    folder: Annotated[Path | None, typer.Option("--folder", help="Takes stand-ins (2.9 GB) and runs; default runs/rehearsal.", show_default=False)] = None,
     stage: Annotated[list[str] | None, typer.Option("--stage", help="Only these stages, from t2a on.", show_default=False)] = None,
     positions: Annotated[int | None, typer.Option("--positions", min=1, help="At once; default the recipe's on a card, else 1024.", show_default=False)] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=2, help="Of each stage; default 3 of each pass.", show_default=False)] = None,
     memory: Annotated[float | None, typer.Option("--memory", min=1, help="GB that training may take.", show_default=False)] = None,
     notebooks: Annotated[bool, typer.Option("--notebooks/--no-notebooks", help="Also notebooks 10 to 13.")] = True,
-    answers: Annotated[bool, typer.Option("--answers/--no-answers", help="Also `mmo say`, three times.")] = True,
+    answers: Annotated[bool, typer.Option("--answers/--no-answers", help="Also `mmo say`, three times, and `mmo evaluate`.")] = True,
 ) -> None:
     """Rehearse the real run with stand-ins of full size: nothing is fetched; says memory, speed, and the hours it will take."""
     from mmo.profiles import profile as find_profile
@@ -301,7 +314,7 @@ def evaluate(
     run: Annotated[Path | None, typer.Option("--run", help="Folder of the run; default runs/<profile>.")] = None,
     workers: Annotated[int | None, typer.Option("--workers", help="Processes of the judge; default one a core.")] = None,
 ) -> None:
-    """Measure the run's last checkpoint (else the shipped one): right answers, errors heard, controls, speed."""
+    """Measure the run's last checkpoint (else the shipped one): right answers, errors heard, voices, controls, speed."""
     from mmo.evaluation import evaluate_run
     from mmo.profiles import profile as find_profile
     from mmo.profiles import run_dir

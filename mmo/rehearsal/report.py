@@ -21,6 +21,7 @@ from mmo.bench.report import describe_machine
 from mmo.doctor import memory_limit
 from mmo.profiles import STAGES, Profile, profile, runs_root
 from mmo.rehearsal import plan as planning
+from mmo.rehearsal.judges import JudgeSizes, rehearse_evaluation
 from mmo.rehearsal.stages import Runner, encoder_pace, question_files, rehearse_answers, rehearse_notebooks, rehearse_stage
 from mmo.rehearsal.stand_ins import REAL, Sizes, downloads_at, write_stand_ins
 from mmo.report import write_report
@@ -42,6 +43,7 @@ class Settings:
     notebooks: bool = True
     answers: bool = True
     sizes: Sizes = REAL
+    judges: JudgeSizes = JudgeSizes()
 
 
 def default_folder() -> Path:
@@ -78,6 +80,7 @@ def rehearse(settings: Settings, say: Callable[[str], None] = print) -> dict:
         write_report(target, figures)
     if settings.answers and STAGES[-1] in settings.stages:
         figures["answers"] = rehearse_answers(runner, chosen, question_files(work, chosen))
+        figures["evaluation"] = rehearse_evaluation(runner, chosen, settings.judges)
     figures["by"] = measured_by(figures)
     figures["memory"] = memory_lines(chosen, figures, positions)
     write_report(target, figures)  # enough for a plan, should the notebooks be interrupted
@@ -93,7 +96,7 @@ def opening(settings: Settings, chosen: Profile, device: torch.device, positions
     return {
         "profile": settings.name, "full_size": sizes == asdict(REAL), "device": device.type, "machine": describe_machine(device),
         "threads": torch.get_num_threads() if device.type == "cpu" else 1, "positions": positions, "limit": limit_of(settings.memory, device),
-        "weights": weights_of(chosen), "stages": {}, "passes": {}, "encoders": {}, "answers": {}, "notebooks": {}, "by": "seconds", "memory": {},
+        "weights": weights_of(chosen), "stages": {}, "passes": {}, "encoders": {}, "answers": {}, "evaluation": {}, "notebooks": {}, "by": "seconds", "memory": {},
     }  # fmt: skip
 
 
@@ -203,6 +206,8 @@ def show_figures(figures: dict) -> None:
     for kind, told in figures["answers"].items():
         spoke = f"{told['speech_seconds']:.2f} s of speech" if "speech_seconds" in told else "" if told["spoke"] else "no sound"
         table.add_row(f"answer to {kind}", f"{told['memory'] / 1e9:.2f} GB", "", spoke, "", "", f"{told['seconds']:.0f}")
+    if told := figures.get("evaluation"):
+        table.add_row("evaluation", f"{told['memory'] / 1e9:.2f} GB", "", "", "", "", f"{told['seconds']:.0f}")
     for told in figures["notebooks"].values():
         table.add_row(told["file"], f"{told['memory'] / 1e9:.2f} GB", "", "", "", "", f"{told['seconds']:.0f}")
     console.print(table)
