@@ -38,6 +38,10 @@ from mmo.sequence import frames
 from mmo.training import Encoders, default_encoders
 
 TIERS = ("sentence", "pair", "fact")
+OPEN_WORLD = (
+    "No words.txt, so this is no closed world: an answer counts as right where it has exactly its row's words, though others may be as good. "
+    "Where words are sorted into sizes, colours, shapes and places, only the tiny world's are known."
+)
 
 
 @dataclass(frozen=True)
@@ -285,6 +289,8 @@ class Exam:
         self._judge = judge
         self.encoders = encoders or default_encoders(profile, self.device)
         set_aside(profile)
+        if not (profile.data_dir / "words.txt").is_file():
+            tqdm.write(OPEN_WORLD)
         self.said = read_items(profile.data_dir / "t2a-test.parquet", self.config, ("answer_audios", "spk_emb"))
         self.asked = read_items(profile.data_dir / "a2a-test.parquet", self.config, ("question_audios",))
         self.shown = read_items(profile.data_dir / "i2t-test.parquet", self.config, ("image_bytes",))
