@@ -53,7 +53,8 @@ def rehearse_notebooks(
     tell(found)
     left = [name for name in notebooks if name not in found]
     forget(runs, run, [notebooks[name] for name in left], [name for name in left if name in STAGES])
-    with environment(runner.environment() | {"MMO_RUNS": str(runs)}), stop_on_sigterm():
+    # Strictly: a solution whose check fails is an error.
+    with environment(runner.environment() | {"MMO_RUNS": str(runs), "MMO_STRICT": "1"}), stop_on_sigterm():
         for name in left:
             source = notebooks[name]
             try:
