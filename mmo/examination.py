@@ -285,12 +285,12 @@ class Exam:
         self.dtype = profile.dtype(self.device) if self.device.type == "cuda" else torch.float32
         self.config = profile.model
         self.tokenizer = ChatTokenizer.load(profile.tokenizer_dir)
+        if not (profile.data_dir / "words.txt").is_file():
+            tqdm.write(OPEN_WORLD)
         self.codec = Codec.load(profile.codec_file, self.device, self.config.num_codebooks)
         self._judge = judge
         self.encoders = encoders or default_encoders(profile, self.device)
         set_aside(profile)
-        if not (profile.data_dir / "words.txt").is_file():
-            tqdm.write(OPEN_WORLD)
         self.said = read_items(profile.data_dir / "t2a-test.parquet", self.config, ("answer_audios", "spk_emb"))
         self.asked = read_items(profile.data_dir / "a2a-test.parquet", self.config, ("question_audios",))
         self.shown = read_items(profile.data_dir / "i2t-test.parquet", self.config, ("image_bytes",))

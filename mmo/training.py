@@ -574,7 +574,6 @@ class StageRun:
         saved_at = time.monotonic()
         self.clock = Clock()
         bar = tqdm(total=steps, initial=at.step, desc=stage.name, unit="step", disable=not progress_bar, mininterval=1.0)
-        give_back(self.device)  # a loader's process is a fork: what is freed and not given back, it would keep to its end
         ahead = BatchesAhead(batches, at.chunk, at.number, self.settings["workers"], pin=self.device.type == "cuda")
         with bar, ahead:
             while at.step < steps:
