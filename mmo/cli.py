@@ -243,10 +243,14 @@ def rehearse(
     positions: Annotated[int | None, typer.Option("--positions", min=1, help="At once; default the recipe's on a card, else 1024.", show_default=False)] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=2, help="Of each stage; default 3 of each pass.", show_default=False)] = None,
     memory: Annotated[float | None, typer.Option("--memory", min=1, help="GB that training may take.", show_default=False)] = None,
-    notebooks: Annotated[bool, typer.Option("--notebooks/--no-notebooks", help="Also notebooks 10 to 13.")] = True,
+    notebooks: Annotated[bool, typer.Option("--notebooks/--no-notebooks", help="Also notebooks 10 to 13; finished ones are kept.")] = True,
+    only_notebooks: Annotated[bool, typer.Option("--only-notebooks", help="Go on with the notebooks; the rest of the last report stays.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Run notebooks anew that are finished.")] = False,
     answers: Annotated[bool, typer.Option("--answers/--no-answers", help="Also `mmo say`, three times, and `mmo evaluate`.")] = True,
 ) -> None:
     """Rehearse the real run with stand-ins of full size: nothing is fetched; says memory, speed, and the hours it will take."""
+    if only_notebooks and (stage or not notebooks):
+        raise typer.BadParameter("--only-notebooks rehearses no stage; leave --stage and --no-notebooks out")
     from mmo.profiles import profile as find_profile
     from mmo.rehearsal import plan as planning
     from mmo.rehearsal import report
@@ -254,11 +258,15 @@ def rehearse(
     from mmo.weekend import NotebookFailed
 
     chosen = find_profile(profile)
-    settings = report.Settings(profile, folder or report.default_folder(), positions, steps, memory, tuple(stage or chosen.stages), notebooks, answers)
+    settings = report.Settings(
+        profile, folder or report.default_folder(), positions, steps, memory, stages=() if only_notebooks else tuple(stage or chosen.stages),
+        notebooks=None if notebooks else {}, fresh=fresh, answers=answers,
+    )  # fmt: skip
     with plain_errors("mmo rehearse", RehearsalFailed, NotebookFailed):
         figures = report.rehearse(settings, typer.echo)
         report.show_figures(figures)
-        planning.show(report.measured_plan(chosen, figures))
+        if figures["passes"]:
+            planning.show(report.measured_plan(chosen, figures))
 
 
 @app.command("plan")

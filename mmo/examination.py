@@ -38,6 +38,10 @@ from mmo.sequence import frames
 from mmo.training import Encoders, default_encoders
 
 TIERS = ("sentence", "pair", "fact")
+OPEN_WORLD = (
+    "No words.txt, so this is no closed world: an answer counts as right where it has exactly its row's words, though others may be as good. "
+    "Where words are sorted into sizes, colours, shapes and places, only the tiny world's are known."
+)
 
 
 @dataclass(frozen=True)
@@ -288,6 +292,8 @@ class Exam:
         self.dtype = profile.dtype(self.device) if self.device.type == "cuda" else torch.float32
         self.config = profile.model
         self.tokenizer = ChatTokenizer.load(profile.tokenizer_dir)
+        if not (profile.data_dir / "words.txt").is_file():
+            tqdm.write(OPEN_WORLD)
         self.codec = Codec.load(profile.codec_file, self.device, self.config.num_codebooks)
         self._judge = judge
         self.encoders = encoders or default_encoders(profile, self.device)

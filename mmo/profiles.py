@@ -79,6 +79,11 @@ class Profile:
         """The word that gives this profile again, changed settings included."""
         return f"{self.name},{self.changes}" if self.changes else self.name
 
+    @property
+    def caution(self) -> str:
+        """What to put behind a sentence about weights, where these are stand-ins."""
+        return "; stand-ins of `mmo rehearse`: nothing that it says or scores means anything" if self.stand_ins else ""
+
     def device(self) -> torch.device:
         """Where to compute: a CUDA device if there is one, else the CPU."""
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

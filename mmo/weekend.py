@@ -39,6 +39,10 @@ NOTEBOOKS = {  # the key names the notebook's seconds in report.json
 }
 SAMPLE_SECONDS = 0.5
 HEARTBEAT_SECONDS = 60.0  # a line this often where the output is no terminal
+# On a crowded machine nbclient's own 60 and 4 seconds are too few: beside a training, the 4 passed behind a cell that only printed.
+START_SECONDS = 300  # that a kernel may take to start
+OUTPUT_SECONDS = 300  # that a cell's last output may take to arrive when the cell has ended
+
 
 Evaluate = Callable[[str, Path, str], dict]
 
@@ -183,7 +187,7 @@ def run_notebook(source: Path, copy: Path, parameters: dict, watch: Watch, limit
         papermill.execute_notebook(
             source, copy, parameters=parameters, engine_name="mmo", watch=watch, progress_bar=False,
             cwd=source.parent, autosave_cell_every=30, extra_arguments=["--log-level=ERROR"],
-            execution_timeout=None if limit is None else int(limit),
+            execution_timeout=None if limit is None else int(limit), start_timeout=START_SECONDS, iopub_timeout=OUTPUT_SECONDS,
         )
     except PapermillExecutionError as error:
         reason = f"{error.ename}: {error.evalue}"
@@ -191,8 +195,10 @@ def run_notebook(source: Path, copy: Path, parameters: dict, watch: Watch, limit
         reason = "its kernel died (out of memory is the usual cause; `mmo doctor` shows how much there is)"
     except OutOfTime as error:
         reason = str(error)
-    except CellTimeoutError:
-        reason = f"the cell alone took longer than the {limit:.0f} seconds that the notebook has"
+    except CellTimeoutError as error:
+        reason = f"the cell alone took longer than the {limit:.0f} seconds that the notebook has" if limit else str(error).strip().split("\n")[0]
+        if "IOPub" in str(error):
+            reason = f"the cell ended, but what it printed did not arrive within {OUTPUT_SECONDS} seconds: the machine is too busy"
     except (KeyboardInterrupt, Stopped):
         reason = "stopped from outside"
     else:

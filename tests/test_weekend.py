@@ -13,6 +13,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from nbclient.exceptions import CellTimeoutError
 from rich.console import Console
 
 from mmo import weekend
@@ -136,6 +137,22 @@ def test_a_notebook_has_its_time(tmp_path):
     for name, limit in (("slow", 2.9), ("stuck", 12.0)):
         with pytest.raises(weekend.NotebookFailed, match=f"{name}.ipynb failed in .*seconds"):
             weekend.run_notebook(tmp_path / f"{name}.ipynb", tmp_path / "copies" / f"{name}.ipynb", {}, weekend.Watch(Console(file=io.StringIO())), limit)
+
+
+@pytest.mark.parametrize("limit", [None, 60.0])
+def test_a_machine_too_busy_to_deliver_output_is_said(tmp_path, monkeypatch, limit):
+    """nbclient waits 4 seconds for what a cell printed: too few beside a training, and no cell's fault."""
+    given = {}
+
+    def execute(source, copy, **settings):
+        given.update(settings)
+        raise CellTimeoutError("A cell timed out while it was being executed, after 300 seconds.\nThe message was: Timeout waiting for IOPub output.")
+
+    write_notebook(tmp_path / "busy.ipynb", CODE("print('here')"))
+    monkeypatch.setattr(weekend.papermill, "execute_notebook", execute)
+    with pytest.raises(weekend.NotebookFailed, match="what it printed did not arrive within 300 seconds: the machine is too busy"):
+        weekend.run_notebook(tmp_path / "busy.ipynb", tmp_path / "copies" / "busy.ipynb", {}, weekend.Watch(Console(file=io.StringIO())), limit)
+    assert given["iopub_timeout"] == 300 and given["start_timeout"] == 300
 
 
 def test_a_missing_notebook_is_named(tmp_path):
