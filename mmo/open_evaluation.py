@@ -94,22 +94,20 @@ def cosines(vectors: Sequence[Vector], wanted: Sequence[Vector]) -> list[float]:
     return [similarity(one, other) for one, other in pairs if one is not None and other is not None]
 
 
-def others_of(wanted: Sequence[np.ndarray], seed: int) -> list[Vector]:
-    """For each voice (S,) that of another speaker among them; None where all are alike."""
-    rng, directions = np.random.default_rng(seed), np.stack(wanted) / np.linalg.norm(wanted, axis=1, keepdims=True)
-    alike = directions @ directions.T
-    found = []
-    for row in alike:
-        strangers = np.flatnonzero(row < ANOTHER)
-        found.append(wanted[int(rng.choice(strangers))] if len(strangers) else None)
+def others_of(wanted: Sequence[np.ndarray], known: Sequence[np.ndarray], seed: int) -> list[Vector]:
+    """For each voice (S,) that of another speaker among the known ones; None where all of these are like it."""
+    rng, found = np.random.default_rng(seed), []
+    for voice in wanted:
+        strangers = [other for other in known if similarity(voice, other) < ANOTHER]
+        found.append(strangers[int(rng.integers(len(strangers)))] if strangers else None)
     return found
 
 
-def voice_figures(vectors: Sequence[Vector], wanted: Sequence[np.ndarray], seed: int) -> dict:
-    """Answers' voices beside those they were told to have, and beside somebody else's."""
+def voice_figures(vectors: Sequence[Vector], wanted: Sequence[np.ndarray], known: Sequence[np.ndarray], seed: int) -> dict:
+    """Answers' voices beside those they were told to have, and beside somebody else's of the known ones."""
     return {
         "similarity": measures.mean(cosines(vectors, wanted)),
-        "similarity_other_voice": measures.mean(cosines(vectors, others_of(wanted, seed))) if len(wanted) else None,
+        "similarity_other_voice": measures.mean(cosines(vectors, others_of(wanted, known, seed))),
         "voices_told": sum(vector is not None for vector in vectors),
     }
 
@@ -186,7 +184,7 @@ def speak(name: str, items: list[Item], prompts: Sequence[Prompt], room: Room) -
 
     def mark() -> dict:
         found = answer_figures(spoken.answers, ear[f"{name}.model"], exam.split, exam.seed)
-        found |= voice_figures(voices.found[f"{name}.model"], told, exam.seed)
+        found |= voice_figures(voices.found[f"{name}.model"], told, told, exam.seed)
         truths, heard = [item.truth for item in references], ear[f"{name}.codec"]
         ceiling = error_figures(truths, heard, exam.split, exam.seed)
         found |= {f"{key}_codec_ceiling": ceiling[key] for key in ("wer", "wer_interval", "cer", "cer_interval")}
@@ -281,6 +279,7 @@ def ask_stages(room: Room, weights: dict[str, Path], run_dir: Path):
     chosen = measures.spread(fixed_prompts.read_prompts(), exam.sizes.prompts)
     spoken_by = fixed_prompts.read_voices(exam.profile)
     prompts = fixed_prompts.as_prompts(chosen, exam.tokenizer, spoken_by)
+    known = [vector.numpy() for vector in spoken_by.values()]
     answers: dict[str, list[Answer]] = {}
     for stage, path in weights.items():
         name = f"prompts {stage}"
@@ -296,7 +295,7 @@ def ask_stages(room: Room, weights: dict[str, Path], run_dir: Path):
             heard = ear[f"prompts {stage}"]
             fixed_prompts.write_heard(fixed_prompts.prompts_folder(run_dir, stage), heard)
             marks[stage] = answer_figures(said, heard, exam.split, exam.seed)
-            marks[stage] |= voice_figures(voices.found[f"prompts {stage}"], [prompt.speaker.numpy() for prompt in prompts], exam.seed)
+            marks[stage] |= voice_figures(voices.found[f"prompts {stage}"], [prompt.speaker.numpy() for prompt in prompts], known, exam.seed)
             buckets = [prompt.bucket for prompt in chosen]
             marks[stage]["asked"] = grouped(buckets, fixed_prompts.BUCKETS, [answer.text for answer in said], heard, exam.split)
         fixed_prompts.write_page(run_dir)

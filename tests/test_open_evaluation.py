@@ -99,6 +99,7 @@ def test_sizes_are_as_planned_and_every_answer_is_in_one_bucket(run):
         told = report["after_stage"][stage]
         assert told["answers"] == SIZE.prompts == sum(each["answers"] for each in told["asked"].values())
         assert all(each["answers"] for each in told["asked"].values()), "a few prompts are of all three lengths"
+        assert told["similarity"] is not None and told["similarity_other_voice"] is not None, "though all of these few are in one voice"
 
 
 def test_the_prompts_sounds_are_kept_with_what_was_heard(run, profile):
@@ -244,13 +245,13 @@ def test_swapped_questions_keep_their_own_voice(profile, monkeypatch):
 def test_a_voice_is_held_against_its_own_vector_and_a_strangers():
     voices = [np.array(vector) for vector in VOICES.values()]
     told = [voices[0], voices[1], voices[0]]
-    assert [list(other) for other in others_of(told, 0)] == [list(voices[1]), list(voices[0]), list(voices[1])]
-    found = voice_figures([voices[0], None, voices[0] + voices[1]], told, 0)
+    assert [list(other) for other in others_of(told, voices, 0)] == [list(voices[1]), list(voices[0]), list(voices[1])]
+    found = voice_figures([voices[0], None, voices[0] + voices[1]], told, voices, 0)
     assert found["similarity"] == pytest.approx((1 + 0.5**0.5) / 2, abs=1e-4)
     assert found["similarity_other_voice"] == pytest.approx((0 + 0.5**0.5) / 2, abs=1e-4) and found["voices_told"] == 2
-    alone = voice_figures([voices[0]], [voices[0]], 0)
+    alone = voice_figures([voices[0]], [voices[0]], [voices[0]], 0)
     assert alone["similarity"] == 1.0 and alone["similarity_other_voice"] is None
-    assert voice_figures([], [], 0) == {"similarity": None, "similarity_other_voice": None, "voices_told": 0}
+    assert voice_figures([], [], voices, 0) == {"similarity": None, "similarity_other_voice": None, "voices_told": 0}
 
 
 def test_figures_of_answers_by_hand():
