@@ -311,6 +311,7 @@ def examine(exam: Exam, run_dir: Path, workers: int = 2) -> dict:
         "controls": mark_controls(),
         "after_stage": mark_stages(),
         "streaming": streaming,
+        "weights": exam.precision or str(exam.dtype).removeprefix("torch."),  # what was computed with
         "seed": exam.seed,
         "versions": {"python": platform.python_version()} | {name: version(name) for name in VERSIONS},
         "seconds": {"evaluate": round(time.monotonic() - started, 1)},

@@ -36,6 +36,7 @@ from mmo.profiles import Profile
 from mmo.rows import DataError, check_columns, parse_conversation
 from mmo.sequence import frames
 from mmo.training import Encoders, default_encoders
+from mmo.twin import Precision
 
 TIERS = ("sentence", "pair", "fact")
 
@@ -248,7 +249,7 @@ class Candidate:
     def __init__(self, weights: Path, exam: Exam) -> None:
         model = load_model(weights).to(exam.device, exam.dtype)
         self.exam = exam
-        self.generator = Generator(model, exam.codec, exam.tokenizer, exam.decoding)
+        self.generator = Generator(model, exam.codec, exam.tokenizer, exam.decoding, precision=exam.precision)
 
     def answer(self, prompts: Sequence[Prompt], what: str, speech: bool) -> list[Answer]:
         """Answers in the order of the prompts; with speech, their samples too."""
@@ -262,7 +263,7 @@ class Candidate:
 class Exam:
     """The test items of a profile, as prompts.
 
-    encoders, judge, decoding: other ones than the profile's, for tests and experiments.
+    encoders, judge, decoding: other ones than the profile's, for tests and experiments.  precision: of the weights (twin.py).
     """
 
     def __init__(
@@ -273,8 +274,9 @@ class Exam:
         encoders: Encoders | None = None,
         judge: Judge | None = None,
         decoding: Decoding | None = None,
+        precision: Precision | None = None,
     ) -> None:
-        self.profile, self.sizes, self.seed = profile, sizes, seed
+        self.profile, self.sizes, self.seed, self.precision = profile, sizes, seed, precision
         self.decoding = decoding or profile.decoding
         self.device = profile.device()
         # bf16 where the device is made for it; a small model on a CPU decodes no faster with it
