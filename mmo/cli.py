@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import typer
 
@@ -35,6 +35,9 @@ ProfileOption = Annotated[
     ),
 ]
 Budget = Literal["full", "smoke", "rehearse"]
+Precision = Literal["float32", "bfloat16", "int8"]
+PRECISION_HELP = "Of the weights: fewer bytes a step; int8 is for a CPU. What it costs: docs/performance.md."
+PrecisionOption = Annotated[Precision | None, typer.Option("--precision", help=PRECISION_HELP, show_default="as they are")]
 BudgetOption = Annotated[Budget, typer.Option("--budget", help="smoke: the same path, in a few minutes; rehearse: a few steps (see `mmo rehearse`).")]
 
 
@@ -126,6 +129,7 @@ def say(
     out: Annotated[Path, typer.Option("--out", help="Where the speech goes.")] = Path("say.wav"),
     seed: Annotated[int, typer.Option("--seed", help="Another seed, another reading.")] = 0,
     greedy: Annotated[bool, typer.Option("--greedy", help="Always the most likely token and code.")] = False,
+    precision: PrecisionOption = None,
 ) -> None:
     """Ask by text, sound or picture; print the answer and write its speech to a WAV file."""
     from mmo.say import Question, say
@@ -133,7 +137,7 @@ def say(
     with plain_errors("mmo say"):
         say(
             Question(question, audio, image), profile_name=profile, weights=weights, voice=voice, out=out, seed=seed,
-            greedy=greedy,
+            greedy=greedy, precision=precision,
         )
 
 
@@ -321,6 +325,7 @@ def evaluate(
     budget: BudgetOption = "full",
     run: Annotated[Path | None, typer.Option("--run", help="Folder of the run; default runs/<profile>.")] = None,
     workers: Annotated[int | None, typer.Option("--workers", help="Processes of the judge; default one a core.")] = None,
+    precision: PrecisionOption = None,
 ) -> None:
     """Measure the run's last checkpoint (else the shipped one): right answers, errors heard, voices, controls, speed."""
     from mmo.evaluation import evaluate_run
@@ -329,7 +334,7 @@ def evaluate(
 
     chosen = find_profile(profile)
     with plain_errors("mmo evaluate"):
-        evaluate_run(chosen, run or run_dir(chosen, budget), budget, workers=workers)
+        evaluate_run(chosen, run or run_dir(chosen, budget), budget, workers=workers, precision=precision)
 
 
 bench = typer.Typer(no_args_is_help=True, help="How fast it is, against the way the original computes (docs/performance.md).")
@@ -341,6 +346,19 @@ RoundsOption = Annotated[int, typer.Option("--rounds", min=1, help="Rounds that 
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda; default the profile's.", show_default=False)]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write everything here.")]
 SeedOption = Annotated[int, typer.Option("--seed")]
+
+
+def known_precisions(names: list[str] | None) -> list[str] | None:
+    """Refuse an unknown one with the list of names (typer takes no list of literals)."""
+    unknown = [name for name in names or () if name not in get_args(Precision)]
+    if unknown:
+        raise typer.BadParameter(f"no precision {unknown[0]!r}; there are {', '.join(get_args(Precision))}")
+    return names
+
+
+PRECISIONS_HELP = "Of the weights: float32, bfloat16 or int8; may be given several times, a column each."
+PrecisionsOption = Annotated[list[str] | None, typer.Option("--precision", help=PRECISIONS_HELP, show_default=False, callback=known_precisions)]
+CompileStepOption = Annotated[bool, typer.Option("--compile", help="A step as one graph (torch.compile); says why where that does not work.")]
 
 
 def run_bench(measure, profile: str | None, device: str | None, json: Path | None) -> None:
@@ -392,6 +410,8 @@ def bench_decode(
     frames: Annotated[int, typer.Option("--frames", min=1, help="Codec frames an answer.")] = 41,
     batch: Annotated[int, typer.Option("--batch", min=0, help="Prompts at once, in the last column; 0: without.")] = 16,
     sampled: Annotated[bool, typer.Option("--sampled", help="The profile's temperatures instead of greedy choice.")] = False,
+    precision: PrecisionsOption = None,
+    compile: CompileStepOption = False,
     rounds: RoundsOption = 3,
     seed: SeedOption = 0,
 ) -> None:
@@ -399,7 +419,66 @@ def bench_decode(
     from mmo.bench.decode import DecodeBench
     from mmo.bench.decode import bench_decode as measure
 
-    settings = DecodeBench(rows, prompts, frames=frames, rounds=rounds, batch=batch, sampled=sampled, baseline=baseline == "padded", seed=seed)
+    settings = DecodeBench(
+        rows, prompts, frames=frames, rounds=rounds, batch=batch, sampled=sampled, baseline=baseline == "padded", precisions=tuple(precision or ()),
+        compile=compile, seed=seed,
+    )  # fmt: skip
+    run_bench(lambda chosen, where: measure(chosen, settings, where), profile, device, json)
+
+
+@bench.command("chain")
+def bench_chain(
+    profile: ProfileOption = None,
+    device: DeviceOption = None,
+    json: JsonOption = None,
+    seconds: Annotated[float, typer.Option("--seconds", min=2, help="Of speech.")] = 30,
+    largest: Annotated[int, typer.Option("--largest", min=1, help="Codec frames decoded at once, at most.")] = 4,
+    precision: PrecisionsOption = None,
+    compile: CompileStepOption = False,
+    clock: Annotated[Literal["wall", "processor"], typer.Option("--clock", help="processor: beside other work, with one thread.")] = "wall",
+    seed: SeedOption = 0,
+) -> None:
+    """From prompt to sound with the real codec's size, played as it comes: work a frame, first sound, underruns."""
+    from mmo.bench.chain import ChainBench
+    from mmo.bench.chain import bench_chain as measure
+
+    settings = ChainBench(seconds, largest, tuple(precision or ("float32",)), compile, clock, seed)
+    run_bench(lambda chosen, where: measure(chosen, settings, where), profile, device, json)
+
+
+@bench.command("precision")
+def bench_precision(
+    profile: ProfileOption = None,
+    device: DeviceOption = None,
+    json: JsonOption = None,
+    answers: Annotated[int, typer.Option("--answers", min=1, help="Spoken answers in each precision.")] = 60,
+    precision: PrecisionsOption = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes of the judge.")] = 1,
+    seed: SeedOption = 0,
+) -> None:
+    """What weights in bfloat16 or int8 cost: the same answers, the same codes, words heard wrongly."""
+    from mmo.bench.precision import PrecisionBench
+    from mmo.bench.precision import bench_precision as measure
+    from mmo.twin import PRECISIONS
+
+    settings = PrecisionBench(answers, tuple(precision or PRECISIONS), workers, seed)
+    run_bench(lambda chosen, where: measure(chosen, settings, where), profile, device, json)
+
+
+@bench.command("trace")
+def bench_trace(
+    profile: ProfileOption = None,
+    device: DeviceOption = None,
+    json: JsonOption = None,
+    frames: Annotated[int, typer.Option("--frames", min=1, help="Codec frames an answer.")] = 41,
+    precision: PrecisionsOption = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Where a step of decoding spends its time, by PyTorch's profiler: growing caches before, ours after."""
+    from mmo.bench.trace import TraceBench
+    from mmo.bench.trace import bench_trace as measure
+
+    settings = TraceBench(frames=frames, precisions=tuple(precision or ()), seed=seed)
     run_bench(lambda chosen, where: measure(chosen, settings, where), profile, device, json)
 
 

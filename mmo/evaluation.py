@@ -304,6 +304,7 @@ class Stopwatch:
     def closing(self, exam: Exam) -> dict:
         """What every report ends with."""
         return {
+            "weights": exam.precision or str(exam.dtype).removeprefix("torch."),  # what was computed with
             "seed": exam.seed,
             "versions": {"python": platform.python_version()} | {name: version(name) for name in VERSIONS},
             "seconds": {"evaluate": round(time.monotonic() - self.started, 1)},

@@ -36,6 +36,7 @@ from mmo.profiles import STAGES, Profile
 from mmo.rows import DataError, check_columns, parse_conversation
 from mmo.sequence import frames
 from mmo.training import Encoders, default_encoders
+from mmo.twin import Precision
 
 TIERS = ("sentence", "pair", "fact")
 OPEN_WORLD = (
@@ -258,7 +259,7 @@ class Candidate:
     def __init__(self, weights: Path, exam: Exam) -> None:
         model = load_model(weights).to(exam.device, exam.dtype)
         self.exam = exam
-        self.generator = Generator(model, exam.codec, exam.tokenizer, exam.decoding)
+        self.generator = Generator(model, exam.codec, exam.tokenizer, exam.decoding, precision=exam.precision)
 
     def answer(self, prompts: Sequence[Prompt], what: str, speech: bool) -> list[Answer]:
         """Answers in the order of the prompts; with speech, their samples too."""
@@ -273,6 +274,7 @@ class Exam:
     """The test items of a profile, as prompts.
 
     encoders, judge, decoding: other ones than the profile's, for tests and experiments.  stages: the kinds of items to read.
+    precision: of the weights (twin.py).
     """
 
     def __init__(
@@ -284,8 +286,9 @@ class Exam:
         judge: Transcriber | None = None,
         decoding: Decoding | None = None,
         stages: Sequence[str] = STAGES,
+        precision: Precision | None = None,
     ) -> None:
-        self.profile, self.sizes, self.seed = profile, sizes, seed
+        self.profile, self.sizes, self.seed, self.precision = profile, sizes, seed, precision
         self.decoding = decoding or profile.decoding
         self.device = profile.device()
         # bf16 where the device is made for it; a small model on a CPU decodes no faster with it
