@@ -27,6 +27,7 @@ from mmo.generation import Answer, Generator, Prompt
 from mmo.omni import load_model
 from mmo.profiles import Profile
 from mmo.profiles import run_dir as default_run_dir
+from mmo.twin import Precision
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -45,15 +46,21 @@ class Assistant:
     voices: dict[str, Tensor]
 
     @classmethod
-    def load(cls, settings: Profile, run_dir: Path | None = None, weights: Path | None = None) -> Assistant:
-        """The given weights, else the run's last ones, else the shipped ones.  Raises FileNotFoundError where there are none."""
+    def load(
+        cls, settings: Profile, run_dir: Path | None = None, weights: Path | None = None, precision: Precision | None = None, compile: bool = False
+    ) -> Assistant:
+        """The given weights, else the run's last ones, else the shipped ones.  Raises FileNotFoundError where there are none.
+
+        precision, compile: see `Generator`; compiling is for whoever asks many questions.
+        """
         if weights is None:
             weights, which = latest_weights(settings, run_dir or default_run_dir(settings))
         else:
             which = f"weights: {weights}"
         model = load_model(weights)
         codec = Codec.load(settings.codec_file, num_codebooks=model.config.num_codebooks)
-        generator = Generator(model, codec, ChatTokenizer.load(settings.tokenizer_dir), settings.decoding)
+        tokenizer = ChatTokenizer.load(settings.tokenizer_dir)
+        generator = Generator(model, codec, tokenizer, settings.decoding, precision=precision, compile=compile)
         voices = settings.data_dir / "voices.safetensors"
         return cls(settings, which, generator, load_file(voices) if voices.is_file() else {})
 

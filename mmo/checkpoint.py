@@ -99,10 +99,10 @@ def latest_weights(profile: Profile, run_dir: Path, before: str | None = None) -
     stages = STAGES[: STAGES.index(before)] if before else STAGES
     for stage in reversed(stages):
         if stage_file(run_dir, stage).is_file():
-            return stage_file(run_dir, stage), f"weights: this run's own, after stage {stage} ({told(stage_file(run_dir, stage))})"
+            return stage_file(run_dir, stage), f"weights: this run's own, after stage {stage} ({told(stage_file(run_dir, stage))}){profile.caution}"
     if profile.checkpoint_file.is_file():
         origin = "were imported" if profile.checkpoint_file.is_relative_to(downloads_root()) else "came with the course"
-        return profile.checkpoint_file, f"weights: the finished ones that {origin} ({told(profile.checkpoint_file)})"
+        return profile.checkpoint_file, f"weights: the finished ones that {origin} ({told(profile.checkpoint_file)}){profile.caution}"
     raise FileNotFoundError(
         f"no weights: neither {' nor '.join(str(stage_file(run_dir, stage)) for stage in stages)} "
         f"nor the shipped {profile.checkpoint_file}; train first: mmo train --profile {profile.name} --stage {stages[0] if stages else 't2a'}"

@@ -7,8 +7,10 @@ A command stands here only when the module behind it does.
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import typer
 
@@ -33,7 +35,23 @@ ProfileOption = Annotated[
     ),
 ]
 Budget = Literal["full", "smoke", "rehearse"]
+Precision = Literal["float32", "bfloat16", "int8"]
+PRECISION_HELP = "Of the weights: fewer bytes a step; int8 is for a CPU. What it costs: docs/performance.md."
+PrecisionOption = Annotated[Precision | None, typer.Option("--precision", help=PRECISION_HELP, show_default="as they are")]
 BudgetOption = Annotated[Budget, typer.Option("--budget", help="smoke: the same path, in a few minutes; rehearse: a few steps (see `mmo rehearse`).")]
+
+
+@contextmanager
+def plain_errors(command: str, *more: type[Exception]) -> Iterator[None]:
+    """End the command with an error's words and exit status 1, without a traceback, where something it was given cannot be used.
+
+    more: kinds of errors beside ValueError and FileNotFoundError whose words are for whoever typed the command.
+    """
+    try:
+        yield
+    except (ValueError, FileNotFoundError, *more) as error:
+        typer.echo(f"{command}: {error}", err=True)
+        raise typer.Exit(1) from None
 
 
 @app.command()
@@ -58,11 +76,8 @@ def fetch(
     from mmo.hub import FetchError, main
     from mmo.profiles import profile as find_profile
 
-    try:
+    with plain_errors("mmo fetch", FetchError):
         raise typer.Exit(main(find_profile(profile).name, stage, names or (), offline, share, mirror, verify, typer.echo))
-    except (FetchError, ValueError) as error:
-        typer.echo(f"mmo fetch: {error}", err=True)
-        raise typer.Exit(1) from None
 
 
 @app.command("import")
@@ -76,11 +91,8 @@ def import_weights(
     """Read the original's weights into a file of ours, every name and shape compared."""
     from mmo.interchange import import_original
 
-    try:
+    with plain_errors("mmo import", FileExistsError):
         import_original(path, to, config, overwrite, typer.echo)
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
-        typer.echo(f"mmo import: {error}", err=True)
-        raise typer.Exit(1) from None
 
 
 @app.command("export")
@@ -94,11 +106,8 @@ def export_weights(
     """Write weights in one of the original's layouts."""
     from mmo.interchange import export_original
 
-    try:
+    with plain_errors("mmo export", FileExistsError):
         export_original(weights, to, layout, dtype, overwrite, typer.echo)
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
-        typer.echo(f"mmo export: {error}", err=True)
-        raise typer.Exit(1) from None
 
 
 @app.command()
@@ -120,18 +129,16 @@ def say(
     out: Annotated[Path, typer.Option("--out", help="Where the speech goes.")] = Path("say.wav"),
     seed: Annotated[int, typer.Option("--seed", help="Another seed, another reading.")] = 0,
     greedy: Annotated[bool, typer.Option("--greedy", help="Always the most likely token and code.")] = False,
+    precision: PrecisionOption = None,
 ) -> None:
     """Ask by text, sound or picture; print the answer and write its speech to a WAV file."""
     from mmo.say import Question, say
 
-    try:
+    with plain_errors("mmo say"):
         say(
             Question(question, audio, image), profile_name=profile, weights=weights, voice=voice, out=out, seed=seed,
-            greedy=greedy,
+            greedy=greedy, precision=precision,
         )
-    except (ValueError, FileNotFoundError) as error:
-        typer.echo(f"mmo say: {error}", err=True)
-        raise typer.Exit(1) from error
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -181,18 +188,28 @@ def train(
     compile: Annotated[bool, typer.Option("--compile", help="The blocks by torch.compile; says why where that does not work.")] = False,
 ) -> None:
     """Train a stage, or go on with one that was interrupted: T2A, then A2A, then I2T, into one set of weights."""
-    from mmo.profiles import STAGES
+    from mmo.profiles import STAGES, run_dir
     from mmo.profiles import profile as find_profile
     from mmo.training import train as train_stage
 
     options = dict(minutes=minutes, steps=steps, seed=seed, fresh=fresh, strict=strict, workers=workers, compile=compile)
-    try:
+    with plain_errors("mmo train"):
+        chosen = find_profile(profile)
         for each in STAGES if stage == "all" else (stage,):
-            if not train_stage(find_profile(profile), each, budget, run, **options).finished:
+            if not train_stage(chosen, each, budget, run, **options).finished:
                 break
+            if chosen.judge_dir and budget == "full":
+                ask_fixed_prompts(chosen, each, run or run_dir(chosen, budget))
+
+
+def ask_fixed_prompts(chosen, stage: str, run: Path) -> None:
+    """Keep how a stage's weights answer the fixed prompts.  The stage is done and saved: what speaking lacks is told, and no error."""
+    from mmo.fixed_prompts import keep_sounds
+
+    try:
+        typer.echo(f"the fixed prompts, answered after {stage}: {keep_sounds(chosen, stage, run).parent / 'index.html'}")
     except (ValueError, FileNotFoundError) as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(1) from None
+        typer.echo(f"the fixed prompts were not asked after {stage}: {error}", err=True)
 
 
 @app.command()
@@ -216,27 +233,28 @@ def features(
         return
     from mmo.prepare import check_features, make_features
 
-    try:
+    with plain_errors("mmo features"):
         if check:
             raise typer.Exit(0 if check_features(find_profile(profile), stage, budget, typer.echo) else 1)
         make_features(find_profile(profile), stage, budget, typer.echo)
-    except (ValueError, FileNotFoundError) as error:
-        typer.echo(f"mmo features: {error}", err=True)
-        raise typer.Exit(1) from None
 
 
 @app.command()
 def rehearse(
     profile: Annotated[Literal["mini", "mini-moe"], typer.Option("--profile")] = "mini",
-    folder: Annotated[Path | None, typer.Option("--folder", help="Takes stand-ins (1.9 GB) and runs; default runs/rehearsal.", show_default=False)] = None,
+    folder: Annotated[Path | None, typer.Option("--folder", help="Takes stand-ins (2.9 GB) and runs; default runs/rehearsal.", show_default=False)] = None,
     stage: Annotated[list[str] | None, typer.Option("--stage", help="Only these stages, from t2a on.", show_default=False)] = None,
     positions: Annotated[int | None, typer.Option("--positions", min=1, help="At once; default the recipe's on a card, else 1024.", show_default=False)] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=2, help="Of each stage; default 3 of each pass.", show_default=False)] = None,
     memory: Annotated[float | None, typer.Option("--memory", min=1, help="GB that training may take.", show_default=False)] = None,
-    notebooks: Annotated[bool, typer.Option("--notebooks/--no-notebooks", help="Also notebooks 10 to 13.")] = True,
-    answers: Annotated[bool, typer.Option("--answers/--no-answers", help="Also `mmo say`, three times.")] = True,
+    notebooks: Annotated[bool, typer.Option("--notebooks/--no-notebooks", help="Also notebooks 10 to 13; finished ones are kept.")] = True,
+    only_notebooks: Annotated[bool, typer.Option("--only-notebooks", help="Go on with the notebooks; the rest of the last report stays.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Run notebooks anew that are finished.")] = False,
+    answers: Annotated[bool, typer.Option("--answers/--no-answers", help="Also `mmo say`, three times, and `mmo evaluate`.")] = True,
 ) -> None:
     """Rehearse the real run with stand-ins of full size: nothing is fetched; says memory, speed, and the hours it will take."""
+    if only_notebooks and (stage or not notebooks):
+        raise typer.BadParameter("--only-notebooks rehearses no stage; leave --stage and --no-notebooks out")
     from mmo.profiles import profile as find_profile
     from mmo.rehearsal import plan as planning
     from mmo.rehearsal import report
@@ -244,14 +262,15 @@ def rehearse(
     from mmo.weekend import NotebookFailed
 
     chosen = find_profile(profile)
-    settings = report.Settings(profile, folder or report.default_folder(), positions, steps, memory, tuple(stage or chosen.stages), notebooks, answers)
-    try:
+    settings = report.Settings(
+        profile, folder or report.default_folder(), positions, steps, memory, stages=() if only_notebooks else tuple(stage or chosen.stages),
+        notebooks=None if notebooks else {}, fresh=fresh, answers=answers,
+    )  # fmt: skip
+    with plain_errors("mmo rehearse", RehearsalFailed, NotebookFailed):
         figures = report.rehearse(settings, typer.echo)
         report.show_figures(figures)
-        planning.show(report.measured_plan(chosen, figures))
-    except (RehearsalFailed, NotebookFailed, ValueError, FileNotFoundError) as error:
-        typer.echo(f"mmo rehearse: {error}", err=True)
-        raise typer.Exit(1) from None
+        if figures["passes"]:
+            planning.show(report.measured_plan(chosen, figures))
 
 
 @app.command("plan")
@@ -267,14 +286,11 @@ def plan_hours(
     from mmo.rehearsal import report
 
     chosen = find_profile(profile)
-    try:
+    with plain_errors("mmo plan"):
         if card:
             plans = report.card_plans(chosen, card, share)
         else:
             plans = [report.measured_plan(chosen, report.read_figures(folder or report.default_folder(), profile))]
-    except (ValueError, FileNotFoundError) as error:
-        typer.echo(f"mmo plan: {error}", err=True)
-        raise typer.Exit(1) from None
     for each in plans:
         planning.show(each)
 
@@ -291,11 +307,8 @@ def world_build(
     """Make data/tiny, step by step; what is there already is kept (hours of CPU; needs the extra `world`)."""
     from mmo.world.build import build
 
-    try:
+    with plain_errors("mmo world build", ModuleNotFoundError, RuntimeError):
         build(workers=workers, share=share)
-    except (FileNotFoundError, ModuleNotFoundError, RuntimeError) as error:
-        typer.echo(f"mmo world build: {error}", err=True)
-        raise typer.Exit(1) from error
 
 
 @world.command("card")
@@ -312,18 +325,16 @@ def evaluate(
     budget: BudgetOption = "full",
     run: Annotated[Path | None, typer.Option("--run", help="Folder of the run; default runs/<profile>.")] = None,
     workers: Annotated[int | None, typer.Option("--workers", help="Processes of the judge; default one a core.")] = None,
+    precision: PrecisionOption = None,
 ) -> None:
-    """Measure the run's last checkpoint (else the shipped one): right answers, errors heard, controls, speed."""
+    """Measure the run's last checkpoint (else the shipped one): right answers, errors heard, voices, controls, speed."""
     from mmo.evaluation import evaluate_run
     from mmo.profiles import profile as find_profile
     from mmo.profiles import run_dir
 
     chosen = find_profile(profile)
-    try:
-        evaluate_run(chosen, run or run_dir(chosen, budget), budget, workers=workers)
-    except (ValueError, FileNotFoundError) as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(1) from None
+    with plain_errors("mmo evaluate"):
+        evaluate_run(chosen, run or run_dir(chosen, budget), budget, workers=workers, precision=precision)
 
 
 bench = typer.Typer(no_args_is_help=True, help="How fast it is, against the way the original computes (docs/performance.md).")
@@ -337,6 +348,19 @@ JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write ever
 SeedOption = Annotated[int, typer.Option("--seed")]
 
 
+def known_precisions(names: list[str] | None) -> list[str] | None:
+    """Refuse an unknown one with the list of names (typer takes no list of literals)."""
+    unknown = [name for name in names or () if name not in get_args(Precision)]
+    if unknown:
+        raise typer.BadParameter(f"no precision {unknown[0]!r}; there are {', '.join(get_args(Precision))}")
+    return names
+
+
+PRECISIONS_HELP = "Of the weights: float32, bfloat16 or int8; may be given several times, a column each."
+PrecisionsOption = Annotated[list[str] | None, typer.Option("--precision", help=PRECISIONS_HELP, show_default=False, callback=known_precisions)]
+CompileStepOption = Annotated[bool, typer.Option("--compile", help="A step as one graph (torch.compile); says why where that does not work.")]
+
+
 def run_bench(measure, profile: str | None, device: str | None, json: Path | None) -> None:
     """Call measure(profile, device), show its report, write it."""
     import torch
@@ -344,12 +368,9 @@ def run_bench(measure, profile: str | None, device: str | None, json: Path | Non
     from mmo.bench.report import show
     from mmo.profiles import profile as find_profile
 
-    try:
+    with plain_errors("mmo bench"):
         chosen = find_profile(profile)
         report = measure(chosen, torch.device(device) if device else chosen.device())
-    except (ValueError, FileNotFoundError) as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(1) from None
     show(report)
     if json:
         report.write(json)
@@ -389,6 +410,8 @@ def bench_decode(
     frames: Annotated[int, typer.Option("--frames", min=1, help="Codec frames an answer.")] = 41,
     batch: Annotated[int, typer.Option("--batch", min=0, help="Prompts at once, in the last column; 0: without.")] = 16,
     sampled: Annotated[bool, typer.Option("--sampled", help="The profile's temperatures instead of greedy choice.")] = False,
+    precision: PrecisionsOption = None,
+    compile: CompileStepOption = False,
     rounds: RoundsOption = 3,
     seed: SeedOption = 0,
 ) -> None:
@@ -396,7 +419,66 @@ def bench_decode(
     from mmo.bench.decode import DecodeBench
     from mmo.bench.decode import bench_decode as measure
 
-    settings = DecodeBench(rows, prompts, frames=frames, rounds=rounds, batch=batch, sampled=sampled, baseline=baseline == "padded", seed=seed)
+    settings = DecodeBench(
+        rows, prompts, frames=frames, rounds=rounds, batch=batch, sampled=sampled, baseline=baseline == "padded", precisions=tuple(precision or ()),
+        compile=compile, seed=seed,
+    )  # fmt: skip
+    run_bench(lambda chosen, where: measure(chosen, settings, where), profile, device, json)
+
+
+@bench.command("chain")
+def bench_chain(
+    profile: ProfileOption = None,
+    device: DeviceOption = None,
+    json: JsonOption = None,
+    seconds: Annotated[float, typer.Option("--seconds", min=2, help="Of speech.")] = 30,
+    largest: Annotated[int, typer.Option("--largest", min=1, help="Codec frames decoded at once, at most.")] = 4,
+    precision: PrecisionsOption = None,
+    compile: CompileStepOption = False,
+    clock: Annotated[Literal["wall", "processor"], typer.Option("--clock", help="processor: beside other work, with one thread.")] = "wall",
+    seed: SeedOption = 0,
+) -> None:
+    """From prompt to sound with the real codec's size, played as it comes: work a frame, first sound, underruns."""
+    from mmo.bench.chain import ChainBench
+    from mmo.bench.chain import bench_chain as measure
+
+    settings = ChainBench(seconds, largest, tuple(precision or ("float32",)), compile, clock, seed)
+    run_bench(lambda chosen, where: measure(chosen, settings, where), profile, device, json)
+
+
+@bench.command("precision")
+def bench_precision(
+    profile: ProfileOption = None,
+    device: DeviceOption = None,
+    json: JsonOption = None,
+    answers: Annotated[int, typer.Option("--answers", min=1, help="Spoken answers in each precision.")] = 60,
+    precision: PrecisionsOption = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes of the judge.")] = 1,
+    seed: SeedOption = 0,
+) -> None:
+    """What weights in bfloat16 or int8 cost: the same answers, the same codes, words heard wrongly."""
+    from mmo.bench.precision import PrecisionBench
+    from mmo.bench.precision import bench_precision as measure
+    from mmo.twin import PRECISIONS
+
+    settings = PrecisionBench(answers, tuple(precision or PRECISIONS), workers, seed)
+    run_bench(lambda chosen, where: measure(chosen, settings, where), profile, device, json)
+
+
+@bench.command("trace")
+def bench_trace(
+    profile: ProfileOption = None,
+    device: DeviceOption = None,
+    json: JsonOption = None,
+    frames: Annotated[int, typer.Option("--frames", min=1, help="Codec frames an answer.")] = 41,
+    precision: PrecisionsOption = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Where a step of decoding spends its time, by PyTorch's profiler: growing caches before, ours after."""
+    from mmo.bench.trace import TraceBench
+    from mmo.bench.trace import bench_trace as measure
+
+    settings = TraceBench(frames=frames, precisions=tuple(precision or ()), seed=seed)
     run_bench(lambda chosen, where: measure(chosen, settings, where), profile, device, json)
 
 
@@ -474,11 +556,8 @@ def course_book(to: Annotated[Path, typer.Option("--to", help="The folder to wri
     """Make a static site of the executed notebooks, with their sounds."""
     from mmo.course.book import write_book
 
-    try:
+    with plain_errors("mmo course book"):
         pages = write_book(to)
-    except (ValueError, FileNotFoundError) as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(1) from None
     print(f"{len(pages)} pages: {pages[0]}")
 
 
@@ -496,11 +575,8 @@ def course_release(
     """Make a clean hand-out for a class: learner's notebooks, package, tiny data; no solutions."""
     from mmo.course.release import release
 
-    try:
+    with plain_errors("mmo course release"):
         made = release(to, numbers_in(notebooks), variant=variant)
-    except (ValueError, FileNotFoundError) as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(1) from None
     print(f"{made.folder}: release {made.stamp}, notebooks {', '.join(entry.number for entry in made.notebooks)}")
     if variant:
         print(f"variant {variant!r} asks for something else in {', '.join(made.varied)}; grade it with --variant {variant!r}")
@@ -535,6 +611,20 @@ def course_variant(
         print(f"{alike} of {len(tasks)} as in {unlike}" + ("; another name may do better" if alike else ""))
 
 
+@course.command("synthetic")
+def course_synthetic(
+    to: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
+    notebooks: Annotated[str, typer.Option("--notebooks", help="Those that were due: 05,07.")],
+) -> None:
+    """Write the submissions of ten synthetic students, right, wrong and broken, to try grading with."""
+    whole_course_or_exit("synthetic submissions are made of the solutions")
+    from mmo.course.grading.synthetic import write_class
+
+    with plain_errors("mmo course synthetic"):
+        students = write_class(to, numbers_in(notebooks))
+    print(f"{to}: {', '.join(students)}. Grade them with: mmo course grade {to} --out grades --notebooks {notebooks}")
+
+
 @course.command("grade")
 def course_grade(
     submissions: Annotated[Path, typer.Argument(help="A folder with one folder for each student.")],
@@ -551,15 +641,13 @@ def course_grade(
     whole_course_or_exit("grading is done in the whole course, which has the hidden cases")
     from mmo.course.grading.grade import Rules, grade
     from mmo.course.grading.limits import MEGABYTE, Limits
+    from mmo.course.grading.pool import CannotStart
     from mmo.course.grading.report import show_class
 
     begun = time.monotonic()
-    try:
+    with plain_errors("mmo course grade", CannotStart):
         rules = Rules(Limits(seconds=seconds, memory=memory * MEGABYTE), jobs, marked_points, variant)
         grades = grade(submissions, out, numbers_in(notebooks), rules)
-    except (ValueError, FileNotFoundError) as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(1) from None
     show_class(grades)
     print(f"{len(grades)} grades in {time.monotonic() - begun:.0f} s: {out / 'class.html'}, {out / 'grades.csv'}")
 
@@ -575,11 +663,8 @@ def course_nbgrader(
     whole_course_or_exit("the hidden tests are in the whole course")
     from mmo.course.grading.nbgrader_course import write_nbgrader_course
 
-    try:
+    with plain_errors("mmo course nbgrader"):
         entries = write_nbgrader_course(to, numbers_in(notebooks), marked_points, variant=variant)
-    except (ValueError, FileNotFoundError) as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(1) from None
     print(f"{to}: {len(entries)} assignments; how to go on stands in {to / 'README.md'}")
     from importlib.util import find_spec
 
@@ -595,11 +680,8 @@ def course_wheelhouse(
     """Collect every package as a wheel, for a room with slow internet."""
     from mmo.course.wheelhouse import WheelhouseError, course_requirements, make_wheelhouse
 
-    try:
+    with plain_errors("mmo course wheelhouse", WheelhouseError):
         made = make_wheelhouse(to, course_requirements(), extra_index=extra_index)
-    except WheelhouseError as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(1) from None
     print(f"{made.wheels} wheels, {made.size / 1e9:.2f} GB. On each laptop, in the folder of the course:\n\n    {made.command}\n\nHow to go on stands in {made.folder / 'INSTALL.txt'}")
 
 
@@ -635,7 +717,7 @@ def course_build(
     from mmo.course import build as builder
     from mmo.course.catalogue import read_course
 
-    try:
+    with plain_errors("mmo course build"):
         if check:
             found = builder.problems()
             print("\n".join(found) or "everything is as the sources say")
@@ -648,9 +730,6 @@ def course_build(
             print(f"{entry.file}: {builder.execute(entry):.0f} s")
             changed += builder.build()
         print("\n".join(f"wrote {path}" for path in changed) or "nothing to change")
-    except (ValueError, FileNotFoundError) as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(1) from None
 
 
 @course.command("quiz")
@@ -663,11 +742,8 @@ def course_quiz(
     from mmo.course.catalogue import read_course
     from mmo.course.questions import write_sheets
 
-    try:
+    with plain_errors("mmo course quiz"):
         pages = write_sheets(to, numbers_in(notebooks), variants, {entry.number: entry.title for entry in read_course()})
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(1) from None
     print(f"{len(pages)} pages in {to}: {pages[0].name}, …")
 
 
@@ -679,11 +755,8 @@ def course_slides(
     """Make slides of the executed notebooks, with pictures and sounds; they need no network."""
     from mmo.course.slides import write_slides
 
-    try:
+    with plain_errors("mmo course slides"):
         pages = write_slides(to, numbers_in(notebooks))
-    except (ValueError, FileNotFoundError) as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(1) from None
     print(f"{len(pages) - 1} decks: {pages[0]}")
 
 

@@ -120,6 +120,17 @@ def build_mimi(config: dict) -> MimiModel:
     return loaders.get_mimi(None, config, num_codebooks=config["quantizer"]["n_q"])
 
 
+@torch.no_grad()
+def draw_codebooks(model: MimiModel) -> MimiModel:
+    """Fresh codebooks are all zero, and every code would sound alike: draw them, for rehearsals and benches."""
+    for name, value in model.state_dict().items():
+        if name.endswith("embedding_sum"):
+            value.normal_()
+        if name.endswith("cluster_usage"):
+            value.fill_(1.0)
+    return model
+
+
 def save_codec(
     model: MimiModel, config: dict, path: str | os.PathLike, dtype: torch.dtype = torch.float16
 ) -> None:

@@ -110,6 +110,12 @@ def installed_packages() -> dict[str, str]:
     return {canonicalize_name(found.metadata["Name"]): found.version for found in importlib.metadata.distributions() if found.metadata["Name"]}
 
 
+def packages_in_use() -> set[str]:
+    """Canonical names of the packages of which something is imported here: Pillow where there is a module PIL."""
+    modules = importlib.metadata.packages_distributions()
+    return {canonicalize_name(name) for module, names in modules.items() if module in sys.modules for name in names}
+
+
 def project_requirements(root: Path = REPOSITORY) -> list[str]:
     """The package's requirements, as pyproject.toml has them."""
     try:
@@ -163,9 +169,9 @@ def prepare(told: Callable[[str], None] = print, run: Callable[..., object] = su
     after = installed_packages()
     if after.get("torch") != before.get("torch"):
         raise RuntimeError(f"torch was {before.get('torch')} and is now {after.get('torch')}: start a new runtime")
-    stale = sorted(name for name in (each.split("==")[0] for each in todo.install) if name in before and name.replace("-", "_") in sys.modules)
+    stale = sorted(set(before) & {each.split("==")[0] for each in todo.install} & packages_in_use())
     if stale:
-        told(f"{', '.join(stale)} was in use already: restart the runtime (Runtime, Restart session), then run this cell again")
+        told(f"in use already: {', '.join(stale)}. Restart the runtime (Runtime, Restart session), then run this cell again")
     from mmo.doctor import look_at_machine
 
     name, why = fitting_profile(look_at_machine())

@@ -24,23 +24,14 @@ import torch
 from torch import nn
 
 from mmo.checkpoint import random_state, set_random_state
+from mmo.graphs import BACKEND, compile_errors, why
 from mmo.moe import MixtureOfExperts
 from mmo.omni import OmniModel
 from mmo.transformer import Block
 
-BACKEND = "inductor"
 GRAPHS = 16  # at most, of blocks: two stacks x gradients or none x one row or several x what learns
-REASON_LENGTH = 300  # characters of an error that are told
 
 Result = TypeVar("Result")
-
-
-def compile_errors() -> tuple[type[Exception], ...]:
-    """What the compiler raises; imported only where something is compiled."""
-    from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
-    from torch._inductor.exc import CppCompileError, CppWrapperCodegenError, InductorError, InvalidCxxCompiler
-
-    return TorchDynamoException, FailOnRecompileLimitHit, InductorError, CppCompileError, CppWrapperCodegenError, InvalidCxxCompiler
 
 
 def graphs_made() -> int:
@@ -48,13 +39,6 @@ def graphs_made() -> int:
     from torch._dynamo.utils import counters
 
     return counters["stats"]["unique_graphs"]
-
-
-def why(error: Exception) -> str:
-    """The reason in one line: the innermost error's first words."""
-    inner = getattr(error, "inner_exception", None) or error.__cause__ or error
-    words = " ".join(str(inner).split()) or "no words"
-    return f"{type(inner).__name__}: {words[:REASON_LENGTH]}"
 
 
 class Compilation:

@@ -256,7 +256,7 @@ def check_profile(name: str, machine: Machine) -> Finding:
                       else f"mmo fetch --profile {name}")
     able = "can run"
     try:
-        able += codec_words(chosen.codec_file)
+        able += codec_words(chosen.codec_file) + judge_words(chosen)
     except ValueError as error:
         lacking.append(f"a codec that can be read: {error}")
         advice.append("clone the repository again" if name.startswith("tiny") else f"mmo fetch --profile {name}")
@@ -270,6 +270,13 @@ def codec_words(file: Path) -> str:
     from mmo.codec import codec_layout
 
     return f", Mimi in the layout of {codec_layout(file)} ({file.name})"
+
+
+def judge_words(profile) -> str:
+    """What `mmo evaluate` still needs; training and speaking do without."""
+    wanted = {} if profile.judge_dir is None else {"judge": profile.judge_dir / "model.safetensors", "speaker-encoder": profile.speaker_encoder_file}
+    lacking = [name for name, path in wanted.items() if not path.is_file()]
+    return f"; to judge its speech: mmo fetch {' '.join(lacking)}" if lacking else ""
 
 
 def show(console: Console, title: str, findings: list[Finding]) -> None:

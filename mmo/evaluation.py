@@ -12,6 +12,8 @@
 Speech is judged by pocketsphinx (judge.py), which had no part in any training.  All figures come from one checkpoint, but for
 `after_stage`, which asks a sample of the same questions of the weights after each stage.  Figures that could not be taken are
 null, and `reasons` says why.
+
+So it is in the closed world, where every question has one answer.  Where questions are open (mini, full), open_evaluation.py examines.
 """
 
 from __future__ import annotations
@@ -57,7 +59,7 @@ def ask_spoken(name: str, items: list[Item], prompts: Sequence[Prompt], candidat
 def add_references(name: str, items: Sequence[Item], codec: Codec, ear: Ear) -> None:
     """The recorded answers for the ear: through the codec (`<name>.codec`), and as they are, where all are there (`<name>.uncoded`)."""
     ear.add(f"{name}.codec", decode_all(codec, [item.codes for item in items]))
-    if all(item.uncoded for item in items):
+    if items and all(item.uncoded for item in items):
         recorded = [read_uncoded(item.uncoded) for item in items]
         rates = {rate for _, rate in recorded}
         if len(rates) > 1:
@@ -189,19 +191,21 @@ def ask_controls(exam: Exam, said: Spoken, ear: Ear):
     ear.add("controls.random", decode_all(exam.codec, drawn))
     ear.add("controls.noise", [rng.normal(0, 0.07, each.shape[1] * exam.codec.frame_size).astype(np.float32) for each in codes])
     groups = [(item.kind, item.voice) for item in said.items]
-    partners = measures.swap([answer.text for answer in said.answers], groups, exam.seed)
+    partners = measures.swap([answer.text for answer in said.answers], groups, exam.seed, exam.split)
+
+    def wer(name: str) -> float | None:
+        return measures.word_errors([said.answers[n].text for n in chosen], ear[f"controls.{name}"], exam.split).wer
 
     def mark() -> dict:
-        texts = [said.answers[n].text for n in chosen]
         heard = ear[f"{said.name}.model"]
         pairs = measures.spread([(n, other) for n, other in enumerate(partners) if other is not None], exam.sizes.controls)
-        wrong = measures.word_errors([said.answers[other].text for _, other in pairs], [heard[n] for n, _ in pairs])
+        wrong = measures.word_errors([said.answers[other].text for _, other in pairs], [heard[n] for n, _ in pairs], exam.split)
         return {
             "answers": len(chosen),
-            "wer_shuffled_frames": measures.word_errors(texts, ear["controls.shuffled"]).wer,
+            "wer_shuffled_frames": wer("shuffled"),
             "wer_wrong_sentence": wrong.wer,
-            "wer_noise": measures.word_errors(texts, ear["controls.noise"]).wer,
-            "wer_random_codes": measures.word_errors(texts, ear["controls.random"]).wer,
+            "wer_noise": wer("noise"),
+            "wer_random_codes": wer("random"),
         }
 
     return mark
@@ -264,8 +268,11 @@ def measure_streaming(exam: Exam, candidate: Candidate) -> dict:
 # --- Samples to listen to ----------------------------------------------------------------------------------------
 
 
-def write_samples(folder: Path, parts: Sequence[Spoken], ear: Ear, rate: int, count: int = 2) -> None:
-    """A few answers of each part as WAV files with a caption beside them (`evaluation-…`), before the ear gives them away."""
+def write_samples(folder: Path, parts: Sequence[Spoken], ear: Ear, rate: int, count: int = 2, beside: str = "the truth") -> None:
+    """A few answers of each part as WAV files with a caption beside them (`evaluation-…`), before the ear gives them away.
+
+    beside: what the caption calls the recorded answer, where the model's is another.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for part in parts:
         for number, n in enumerate(measures.spread(range(len(part.items)), count), 1):
@@ -275,25 +282,41 @@ def write_samples(folder: Path, parts: Sequence[Spoken], ear: Ear, rate: int, co
             asked = "(a picture)" if item.picture else "(a spoken question)" if item.question_sound else item.question
             caption = f"{part.name}: {asked} — {answer.text}"
             if not measures.same_words(answer.text, item.truth):
-                caption += f" (the truth: {item.truth})"
+                caption += f" ({beside}: {item.truth})"
             path.with_suffix(".txt").write_text(caption + "\n", encoding="utf-8")
 
 
 # --- The whole ---------------------------------------------------------------------------------------------------
 
 
+class Stopwatch:
+    """Calls the parts of an examination and remembers their seconds."""
+
+    def __init__(self) -> None:
+        self.started, self.parts = time.monotonic(), {}
+
+    def __call__(self, name: str, make, *arguments):
+        before = time.monotonic()
+        found = make(*arguments)
+        self.parts[name] = round(time.monotonic() - before, 1)
+        return found
+
+    def closing(self, exam: Exam) -> dict:
+        """What every report ends with."""
+        return {
+            "weights": exam.precision or str(exam.dtype).removeprefix("torch."),  # what was computed with
+            "seed": exam.seed,
+            "versions": {"python": platform.python_version()} | {name: version(name) for name in VERSIONS},
+            "seconds": {"evaluate": round(time.monotonic() - self.started, 1)},
+            "evaluation_seconds": self.parts,
+        }
+
+
 def examine(exam: Exam, run_dir: Path, workers: int = 2) -> dict:
     """All figures of the run's last checkpoint (else of the shipped one)."""
     weights, which = latest_weights(exam.profile, run_dir)
     print(which)
-    started, parts, ear, candidate = time.monotonic(), {}, Ear(), Candidate(weights, exam)
-
-    def timed(name: str, make, *arguments):
-        before = time.monotonic()
-        found = make(*arguments)
-        parts[name] = round(time.monotonic() - before, 1)
-        return found
-
+    timed, ear, candidate = Stopwatch(), Ear(), Candidate(weights, exam)
     streaming = timed("streaming", measure_streaming, exam, candidate)  # first: nothing else is in memory or at work yet
     mark_t2a, said = timed("t2a", ask_t2a, exam, candidate, ear)
     mark_a2a, replied = timed("a2a", ask_a2a, exam, candidate, ear)
@@ -302,7 +325,7 @@ def examine(exam: Exam, run_dir: Path, workers: int = 2) -> dict:
     mark_stages = timed("after_stage", ask_stages, exam, run_dir, ear)
     write_samples(run_dir / "samples", [said, replied, described], ear, exam.codec.sample_rate)
     timed("listen", ear.listen, exam.judge, workers)
-    report = {
+    return {
         "checkpoint": weights.name if weights.parent == run_dir else "shipped",
         "t2a": mark_t2a(),
         "a2a": mark_a2a(),
@@ -311,12 +334,7 @@ def examine(exam: Exam, run_dir: Path, workers: int = 2) -> dict:
         "controls": mark_controls(),
         "after_stage": mark_stages(),
         "streaming": streaming,
-        "seed": exam.seed,
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in VERSIONS},
-        "seconds": {"evaluate": round(time.monotonic() - started, 1)},
-        "evaluation_seconds": parts,
-    }
-    return report
+    } | timed.closing(exam)
 
 
 def evaluate_run(profile: Profile | str, run_dir: Path, budget: str = "full", *, workers: int | None = None, **others) -> dict:
@@ -329,10 +347,15 @@ def evaluate_run(profile: Profile | str, run_dir: Path, budget: str = "full", *,
         raise ValueError(f"no budget {budget!r}; there are {', '.join(SIZES)}")
     profile = profile_of(profile) if isinstance(profile, str) else profile
     run_dir = Path(run_dir)
+    if profile.judge_dir is None:
+        opened, examined = Exam, examine
+    else:
+        from mmo.open_evaluation import examine_open as examined
+        from mmo.open_evaluation import open_exam as opened
+    exam = opened(profile, SIZES[budget], **others)
     run_dir.mkdir(parents=True, exist_ok=True)
-    exam = Exam(profile, SIZES[budget], **others)
     before = earlier(run_dir)
-    report = {"profile": profile.name, "budget": budget} | examine(exam, run_dir, workers or min(8, os.cpu_count() or 1))
+    report = {"profile": profile.name, "budget": budget} | examined(exam, run_dir, workers or min(8, os.cpu_count() or 1))
     report["seconds"] = before["seconds"] | report["seconds"]
     report["peak_rss_mb"] = before.get("peak_rss_mb")
     report = finish(report)

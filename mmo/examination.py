@@ -30,14 +30,19 @@ from mmo.config import Decoding, ModelConfig
 from mmo.features import Frozen, encode_items
 from mmo.generation import Answer, Generator, Prompt
 from mmo.held_out import set_aside
-from mmo.judge import Judge, Sound
+from mmo.judge import Judge, Sound, Transcriber
 from mmo.omni import load_model
-from mmo.profiles import Profile
+from mmo.profiles import STAGES, Profile
 from mmo.rows import DataError, check_columns, parse_conversation
 from mmo.sequence import frames
 from mmo.training import Encoders, default_encoders
+from mmo.twin import Precision
 
 TIERS = ("sentence", "pair", "fact")
+OPEN_WORLD = (
+    "No words.txt, so this is no closed world: an answer counts as right where it has exactly its row's words, though others may be as good. "
+    "Where words are sorted into sizes, colours, shapes and places, only the tiny world's are known."
+)
 
 
 @dataclass(frozen=True)
@@ -55,9 +60,10 @@ class Sizes:
     stage: int = 60  # of each task, after each stage
     stage_spoken: int = 24
     streamed: int = 10
+    prompts: int = 20  # of the fixed ones, after each stage (open questions only)
 
 
-SIZES = {"full": Sizes(), "smoke": Sizes(*[6, 3, 12, 12, 6, 6, 12, 6, 8, 4, 3]), "rehearse": Sizes(*[4, 0, 4, 4, 0, 2, 4, 2, 4, 2, 1])}
+SIZES = {"full": Sizes(), "smoke": Sizes(*[6, 3, 12, 12, 6, 6, 12, 6, 8, 4, 3, 6]), "rehearse": Sizes(*[4, 0, 4, 4, 0, 2, 4, 2, 4, 2, 1, 3])}
 
 
 # --- Test items --------------------------------------------------------------------------------------------------
@@ -75,6 +81,7 @@ class Item:
     question_sound: bytes | None = None
     picture: bytes | None = None
     codes: Tensor | None = None  # (Q, F), the recorded answer
+    reference: Tensor | None = None  # (Q, F), another sound in the voice of the recorded answer
     uncoded: bytes | None = None  # the recorded answer as it was before the codec
     speaker: Tensor | None = None  # (S,)
 
@@ -82,7 +89,7 @@ class Item:
 def read_items(path: Path, config: ModelConfig, needs: Sequence[str] = ()) -> list[Item]:
     """The rows of a test file.  Raises DataError naming file, and row or column, where one cannot be used."""
     check_columns(path, needs)
-    wanted = ("conversations", "question_audios", "answer_audios", "image_bytes", "spk_emb", "tier", "kind", "voice", "answer_sound")
+    wanted = ("conversations", "question_audios", "answer_audios", "image_bytes", "ref_audios", "spk_emb", "tier", "kind", "voice", "answer_sound")
     there = set(pq.read_schema(path).names)
     items = []
     for number, row in enumerate(pq.read_table(path, columns=[name for name in wanted if name in there]).to_pylist()):
@@ -97,19 +104,23 @@ def read_items(path: Path, config: ModelConfig, needs: Sequence[str] = ()) -> li
 
 
 def item_of(row: dict, config: ModelConfig) -> Item:
-    """One row as an item.  Raises ValueError."""
+    """One row as an item: its first question and what was answered, since it is asked without anything before it.  Raises ValueError."""
     turns = parse_conversation(row["conversations"])
-    asked = [turn["content"] for turn in turns if turn["role"] == "user"][-1]
-    codes, speaker = (row.get("answer_audios") or [None])[0], row.get("spk_emb")
+    answer = [turn["role"] for turn in turns].index("assistant")
+    asked = [turn["content"] for turn in turns[:answer] if turn["role"] == "user"]
+    sounds, pictures = row.get("question_audios") or [], row.get("image_bytes")
+    pictures = pictures if isinstance(pictures, list) else [pictures] if pictures else []
+    codes, reference, speaker = (row.get("answer_audios") or [None])[0], row.get("ref_audios"), row.get("spk_emb")
     return Item(
-        question=asked,
-        truth=[turn["content"] for turn in turns if turn["role"] == "assistant"][-1],
+        question=asked[-1],
+        truth=turns[answer]["content"],
         tier=row.get("tier") or "sentence",
         kind=row.get("kind") or "",
         voice=row.get("voice") or "",
-        question_sound=(row.get("question_audios") or [None])[0],
-        picture=row.get("image_bytes"),
+        question_sound=sounds[len(asked) - 1] if len(sounds) >= len(asked) else None,
+        picture=pictures[0] if len(pictures) == 1 else None,
         codes=frames(codes, config.num_codebooks, config.num_codes) if codes else None,
+        reference=frames(reference, config.num_codebooks, config.num_codes) if reference else None,
         uncoded=row.get("answer_sound"),
         speaker=torch.tensor(speaker, dtype=torch.float32) if speaker else None,
     )
@@ -147,7 +158,7 @@ class Ear:
             raise ValueError(f"sounds named {name} are there already")
         self.sounds[name] = [(wave, rate) for wave in waves]
 
-    def listen(self, judge: Judge, workers: int) -> None:
+    def listen(self, judge: Transcriber, workers: int) -> None:
         """Let the judge hear them all, the longest first; sounds are given away."""
         places = [(name, number) for name, sounds in self.sounds.items() for number in range(len(sounds))]
         places.sort(key=lambda place: -len(self.sounds[place[0]][place[1]][0]))
@@ -248,7 +259,7 @@ class Candidate:
     def __init__(self, weights: Path, exam: Exam) -> None:
         model = load_model(weights).to(exam.device, exam.dtype)
         self.exam = exam
-        self.generator = Generator(model, exam.codec, exam.tokenizer, exam.decoding)
+        self.generator = Generator(model, exam.codec, exam.tokenizer, exam.decoding, precision=exam.precision)
 
     def answer(self, prompts: Sequence[Prompt], what: str, speech: bool) -> list[Answer]:
         """Answers in the order of the prompts; with speech, their samples too."""
@@ -262,7 +273,8 @@ class Candidate:
 class Exam:
     """The test items of a profile, as prompts.
 
-    encoders, judge, decoding: other ones than the profile's, for tests and experiments.
+    encoders, judge, decoding: other ones than the profile's, for tests and experiments.  stages: the kinds of items to read.
+    precision: of the weights (twin.py).
     """
 
     def __init__(
@@ -271,28 +283,45 @@ class Exam:
         sizes: Sizes,
         seed: int = 0,
         encoders: Encoders | None = None,
-        judge: Judge | None = None,
+        judge: Transcriber | None = None,
         decoding: Decoding | None = None,
+        stages: Sequence[str] = STAGES,
+        precision: Precision | None = None,
     ) -> None:
-        self.profile, self.sizes, self.seed = profile, sizes, seed
+        self.profile, self.sizes, self.seed, self.precision = profile, sizes, seed, precision
         self.decoding = decoding or profile.decoding
         self.device = profile.device()
         # bf16 where the device is made for it; a small model on a CPU decodes no faster with it
         self.dtype = profile.dtype(self.device) if self.device.type == "cuda" else torch.float32
         self.config = profile.model
         self.tokenizer = ChatTokenizer.load(profile.tokenizer_dir)
+        if not (profile.data_dir / "words.txt").is_file():
+            tqdm.write(OPEN_WORLD)
         self.codec = Codec.load(profile.codec_file, self.device, self.config.num_codebooks)
         self._judge = judge
         self.encoders = encoders or default_encoders(profile, self.device)
-        set_aside(profile)
-        self.said = read_items(profile.data_dir / "t2a-test.parquet", self.config, ("answer_audios", "spk_emb"))
-        self.asked = read_items(profile.data_dir / "a2a-test.parquet", self.config, ("question_audios",))
-        self.shown = read_items(profile.data_dir / "i2t-test.parquet", self.config, ("image_bytes",))
+        set_aside(profile, tuple(stages))
+        needs = {"t2a": ("answer_audios", "spk_emb"), "a2a": ("question_audios",), "i2t": ("image_bytes",)}
+        items = {stage: read_items(profile.data_dir / f"{stage}-test.parquet", self.config, needs[stage]) for stage in stages}
+        self.said = items.get("t2a", [])
+        self.asked = [item for item in items.get("a2a", []) if item.question_sound]
+        self.shown = [item for item in items.get("i2t", []) if item.picture]  # rows with several pictures are not asked
 
     @cached_property
-    def judge(self) -> Judge:
+    def judge(self) -> Transcriber:
         """Made when something is to be heard: a notebook that only reads texts needs none."""
-        return self._judge or Judge.from_file(self.profile.data_dir / "words.txt")
+        if self._judge:
+            return self._judge
+        if self.profile.judge_dir is None:
+            return Judge.from_file(self.profile.data_dir / "words.txt")
+        from mmo.whisper_judge import WhisperJudge  # transformers takes seconds
+
+        return WhisperJudge.load(self.profile.judge_dir, self.device, self.profile.judge_language)
+
+    @cached_property
+    def split(self) -> measures.Split:
+        """Text -> the words that the judge is held to."""
+        return measures.words if self.profile.judge_dir is None else self.judge.split
 
     @cached_property
     def voices(self) -> dict[str, Tensor]:

@@ -86,7 +86,7 @@ def forced(
         raise ValueError(f"given is {given}; there are {config.num_codebooks} codebooks")
     if max(map(len, ids)) > decoding.max_text or max(each.shape[1] for each in codes) > decoding.max_frames:
         raise ValueError(f"an answer is longer than max_text {decoding.max_text} or max_frames {decoding.max_frames}")
-    with evaluating(generator.source):
+    with evaluating(generator.model):
         decoder = generator.start(prompts, decoding, speech=True)
         decoder.choose_text = GivenText(decoder, ids)
         decoder.choose_codes = GivenCodes(decoder, [each.to(decoder.device) for each in codes], given)

@@ -18,10 +18,11 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps) * weight over the last dimension.
 
     The hand-written gradient is for the CPU in fp32 or fp64; elsewhere torch's own function is fused already, and in
-    bf16 it keeps the sums in fp32.  A compiler derives and fuses by itself.
+    bf16 it keeps the sums in fp32.  It wants a weight of x's type: under autocast a bf16 x with an fp32 weight falls back to
+    one operation after the other.  A compiler derives and fuses by itself.
     """
     by_hand = not torch.compiler.is_compiling() and torch.is_grad_enabled() and x.device.type == "cpu" and x.dtype == weight.dtype != torch.bfloat16
-    return RMSNormFunction.apply(x, weight, eps) if by_hand else F.rms_norm(x, weight.shape, weight, eps)
+    return RMSNormFunction.apply(x, weight, eps) if by_hand else F.rms_norm(x, weight.shape, weight.to(x.dtype), eps)
 
 
 class RMSNormFunction(torch.autograd.Function):

@@ -24,7 +24,6 @@ Letters: B batch, T positions, Q codebooks, F frames, A audio vocabulary.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -32,17 +31,17 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F_
 from torch import Tensor, nn
 
 from mmo.chat import ChatTokenizer, TextStream
 from mmo.codec import Codec
 from mmo.config import Decoding, ModelConfig, each
-from mmo.omni import OmniCache, OmniModel, last_hidden
+from mmo.graphs import StepGraph
+from mmo.omni import Hidden, OmniCache, OmniModel, carry, last_hidden
 from mmo.sampling import Chooser, Noise, allowed_codes
 from mmo.sequence import build_prompt, undelay
 from mmo.streaming import SpeechStream
-from mmo.talker import CodeEmbedding, CodeHead
+from mmo.twin import Precision, for_decoding
 
 
 # --- What goes in and what comes out -----------------------------------------------------------------------------
@@ -114,62 +113,7 @@ class Finished:
     row: int = 0
 
 
-# --- The model, made ready for decoding --------------------------------------------------------------------------
-
-
-class CodeTable(nn.Module):
-    """`CodeEmbedding` as one table: every code's vector is worked out once, a step only looks Q of them up."""
-
-    def __init__(self, embedding: CodeEmbedding) -> None:
-        super().__init__()
-        own = [adapter(torch.arange(len(adapter[0].weight), device=adapter[0].weight.device)) for adapter in embedding.adapters]
-        self.table = torch.cat([embedding.base.weight + table for table in own])  # (Q A, D)
-        A, Q = len(embedding.base.weight), len(own)
-        self.first = torch.arange(Q, device=self.table.device)[:, None] * A  # where each codebook's part begins
-
-    def forward(self, codes: Tensor) -> Tensor:
-        """codes (B, Q, T) -> (B, T, D)."""
-        B, Q, T = codes.shape
-        flat = (codes + self.first).transpose(1, 2).reshape(B * T, Q)
-        return F_.embedding_bag(flat, self.table, mode="mean").view(B, T, -1)
-
-
-class StackedHead(nn.Module):
-    """`CodeHead` with its adapters' matrices stacked once instead of at every step."""
-
-    def __init__(self, head: CodeHead) -> None:
-        super().__init__()
-        self.base = head.base
-        self.inner = torch.cat([adapter[0].weight for adapter in head.adapters])  # (Q R, D)
-        self.outer = torch.stack([adapter[2].weight.T for adapter in head.adapters]).contiguous()  # (Q, R, A)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """hidden (..., D) -> logits (..., Q, A), a view of memory laid out as (Q, ..., A)."""
-        Q, R, A = self.outer.shape
-        x = hidden.reshape(-1, hidden.shape[-1])  # (N, D)
-        low = F_.gelu(F_.linear(x, self.inner)).view(-1, Q, R).transpose(0, 1)  # (Q, N, R)
-        logits = torch.baddbmm(self.base(x).expand(Q, -1, -1), low, self.outer)  # (Q, N, A)
-        return logits.view(Q, *hidden.shape[:-1], A).movedim(0, -2)
-
-
-@torch.no_grad()
-def for_decoding(model: OmniModel) -> OmniModel:
-    """A twin in eval mode that shares all weights, but has the Talker's embedding and head in their quick form.
-
-    It is a snapshot: after further training make a new one.
-    """
-    twin = shallow(model)
-    twin.talker = shallow(model.talker)
-    twin.talker.embed_tokens = CodeTable(model.talker.embed_tokens)
-    twin.talker.lm_head = StackedHead(model.talker.lm_head)
-    return twin
-
-
-def shallow(module: nn.Module) -> nn.Module:
-    """A copy of the module whose children can be exchanged without touching the original's."""
-    twin = copy.copy(module)
-    twin._modules = dict(module._modules)
-    return twin
+# --- The loop ----------------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -182,9 +126,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
-
-
-# --- The loop ----------------------------------------------------------------------------------------------------
 
 
 def end_speech(sampled: Tensor, step: int, speech_end: Tensor, pad: int, stop: int) -> tuple[Tensor, Tensor]:
@@ -266,11 +207,13 @@ def stack(parts: Sequence[Tensor | None], shape: tuple[int, ...]) -> tuple[Tenso
 class Decoder:
     """The loop over steps for one batch.
 
-    The host learns two numbers a row and step (where text and speech end); all else stays on the device.
+    The host looks at the device once a step, for three numbers a row (`told`); all else stays there.
     """
 
-    def __init__(self, model: OmniModel, batch: Batch, seeds: Sequence[int], decoding: Decoding, speech: bool) -> None:
-        self.model, self.config = model, model.config
+    def __init__(
+        self, model: OmniModel, batch: Batch, seeds: Sequence[int], decoding: Decoding, speech: bool, graph: StepGraph | None = None
+    ) -> None:
+        self.model, self.config, self.graph = model, model.config, graph
         config, B, Q = model.config, len(batch.lengths), model.config.num_codebooks
         self.device = batch.input_ids.device
         self.decoding = decoding
@@ -297,7 +240,8 @@ class Decoder:
                 f"a prompt of {max(batch.lengths)} positions and an answer of up to {self.max_steps} exceed "
                 f"max_position_embeddings {config.max_position_embeddings}: shorten it, or lower max_text or max_frames"
             )
-        self.cache = model.make_cache(B, capacity)
+        self.cache = graph.cache(B, capacity, self) if graph else model.make_cache(B, capacity)
+        self.told: list[list[int]] = []  # of each running row, after each step: its token, and where text and speech end
         self.history = torch.zeros(B, self.max_steps, Q + 1, dtype=torch.long, device=self.device)
         self.ends = torch.zeros(B, 4, dtype=torch.long, device=self.device)
         self.prefill(batch)
@@ -316,19 +260,25 @@ class Decoder:
         """
         while True:
             tokens, codes = self.choose()
-            self.history[self.rows_index, self.step] = torch.cat((codes, tokens[:, None]), dim=1)
-            ends = torch.stack((self.text_end, self.speech_end), dim=1).tolist()
+            fed = torch.cat((codes, tokens[:, None]), dim=1)  # (B, Q + 1)
+            self.history[self.rows_index, self.step] = fed
+            self.told = torch.stack((tokens, self.text_end, self.speech_end), dim=1).tolist()
             yield tokens, codes
             self.step += 1
-            running = [place for place, end in enumerate(ends) if not self.has_ended(*end)]
+            running = [place for place, (_, *ends) in enumerate(self.told) if not self.has_ended(*ends)]
             if not running:
                 return
-            tail = all(self.step > text_end for text_end, _ in ends)
-            fed = torch.cat((codes, tokens[:, None]), dim=1)[..., None]  # (B, Q + 1, 1)
-            if drop and len(running) <= 0.75 * len(self.rows):
+            tail = all(self.step > text_end for _, text_end, _ in self.told)
+            if drop and len(running) <= 0.75 * len(self.rows) and not (self.graph and self.graph.on):
                 fed = fed[self.select(running)]
-            hidden = self.model.hidden_states(fed, cache=self.cache, tail=tail)
+            hidden = self.advance(fed[..., None], tail)
             self.text_hidden, self.audio_hidden = hidden.text, hidden.audio
+
+    def advance(self, ids: Tensor, tail: bool) -> Hidden:
+        """One position more, ids (B, Q + 1, 1).  tail: no row wants text any more."""
+        if self.graph:
+            return self.graph.step(ids, self.cache, tail)
+        return self.model.hidden_states(ids, cache=self.cache, tail=tail)
 
     def has_ended(self, text_end: int, speech_end: int) -> bool:
         """Whether a row needs no further step: its text's end and its last frame's last code have been sampled."""
@@ -360,7 +310,7 @@ class Decoder:
 
     def select(self, places: list[int]) -> Tensor:
         """Go on with the rows at these places of the batch; returns the places on the device."""
-        index = torch.tensor(places, device=self.device)
+        index = carry(torch.tensor(places), self.device)
         self.ends[self.rows_index] = self.state()
         self.rows_index = self.rows_index[index]
         self.rows = [self.rows[place] for place in places]
@@ -388,8 +338,8 @@ class Decoder:
 
 def select_rows(cache: OmniCache, rows: Sequence[int], index: Tensor) -> None:
     """Keep some rows of a cache (the same places twice: for the host and on the device)."""
-    for part in (cache.thinker, cache.talker):
-        part.keys, part.values = part.keys.index_select(1, index), part.values.index_select(1, index)
+    cache.thinker.select(index)
+    cache.talker.select(index)
     cache.lengths.rows = [cache.lengths.rows[row] for row in rows]
     cache.lengths.tensor = cache.lengths.tensor[index]
 
@@ -398,9 +348,10 @@ def select_rows(cache: OmniCache, rows: Sequence[int], index: Tensor) -> None:
 
 
 class Generator:
-    """Answers prompts.  Holds a snapshot of the model made for decoding (`for_decoding`).
+    """Answers prompts.  Holds a snapshot of the model made for decoding (twin.py).
 
-    codec and tokenizer may be missing: then there are codes without sound, or ids without text.
+    codec and tokenizer may be missing: then there are codes without sound, or ids without text.  precision: of the weights, by
+    default as they are (twin.py).  compile: a step as one graph (graphs.py); where that does not work it is said why.
     """
 
     def __init__(
@@ -409,14 +360,17 @@ class Generator:
         codec: Codec | None = None,
         tokenizer: ChatTokenizer | None = None,
         decoding: Decoding | None = None,
+        *,
+        precision: Precision | None = None,
+        compile: bool = False,
     ) -> None:
         if codec is not None and (codec.num_codes, codec.num_codebooks) != (model.config.num_codes, model.config.num_codebooks):
             raise ValueError(
                 f"the codec has {codec.num_codebooks} codebooks of {codec.num_codes} codes, "
                 f"the model was made for {model.config.num_codebooks} of {model.config.num_codes}"
             )
-        self.source = model
-        self.model = for_decoding(model)
+        self.model = for_decoding(model, precision)
+        self.graph = StepGraph(self.model) if compile else None
         self.codec = codec
         self.tokenizer = tokenizer
         self.decoding = decoding or Decoding()
@@ -430,8 +384,8 @@ class Generator:
 
     def start(self, prompts: Sequence[Prompt], decoding: Decoding | None, speech: bool) -> Decoder:
         """Collate and read the prompts."""
-        batch = Batch.collate(prompts, self.config, self.model.lm_head.weight.device)
-        return Decoder(self.model, batch, [prompt.seed for prompt in prompts], decoding or self.decoding, speech)
+        batch = Batch.collate(prompts, self.config, self.model.model.embed_tokens.weight.device)
+        return Decoder(self.model, batch, [prompt.seed for prompt in prompts], decoding or self.decoding, speech, self.graph)
 
     @torch.no_grad()
     def stream(
@@ -443,18 +397,18 @@ class Generator:
         does between two events.
         """
         clock = Clock()
-        with evaluating(self.source):
+        with evaluating(self.model):
             decoder = self.start(prompts, decoding, speech=True)
             rows = [RowStream(self, row) for row in range(len(prompts))]
             with self.sounding(len(prompts), largest) as speech:
-                for tokens, codes in decoder.run(drop=False):
-                    ends = decoder.state().tolist()
-                    events = [row.read(decoder.step, token, end) for row, token, end in zip(rows, tokens.tolist(), ends)]
+                for _, codes in decoder.run(drop=False):
+                    told = decoder.told
+                    events = [row.read(decoder.step, token, text_end) for row, (token, text_end, _) in zip(rows, told, strict=True)]
                     if speech and decoder.step >= 1:  # before the first step of speech there is nothing but pad
-                        events += hear(rows, speech.push(codes), ends)
+                        events += hear(rows, speech.push(codes), told)
                     yield from clock.outside(events)
                 if speech:
-                    yield from clock.outside(hear(rows, speech.finish(), ends))
+                    yield from clock.outside(hear(rows, speech.finish(), told))
             for row, result in zip(rows, decoder.results(), strict=True):
                 yield from clock.outside([row.finish(*result, clock)])
 
@@ -490,7 +444,7 @@ class Generator:
         """
         order = sorted(range(len(prompts)), key=lambda number: len(prompts[number].text_ids))
         answers: dict[int, Answer] = {}
-        with evaluating(self.source):
+        with evaluating(self.model):
             for first in range(0, len(order), batch):
                 chosen = order[first : first + batch]
                 decoder = self.start([prompts[number] for number in chosen], decoding, speech)
@@ -537,19 +491,18 @@ class RowStream:
         self.samples: list[np.ndarray] = []
         self.frames = 0
 
-    def read(self, step: int, token: int, ends: Sequence[int]) -> TextPiece | None:
-        """The text that this step's token adds.  `ends`: the row of `Decoder.state`."""
-        text_end = ends[0]
+    def read(self, step: int, token: int, text_end: int) -> TextPiece | None:
+        """The text that this step's token adds."""
         if not self.pieces or step > text_end:
             return None
         piece = self.pieces.push(token) if step < text_end else self.pieces.finish()
         return TextPiece(piece, self.row) if piece else None
 
-    def hear(self, sound: Tensor, ends: Sequence[int]) -> Sound | None:
+    def hear(self, sound: Tensor, speech_end: int) -> Sound | None:
         """This row's part of sound (B, 1, 1920 n): what lies behind its end is left out."""
         frame_size = self.generator.codec.frame_size
         frames = sound.shape[-1] // frame_size
-        own = max(0, min(frames, ends[1] - self.frames))
+        own = max(0, min(frames, speech_end - self.frames))
         self.frames += frames
         if not own:
             return None
@@ -568,9 +521,9 @@ class RowStream:
         return Finished(answer, self.row)
 
 
-def hear(rows: Sequence[RowStream], sound: Tensor | None, ends: Sequence[Sequence[int]]) -> list[Sound | None]:
-    """New sound (B, 1, 1920 n), row by row."""
-    return [] if sound is None else [row.hear(sound, end) for row, end in zip(rows, ends, strict=True)]
+def hear(rows: Sequence[RowStream], sound: Tensor | None, told: Sequence[Sequence[int]]) -> list[Sound | None]:
+    """New sound (B, 1, 1920 n), row by row.  told: of the decoder."""
+    return [] if sound is None else [row.hear(sound, speech_end) for row, (*_, speech_end) in zip(rows, told, strict=True)]
 
 
 class Clock:

@@ -21,6 +21,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import soxr
@@ -28,6 +29,13 @@ import soxr
 SILENT = 1e-4  # of full scale: below, there is nothing to hear
 RATE = 16_000  # what pocketsphinx's acoustic model was trained on
 Sound = tuple[np.ndarray, int]  # mono samples in -1..1, and their rate in Hz
+
+
+class Transcriber(Protocol):
+    """What every judge does: this one here, and Whisper (whisper_judge.py)."""
+
+    def transcribe(self, sounds: Sequence[Sound], workers: int = 2, progress: Callable[[int], None] | None = None) -> list[str]:
+        """What is heard in each sound, in their order; progress is called with the number of sounds heard just now."""
 
 
 @dataclass(frozen=True)
@@ -79,16 +87,25 @@ def model_folder() -> Path:
 # --- Listening ---------------------------------------------------------------------------------------------------
 
 
+def at_16_khz(samples: np.ndarray, rate: int) -> np.ndarray:
+    """Samples (N,) at `rate` Hz -> the same at 16 kHz, float32.  Raises ValueError where they are no finite numbers in one channel."""
+    samples = np.asarray(samples, dtype=np.float32)
+    if samples.ndim != 1 or not np.isfinite(samples).all():
+        raise ValueError(f"wanted finite samples in one channel, got shape {samples.shape}")
+    return soxr.resample(samples, rate, RATE, quality="VHQ") if rate != RATE and len(samples) else samples
+
+
+def is_silent(samples: np.ndarray) -> bool:
+    """Whether there is nothing to hear: asked for words in digital silence, a judge finds some."""
+    return not np.any(np.abs(samples) > SILENT)
+
+
 def prepare(samples: np.ndarray, rate: int, hearing: Hearing) -> bytes:
     """Samples (N,) at `rate` Hz -> 16-bit PCM at 16 kHz, level set, silence on both sides.
 
     Raises ValueError where samples are no finite numbers in one channel.
     """
-    samples = np.asarray(samples, dtype=np.float32)
-    if samples.ndim != 1 or not np.isfinite(samples).all():
-        raise ValueError(f"wanted finite samples in one channel, got shape {samples.shape}")
-    if rate != RATE and len(samples):
-        samples = soxr.resample(samples, rate, RATE, quality="VHQ")
+    samples = at_16_khz(samples, rate)
     level = float(np.sqrt(np.mean(samples**2))) if len(samples) else 0.0
     if level > 1e-6:
         samples = samples * (hearing.level / level)
@@ -109,8 +126,8 @@ class Listener:
     def hear(self, sound: Sound) -> str:
         """The words in a sound, separated by spaces; "" where there are none."""
         pcm = prepare(*sound, self.hearing)
-        if not np.any(np.abs(sound[0]) > SILENT):
-            return ""  # asked for words in digital silence, pocketsphinx finds one
+        if is_silent(sound[0]):
+            return ""
         found = [decode(decoder, pcm) for decoder in self.decoders]
         return max(found)[1]
 

@@ -28,6 +28,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from mmo.data import Batch, Batches
+from mmo.pieces import give_back
 
 AHEAD = 3  # batches that each worker holds ready, besides the chunk it has realised
 
@@ -72,6 +73,8 @@ class BatchesAhead:
         self.pin = pin
         self.chunk = chunk
         self.here = batches.start(chunk, number) if workers == 0 else None
+        if workers:
+            give_back(torch.device("cpu"))  # the processes are forks: what is freed and not given back, they would keep to their end
         self.streams = [iter(self.loader(Chunks(batches, chunk, number, first, workers))) for first in range(workers)]
         self.turn = 0
 

@@ -1,7 +1,9 @@
-"""Figures of an evaluation, as pure functions: word errors, hits, and how far to trust them.
+"""Figures of an evaluation, as pure functions: word errors, character errors, hits, and how far to trust them.
 
     figure = word_errors(["one plus one is two"], ["one plus is too"])
     figure.wer, figure.insertions, figure.deletions, figure.substitutions        # 0.4, 0.0, 0.2, 0.2
+
+What counts as a word is the judge's business: `split`, here `words`, elsewhere `WhisperJudge.split`.
 
 Intervals are bootstrap intervals by utterance (Bisani & Ney 2004): utterances, not words, are drawn anew, because the
 words of one utterance go wrong together.
@@ -11,7 +13,8 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jiwer
@@ -20,6 +23,8 @@ import numpy as np
 # Words that the judge loses even in perfect speech.
 FUNCTION_WORDS = frozenset({"a", "an", "the", "is", "of"})
 RESAMPLES = 1000
+
+Split = Callable[[str], list[str]]  # text -> its words, normalised
 
 
 def words(text: str) -> list[str]:
@@ -32,9 +37,9 @@ def content_words(text: str) -> list[str]:
     return [word for word in words(text) if word not in FUNCTION_WORDS]
 
 
-def same_words(one: str, other: str) -> bool:
+def same_words(one: str, other: str, split: Split = words) -> bool:
     """Whether two texts have the same words in the same order."""
-    return words(one) == words(other)
+    return split(one) == split(other)
 
 
 def same_content(one: str, other: str) -> bool:
@@ -52,10 +57,10 @@ def interval(errors: np.ndarray, sizes: np.ndarray, seed: int = 0, resamples: in
 
 
 @dataclass(frozen=True)
-class WordErrors:
-    """Word errors of some utterances: one entry each, (N,) integers."""
+class Errors:
+    """Errors of some utterances, in words or characters: one entry each, (N,) integers."""
 
-    sizes: np.ndarray  # words that should be heard
+    sizes: np.ndarray  # words or characters that should be heard
     inserted: np.ndarray
     deleted: np.ndarray
     substituted: np.ndarray
@@ -70,7 +75,7 @@ class WordErrors:
         return round(float(counts.sum()) / total, 4) if total else None
 
     @property
-    def wer(self) -> float | None:
+    def error_rate(self) -> float | None:
         return self.rate(self.errors)
 
     @property
@@ -86,20 +91,56 @@ class WordErrors:
         return self.rate(self.substituted)
 
     def interval(self, seed: int = 0) -> list[float] | None:
-        """95 % interval of the word error rate."""
+        """95 % interval of the error rate."""
         return interval(self.errors, self.sizes, seed) if self.sizes.sum() else None
 
 
-def word_errors(references: Sequence[str], heard: Sequence[str]) -> WordErrors:
+class WordErrors(Errors):
+    @property
+    def wer(self) -> float | None:
+        return self.error_rate
+
+
+class CharacterErrors(Errors):
+    """A single space between two words is a character, too."""
+
+    @property
+    def cer(self) -> float | None:
+        return self.error_rate
+
+
+def word_errors(references: Sequence[str], heard: Sequence[str], split: Split = words) -> WordErrors:
     """Compare what was heard with what was said, utterance by utterance.  Raises ValueError where counts differ."""
+    return WordErrors(*error_counts(references, heard, split, jiwer.process_words))
+
+
+def character_errors(references: Sequence[str], heard: Sequence[str], split: Split = words) -> CharacterErrors:
+    """The same by characters of the normalised words."""
+    return CharacterErrors(*error_counts(references, heard, split, jiwer.process_characters))
+
+
+def error_counts(references: Sequence[str], heard: Sequence[str], split: Split, align: Callable) -> np.ndarray:
+    """(4, N): sizes, insertions, deletions, substitutions of each utterance.  align: one of jiwer's two."""
     if len(references) != len(heard):
         raise ValueError(f"{len(references)} references for {len(heard)} transcripts")
     counts = np.zeros((4, len(references)), dtype=int)
     for place, (reference, found) in enumerate(zip(references, heard)):
-        wanted = words(reference)
-        aligned = jiwer.process_words(" ".join(wanted), " ".join(words(found)))
-        counts[:, place] = len(wanted), aligned.insertions, aligned.deletions, aligned.substitutions
-    return WordErrors(*counts)
+        aligned = align(" ".join(split(reference)), " ".join(split(found)))
+        size = aligned.hits + aligned.substitutions + aligned.deletions
+        counts[:, place] = size, aligned.insertions, aligned.deletions, aligned.substitutions
+    return counts
+
+
+def overlap(one: str, other: str, split: Split = words) -> float:
+    """How many words two texts share, whatever their order: F1 of the two bags of words, 0 .. 1 (Rajpurkar and others 2016)."""
+    ours, theirs = Counter(split(one)), Counter(split(other))
+    shared = (ours & theirs).total()
+    return 2 * shared / (ours.total() + theirs.total()) if shared else 0.0
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """None where there are none."""
+    return round(float(np.mean(values)), 4) if len(values) else None
 
 
 def share(hits: Sequence[bool]) -> float | None:
@@ -119,16 +160,17 @@ def spread(items: Sequence, count: int) -> list:
     return [items[place * len(items) // count] for place in range(count)]
 
 
-def swap(truths: Sequence[str], groups: Sequence | None = None, seed: int = 0) -> list[int | None]:
+def swap(truths: Sequence[str], groups: Sequence | None = None, seed: int = 0, split: Split = words) -> list[int | None]:
     """For each item another one of its group whose truth has other words; None where its group has none.
 
     What swapped questions, swapped pictures and wrong sentences are drawn with.  groups: one label an item (default: all one group).
     """
     groups = [0] * len(truths) if groups is None else groups
     rng = random.Random(seed)
+    said = [split(truth) for truth in truths]
     partners: list[int | None] = []
-    for truth, group in zip(truths, groups, strict=True):
-        others = [place for place, label in enumerate(groups) if label == group and not same_words(truths[place], truth)]
+    for own, group in zip(said, groups, strict=True):
+        others = [place for place, label in enumerate(groups) if label == group and said[place] != own]
         partners.append(rng.choice(others) if others else None)
     return partners
 

@@ -90,7 +90,7 @@ class OmniModel(nn.Module):
 
     def make_cache(self, batch: int, max_length: int, dtype: torch.dtype | None = None, device=None) -> OmniCache:
         """An empty cache for `batch` rows of at most `max_length` positions (default dtype, device: the model's)."""
-        weight = self.lm_head.weight
+        weight = self.model.embed_tokens.weight  # not the head's: in a twin for decoding that may be int8
         return OmniCache(self.config, batch, max_length, dtype or weight.dtype, device or weight.device)
 
     def embed(

@@ -67,6 +67,9 @@ class Profile:
     decoding: Decoding = Decoding()  # how its answers are chosen
     changes: str = ""  # "learning_rate=0.0003": settings that are not the profile's own
 
+    judge_dir: Path | None = None  # the Whisper that judges its speech; None: pocketsphinx, which knows the closed world's words
+    judge_language: str | None = None  # what Whisper is told to expect; None: it finds out, sound by sound
+    speaker_encoder_file: Path | None = None  # the CAM++ that tells its voices
     held_out: HeldOut | None = None  # rows of the training files that are set aside; None where held-out files are shipped
     positions_at_once: int | None = None  # batches of more are computed in pieces (pieces.py); None: as memory allows
     stand_ins: bool = False  # weights and rows are `mmo rehearse`'s own: nothing that comes out means anything
@@ -75,6 +78,11 @@ class Profile:
     def full_name(self) -> str:
         """The word that gives this profile again, changed settings included."""
         return f"{self.name},{self.changes}" if self.changes else self.name
+
+    @property
+    def caution(self) -> str:
+        """What to put behind a sentence about weights, where these are stand-ins."""
+        return "; stand-ins of `mmo rehearse`: nothing that it says or scores means anything" if self.stand_ins else ""
 
     def device(self) -> torch.device:
         """Where to compute: a CUDA device if there is one, else the CPU."""
@@ -251,6 +259,9 @@ def mini() -> Profile:
         stages=real_stages(MINI_T2A, MINI_A2A, MINI_I2T),
         system_prompts=SYSTEM_PROMPTS,
         checkpoint_seconds=600.0,
+        judge_dir=downloads / "whisper-small",
+        judge_language="en",  # mini is English
+        speaker_encoder_file=downloads / "campplus" / "campplus_cn_common.bin",
         held_out=HeldOut(),
     )
     return as_rehearsed(downloads, chosen)
@@ -272,6 +283,7 @@ def full() -> Profile:
         small,
         name="full",
         data_dir=small.data_dir.parent / "full",
+        judge_language=None,  # Chinese and English
         stages=real_stages(("sft_t2a.parquet",), ("sft_a2a.parquet",), ("sft_i2t.parquet",)),
     )
 

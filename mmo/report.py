@@ -1,13 +1,16 @@
 """The report of an evaluation: which figures it must have, why one is missing, which bounds are met.
 
     report = finish(report)          # all keys there, `reasons` for every null, `bounds` with a verdict each
-    show(report)                     # the table
+    show(report, budget)             # the table
+
+A report of open questions has other figures and tables (open_report.py); both functions know it by `questions`.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,18 +48,18 @@ def lookup(report: dict, key: str):
     return value
 
 
-def complete(report: dict) -> dict:
-    """The report with every key of REQUIRED (null where it was not measured) and a reason for every null.
+def complete(report: dict, required: Sequence[str] = REQUIRED, reasons: Sequence[tuple[str, str]] = REASONS) -> dict:
+    """The report with every required key (null where it was not measured) and a reason for every null.
 
     Raises ValueError for a figure that is no finite number.
     """
-    for key in REQUIRED:
+    for key in required:
         *path, last = key.split(".")
         place = report
         for part in path:
             place = place.setdefault(part, {})
         place.setdefault(last, None)
-    report["reasons"] = {key: next(why for part, why in REASONS if part in key) for key in nulls(report)}
+    report["reasons"] = {key: next(why for part, why in reasons if part in key) for key in nulls(report)}
     return report
 
 
@@ -117,10 +120,23 @@ def bounds(report: dict, budget: str) -> list[Bound]:
 
 def finish(report: dict) -> dict:
     """The complete report with its verdicts (`bounds`).  `mmo weekend` calls it again once it knows seconds and memory."""
-    report = complete({key: value for key, value in report.items() if key not in ("bounds", "reasons")})
+    report = {key: value for key, value in report.items() if key not in ("bounds", "reasons")}
+    if is_open(report):
+        from mmo import open_report
+
+        return with_verdicts(complete(report, open_report.REQUIRED, open_report.REASONS), open_report.bounds())
+    return with_verdicts(complete(report), bounds(report, report["budget"]))
+
+
+def is_open(report: dict) -> bool:
+    """Whether its questions have no answer that is the only right one."""
+    return report.get("questions") == "open"
+
+
+def with_verdicts(report: dict, limits: Sequence[Bound]) -> dict:
+    """The report and what became of each bound."""
     report["bounds"] = [
-        {"figure": bound.key, "value": lookup(report, bound.key), "limit": bound.limit(report), "met": bound.met(report)}
-        for bound in bounds(report, report["budget"])
+        {"figure": bound.key, "value": lookup(report, bound.key), "limit": bound.limit(report), "met": bound.met(report)} for bound in limits
     ]
     return report
 
@@ -130,6 +146,11 @@ def show(report: dict, budget: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    if is_open(report):
+        from mmo import open_report
+
+        open_report.show(report, budget)
+        return
     table = Table(title=f"Evaluation ({budget})", title_justify="left")
     for name, side in (("figure", "left"), ("value", "right"), ("bound", "right"), ("", "left")):
         table.add_column(name, justify=side)

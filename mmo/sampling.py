@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mmo.config import Decoding, ModelConfig
+from mmo.omni import carry
 
 __all__ = ["Chooser", "Decoding", "Noise", "allowed_codes"]
 
@@ -47,14 +48,14 @@ class Noise:
 
     def __init__(self, seeds: Sequence[int], width: int, device=None) -> None:
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self.width, self.device = width, device
+        self.width, self.device = width, device or "cpu"
         self.block, self.used = None, self.BLOCK
 
     def next(self) -> Tensor:
         """(B, width) in 0..1, for one step."""
         if self.used == self.BLOCK:
             drawn = [torch.rand(self.BLOCK, self.width, generator=generator) for generator in self.generators]
-            self.block, self.used = torch.stack(drawn, dim=1).to(self.device, non_blocking=True), 0
+            self.block, self.used = carry(torch.stack(drawn, dim=1), self.device), 0
         self.used += 1
         return self.block[self.used - 1]
 

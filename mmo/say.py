@@ -25,6 +25,7 @@ from mmo.config import Decoding
 from mmo.generation import Answer, Generator, Prompt, Sound, TextPiece
 from mmo.omni import load_model
 from mmo.profiles import Profile, profile, run_dir
+from mmo.twin import Precision
 
 PICTURE_QUESTION = "What do you see?"  # where there is a picture and nothing else
 
@@ -159,9 +160,11 @@ def say(
     seed: int = 0,
     greedy: bool = False,
     decoding: Decoding | None = None,
+    precision: Precision | None = None,
 ) -> Answer:
     """Answer a question: prints the text as it streams, writes the speech to `out`, returns both.
 
+    precision: of the weights while answering (twin.py); by default float32 on a CPU, on a card the profile's.
     Raises ValueError and FileNotFoundError whose messages say what to do.
     """
     settings = profile(profile_name)
@@ -187,7 +190,7 @@ def say(
         model = model.to(device, settings.dtype(device))
     try:
         decoding = decoding or settings.decoding
-        generator = Generator(model, codec, tokenizer, decoding.greedy() if greedy else decoding)
+        generator = Generator(model, codec, tokenizer, decoding.greedy() if greedy else decoding, precision=precision)
         answer = show(generator, prompt)
     finally:
         torch.set_num_threads(threads)

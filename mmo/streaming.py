@@ -96,3 +96,16 @@ def earliest_start(ready: Sequence[float], lengths: Sequence[float]) -> float:
     for at, length in zip(ready, lengths):
         start, played = max(start, at - played), played + length
     return start
+
+
+def waits(ready: Sequence[float], lengths: Sequence[float], head_start: float = 0.0) -> list[float]:
+    """How long a player stands still before each piece: 0 where it follows without a gap.
+
+    Pieces i are ready at ready[i] and play for lengths[i]; the player begins `head_start` after the first piece is there and plays
+    each as soon as it is there and the one before is over.  The unit is the caller's.
+    """
+    free, found = (ready[0] if ready else 0.0) + head_start, []
+    for at, length in zip(ready, lengths, strict=True):
+        found.append(max(0.0, at - free))
+        free = max(free, at) + length
+    return found

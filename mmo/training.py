@@ -518,7 +518,7 @@ class StageRun:
                 if self.profile.talker_from_thinker:
                     start_talker(model)
                     talker = f"its last {len(model.talker.layers)} layers as a start for the Talker's, the rest untrained"
-                say(f"weights: text-pretrained Thinker ({self.profile.thinker_file}), {talker}")
+                say(f"weights: text-pretrained Thinker ({self.profile.thinker_file}), {talker}{self.profile.caution}")
         else:
             path, words = latest_weights(self.profile, self.run_dir, before=self.stage)
             say(words)

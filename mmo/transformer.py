@@ -66,6 +66,11 @@ class KVCache:
         self.values = torch.zeros(shape, dtype=dtype, device=device)
 
 
+    def select(self, rows: Tensor) -> None:
+        """Keep some rows of the batch, by their places (B,) on the device."""
+        self.keys, self.values = self.keys.index_select(1, rows), self.values.index_select(1, rows)
+
+
 class CacheLengths:
     """How many positions each row of a cache holds; shared by all stacks that decode together.
 
@@ -124,9 +129,16 @@ def make_window(config: TransformerConfig, length: int, device, lengths: CacheLe
         seen = torch.arange(end, device=device) <= torch.arange(start, end, device=device)[:, None]
         return Window(cos, sin, seen[None, None], causal=False, start=start, end=end)
 
-    slots = lengths.tensor[:, None] + torch.arange(length, device=device)  # (B, T)
+    return slot_window(table, lengths.tensor[:, None] + torch.arange(length, device=device), end)
+
+
+def slot_window(table: tuple[Tensor, Tensor], slots: Tensor, end: int) -> Window:
+    """The window of positions `slots` (B, T), which are known to the device alone; `end`: one past the last slot that may be seen.
+
+    Where `end` is the cache's capacity, all shapes are the same at every step, as a graph of operations needs them.
+    """
     cos, sin = (part[slots][:, :, None] for part in table)
-    seen = torch.arange(end, device=device) <= slots[:, None, :, None]
+    seen = torch.arange(end, device=slots.device) <= slots[:, None, :, None]
     return Window(cos, sin, seen, causal=False, end=end, slots=slots)
 
 

@@ -39,6 +39,10 @@ NOTEBOOKS = {  # the key names the notebook's seconds in report.json
 }
 SAMPLE_SECONDS = 0.5
 HEARTBEAT_SECONDS = 60.0  # a line this often where the output is no terminal
+# On a crowded machine nbclient's own 60 and 4 seconds are too few: beside a training, the 4 passed behind a cell that only printed.
+START_SECONDS = 300  # that a kernel may take to start
+OUTPUT_SECONDS = 300  # that a cell's last output may take to arrive when the cell has ended
+
 
 Evaluate = Callable[[str, Path, str], dict]
 
@@ -183,7 +187,7 @@ def run_notebook(source: Path, copy: Path, parameters: dict, watch: Watch, limit
         papermill.execute_notebook(
             source, copy, parameters=parameters, engine_name="mmo", watch=watch, progress_bar=False,
             cwd=source.parent, autosave_cell_every=30, extra_arguments=["--log-level=ERROR"],
-            execution_timeout=None if limit is None else int(limit),
+            execution_timeout=None if limit is None else int(limit), start_timeout=START_SECONDS, iopub_timeout=OUTPUT_SECONDS,
         )
     except PapermillExecutionError as error:
         reason = f"{error.ename}: {error.evalue}"
@@ -191,8 +195,10 @@ def run_notebook(source: Path, copy: Path, parameters: dict, watch: Watch, limit
         reason = "its kernel died (out of memory is the usual cause; `mmo doctor` shows how much there is)"
     except OutOfTime as error:
         reason = str(error)
-    except CellTimeoutError:
-        reason = f"the cell alone took longer than the {limit:.0f} seconds that the notebook has"
+    except CellTimeoutError as error:
+        reason = f"the cell alone took longer than the {limit:.0f} seconds that the notebook has" if limit else str(error).strip().split("\n")[0]
+        if "IOPub" in str(error):
+            reason = f"the cell ended, but what it printed did not arrive within {OUTPUT_SECONDS} seconds: the machine is too busy"
     except (KeyboardInterrupt, Stopped):
         reason = "stopped from outside"
     else:
@@ -201,11 +207,11 @@ def run_notebook(source: Path, copy: Path, parameters: dict, watch: Watch, limit
 
 
 @contextmanager
-def kernel_environment(runs: Path) -> Iterator[None]:
-    """Kernels import this very package and write beside us, wherever they are started from."""
+def kernel_environment(runs: Path, **more: str) -> Iterator[None]:
+    """Kernels import this very package and write beside us, wherever they are started from.  more: further variables."""
     before = dict(os.environ)
     path = [str(REPOSITORY), *filter(None, [before.get("PYTHONPATH")])]
-    os.environ.update(PYTHONPATH=os.pathsep.join(path), MMO_RUNS=str(runs))
+    os.environ.update(PYTHONPATH=os.pathsep.join(path), MMO_RUNS=str(runs), **more)
     try:
         yield
     finally:
@@ -255,7 +261,8 @@ def run_weekend(
     seconds: dict[str, float] = {}
     started = time.monotonic()
     copies = [run_dir / "notebooks" / file for file in notebooks.values()]
-    with kernel_environment(run_dir.parent), stop_on_sigterm(), watch.showing():
+    # Strictly: a solution whose check fails is an error, and solved exercises are not written into the learner's progress.
+    with kernel_environment(run_dir.parent, MMO_STRICT="1"), stop_on_sigterm(), watch.showing():
         for (stage, file), copy in zip(notebooks.items(), copies):
             watch.console.print(f"{file} …")
             seconds[stage] = run_notebook(sources / file, copy, {"profile": profile_name, "budget": budget}, watch)

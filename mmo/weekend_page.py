@@ -11,6 +11,8 @@ from pathlib import Path
 import nbformat
 from nbconvert import HTMLExporter
 
+from mmo.report import is_open
+
 HEADLINES = {  # dotted key in report.json -> how the page calls it, how it is written
     "t2a.answer_accuracy": ("Text to speech: the answer is right", "{:.1%}"),
     "t2a.wer": ("… words heard wrong (WER against its own text)", "{:.1%}"),
@@ -27,6 +29,21 @@ HEADLINES = {  # dotted key in report.json -> how the page calls it, how it is w
     "streaming.real_time_factor": ("Seconds of work for a second of speech", "{:.2f}"),
     "seconds.total": ("All of it took", "{:.0f} s"),
     "peak_rss_mb": ("Memory at most", "{:.0f} MB"),
+}
+
+OPEN_HEADLINES = {  # the same where questions are open (open_evaluation.py)
+    "t2a.wer": ("Text to speech: words heard wrong (WER against its own text)", "{:.1%}"),
+    "t2a.cer": ("… characters heard wrong", "{:.1%}"),
+    "t2a.wer_codec_ceiling": ("… words of recorded answers, through the codec", "{:.1%}"),
+    "t2a.cer_codec_ceiling": ("… characters of recorded answers, through the codec", "{:.1%}"),
+    "t2a.similarity": ("… likeness to the voice it was told (cosine)", "{:.2f}"),
+    "t2a.similarity_other_voice": ("… to another voice", "{:.2f}"),
+    "a2a.wer": ("Speech to speech: words heard wrong", "{:.1%}"),
+    "a2a.overlap": ("… words shared with the recorded answer", "{:.1%}"),
+    "a2a.overlap_swapped_questions": ("… when the questions are swapped", "{:.1%}"),
+    "i2t.overlap": ("Picture to text: words shared with the recorded answer", "{:.1%}"),
+    "i2t.overlap_swapped_pictures": ("… when the pictures are swapped", "{:.1%}"),
+    **{key: HEADLINES[key] for key in ("streaming.first_audio_ms", "streaming.real_time_factor", "seconds.total", "peak_rss_mb")},
 }
 
 STYLE = """<style>
@@ -48,7 +65,7 @@ def figure(report: dict, key: str) -> float | None:
 def figures_table(report: dict) -> str:
     """The headline figures as an HTML table; what was not measured says so."""
     rows = []
-    for key, (words, form) in HEADLINES.items():
+    for key, (words, form) in (OPEN_HEADLINES if is_open(report) else HEADLINES).items():
         value = figure(report, key)
         shown = "not measured" if value is None else form.format(value)
         rows.append(f"<tr><td>{html.escape(words)}</td><td>{shown}</td></tr>")

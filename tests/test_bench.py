@@ -10,22 +10,28 @@ import worlds
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmo.bench.chain import ChainBench, Playback, bench_chain, bench_codec, percentile
 from mmo.bench.decode import DecodeBench, bench_decode
 from mmo.bench.flops import BACKWARD, Work, forward_flops
 from mmo.bench.growing import growing_answer
 from mmo.bench.load import LoadBench, PaddedLoader, bench_load, padded_row
 from mmo.bench.moe import MoeBench, bench_moe
 from mmo.bench.padded import PaddedModel, PaddedStepper, pad_batch, padded_losses
+from mmo.bench.precision import PrecisionBench, bench_precision
 from mmo.bench.report import number
 from mmo.bench.rows import Lengths, length_figures, open_bench_rows
+from mmo.bench.trace import ELEMENTWISE, KINDS, TraceBench, bench_trace, kind_of
 from mmo.bench.train import OURS, PADDED, TrainBench, bench_train, choose_updates, quiet_stage
+from mmo.codec import codec_config, save_codec
 from mmo.config import Decoding, Draws
 from mmo.data import Batches, Layout, collate
 from mmo.generation import Generator
 from mmo.omni import OmniModel, loss_sums
 from mmo.profiles import profile as find_profile
 from mmo.training import Stepper, open_corpora
-from speakers import TOY, toy_prompts
+from mmo.streaming import HEARD
+from speakers import TOY, random_mimi, toy_prompts
+from test_evaluation import Parrot, write_tests
 
 CPU = torch.device("cpu")
 LENGTH = 192  # what toy rows are padded to here
@@ -239,6 +245,67 @@ def test_decode_end_to_end(toy, tmp_path):
     assert report.checks == {"same text": True, "same codes": True}
     sampled = bench_decode(toy, DecodeBench(prompts=1, text=3, frames=4, rounds=1, batch=0, sampled=True), CPU)
     assert not sampled.checks and len(sampled.columns) == 2
+    rounded = bench_decode(toy, DecodeBench(prompts=1, text=3, frames=4, rounds=1, batch=0, baseline=False, precisions=("bfloat16", "int8")), CPU)
+    read = next(line.values for line in rounded.lines if line.name.startswith("weights read"))
+    assert rounded.columns == ("ours", "ours, bfloat16", "ours, int8") and read[0] == pytest.approx(2 * read[1]) and read[1] > read[2]
+
+
+SMALL_CODEC = codec_config(n_filters=4, dimension=32, layers=1, bins=worlds.MODEL.num_codes, codebooks=8, feedforward=64)
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["codec there", "codec drawn"])
+def test_chain_end_to_end(toy, tmp_path, monkeypatch, there):
+    """From a prompt to two seconds of sound; a codec that is not there is drawn, and can be heard."""
+    if there:
+        save_codec(random_mimi(SMALL_CODEC), SMALL_CODEC, toy.codec_file)
+    monkeypatch.setattr("mmo.bench.chain.codec_config", lambda: SMALL_CODEC)
+    report = bench_chain(toy, ChainBench(seconds=2.0, precisions=("float32", "int8")), CPU)
+    check_report(report, tmp_path)
+    figures = {line.name: line.values for line in report.lines}
+    assert figures["speech"] == pytest.approx((2.0, 2.0)) and report.columns == ("float32", "int8")
+    assert 0 < figures["work a frame, p50"][0] <= figures["work a frame, p95"][0]
+    assert report.settings["codec"] == ("codec.safetensors" if there else "drawn, of the real size")
+    codec, _ = bench_codec(toy, 0, CPU)
+    codes = torch.randint(codec.num_codes, (1, codec.num_codebooks, 3))
+    assert "decode" not in vars(codec.model) and codec.decode(codes).abs().amax() > HEARD
+
+
+def test_work_a_frame():
+    """A piece's work is shared by its frames; the first piece is the first sound's business."""
+    play = Playback([0.5, 0.6, 0.8], [0.08, 0.08, 0.16], [])
+    assert play.work == pytest.approx([0.1, 0.1, 0.1])
+    assert [percentile([3.0, 1.0, 2.0, 4.0], share) for share in (0.25, 0.5, 0.95)] == [1.0, 2.0, 4.0]
+
+
+def test_precision_end_to_end(toy, tmp_path):
+    """Every precision answers the same sentences; the first column is like itself."""
+    save_codec(random_mimi(SMALL_CODEC), SMALL_CODEC, toy.codec_file)
+    write_tests(toy)
+    judge, brief = Parrot(), Decoding(max_text=4, max_frames=3)
+    report = bench_precision(toy, PrecisionBench(answers=4), CPU, encoders=worlds.toy_encoders(), judge=judge, decoding=brief)
+    check_report(report, tmp_path)
+    figures = {line.name: line.values for line in report.lines}
+    assert report.settings["answers"] == 4 and len(judge.seconds) == 12
+    assert figures["same text as the first column's"][0] == figures["same codes from beginning to end"][0] == 100.0
+    assert figures["words heard wrongly (WER)"][0] is not None
+
+
+def test_trace_end_to_end(toy, tmp_path):
+    report = bench_trace(toy, TraceBench(text=3, frames=4, precisions=("int8",)), CPU)
+    check_report(report, tmp_path)
+    figures = {line.name: line.values for line in report.lines}
+    assert report.columns == ("growing caches", "ours", "ours, int8")
+    growing, ours, _ = figures["operations a step, views included"]
+    assert ours < 0.6 * growing
+    assert all(min(figures[kind]) > 0 for kind in ("products with weights", "attention", ELEMENTWISE))
+    assert figures["looks at the device"][0] > 0
+
+
+def test_kinds_of_operations():
+    assert kind_of("aten::_scaled_dot_product_flash_attention_for_cpu") == kind_of("aten::_softmax") == "attention"
+    assert kind_of("aten::mul") == ELEMENTWISE and kind_of("aten::_weight_int8pack_mm") == "products with weights"
+    names = [name for kind in KINDS.values() for name in kind]
+    assert len(names) == len(set(names)), "an operation counts once"
 
 
 def test_load_end_to_end(toy, tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from mmo import cli, doctor, weekend
@@ -27,8 +28,6 @@ def test_help_lists_the_commands_and_imports_nothing_heavy():
 
 def test_every_command_has_its_module():
     """A command without a module behind it would be a promise: each one's own help must at least open."""
-    import typer
-
     group = typer.main.get_command(cli.app)
     assert {"doctor", "weekend", "test"} <= set(group.commands)
     for name in group.commands:
@@ -74,6 +73,20 @@ def test_a_failed_weekend_exits_1_and_says_why(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(weekend, "run_weekend", fails)
     assert weekend.main(None, "full") == 1
     assert "cell 3" in capsys.readouterr().err
+
+
+def test_what_cannot_be_used_is_said_in_one_line_with_the_commands_name(tmp_path):
+    """And only that: an error that is ours, not the caller's, keeps its traceback, and an exit status is passed on."""
+    found = CliRunner().invoke(cli.app, ["course", "release", "--to", str(tmp_path / "out"), "--notebooks", "99"])
+    assert found.exit_code == 1 and found.output.startswith("mmo course release: no notebook 99; there are 00, 01"), found.output
+    with pytest.raises(KeyError), cli.plain_errors("mmo x"):
+        raise KeyError("ours")
+    with pytest.raises(typer.Exit) as status, cli.plain_errors("mmo x", RuntimeError):
+        raise RuntimeError("no memory")
+    assert status.value.exit_code == 1
+    with pytest.raises(typer.Exit) as status, cli.plain_errors("mmo x"):
+        raise typer.Exit(3)
+    assert status.value.exit_code == 3
 
 
 @pytest.mark.parametrize("arguments, marks", [([], []), (["--fast"], ["-m", "not notebook"])])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from types import SimpleNamespace
 
@@ -127,8 +128,21 @@ def test_a_failed_or_harmful_installation_is_an_error(runtime):
         runtime.prepare()
 
 
-def test_a_replaced_package_that_is_in_use_asks_for_a_restart(runtime, monkeypatch):
-    runtime.installed["huggingface-hub"] = "1.2.0"
-    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace())
+@pytest.mark.parametrize("name, module", [("huggingface-hub", "huggingface_hub"), ("pillow", "PIL"), ("pyyaml", "yaml")])
+def test_a_replaced_package_that_is_in_use_asks_for_a_restart(runtime, monkeypatch, name, module):
+    """Whatever its module is called."""
+    importlib.import_module(module)
+    runtime.installed[name] = "0.1"
+    monkeypatch.setattr(colab, "project_requirements", lambda root: [f"{name}>0.1"])
     runtime.prepare()
-    assert any("huggingface-hub was in use already: restart the runtime" in words for words in runtime.said)
+    assert [words for words in runtime.said if words.startswith("in use already") and name in words], runtime.said
+
+
+def test_a_package_that_is_new_here_or_that_nobody_imported_asks_for_nothing(runtime, monkeypatch):
+    del runtime.installed["pillow"]
+    runtime.installed["pyyaml"] = "0.1"
+    monkeypatch.setattr(colab, "project_requirements", lambda root: ["pyyaml>0.1", "pillow"])
+    monkeypatch.setattr(colab, "packages_in_use", lambda: {"pillow", "torch"})
+    runtime.prepare()
+    (command,) = runtime.commands
+    assert {"pyyaml", "pillow"} <= names(command) and not any("in use already" in words for words in runtime.said)

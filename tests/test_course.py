@@ -304,6 +304,28 @@ def test_strict_has_no_stand_in(monkeypatch):
     assert not progress.progress_file().exists()
 
 
+@pytest.mark.parametrize("how", ["strictly", "in solutions/"])
+def test_a_solution_leaves_the_learners_progress_as_it_is(how, monkeypatch):
+    """Executed by a command, or opened in JupyterLab and run to be read: what it solves, nobody has solved."""
+    progress.note_attempt("07.delay", False)
+    progress.note_prediction("07.first", mine=1)
+    before = progress.progress_file().read_bytes()
+    if how == "strictly":
+        monkeypatch.setenv("MMO_STRICT", "1")
+    else:
+        monkeypatch.chdir(catalogue.REPOSITORY / "solutions")
+    desk.exercise("07.delay")(find("07.delay").reference)
+    assert desk.check("07.delay").passed
+    desk.hint("07.delay")
+    desk.predict("07.second", "How many?", 3)
+    desk.reveal("07.first", 8)
+    for note in (lambda: progress.note_round("01.few", {"right": 8}), lambda: progress.note_choice("07.clock", "Yes.", True), lambda: progress.note_repair("15.delay")):
+        note()
+    assert progress.progress_file().read_bytes() == before
+    assert progress.reset("07") == 2, "what a person asks for is done there too"
+    assert progress.load()["exercises"] == {}
+
+
 def test_a_check_without_an_attempt_says_what_to_run():
     assert "run the cell" in desk.check("07.delay").words
 

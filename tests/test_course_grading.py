@@ -10,6 +10,7 @@ import csv
 import json
 import multiprocessing
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from mmo.cli import app
 from mmo.course import catalogue, desk
 from mmo.course.build import BEGIN, END, Edition, definitions
 from mmo.course.exercises import all_exercises, find, judge
+from mmo.course.grading import pool
 from mmo.course.grading.answers import Answer, answers_of, code_cells, needed, offered
 from mmo.course.grading.child import Result
 from mmo.course.grading.grade import Rules, chosen, grade
@@ -37,6 +39,7 @@ from mmo.course.grading.submissions import LARGEST_FILE, read_file
 from mmo.course.grading.summary import hardest_first
 
 FILE = "07_sequence_and_delay.ipynb"
+LINKS = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes and links")
 SOLVED = json.loads((catalogue.REPOSITORY / "solutions" / FILE).read_text(encoding="utf-8"))
 LEARNERS = json.loads((catalogue.REPOSITORY / "notebooks" / FILE).read_text(encoding="utf-8"))
 HEADER = '@exercise("07.delay")\ndef delay(codes, pad, stop):\n'
@@ -106,10 +109,18 @@ ANSWERS = {
     "thief": with_answer(f"return open({str(catalogue.REPOSITORY / 'solutions' / FILE)!r}).read()"),
     "vandal": with_answer(f"import os\nos.remove({str(catalogue.REPOSITORY / 'course.yml')!r})"),
     "forger": with_answer("import gc\nfrom multiprocessing.connection import Connection\nfor thing in gc.get_objects():\n    if isinstance(thing, Connection): thing.send_bytes(b'[1]')"),
+    "files": with_answer("number = 0\nwhile True:\n    open(f'{number}.txt', 'w').write('x' * 90_000)\n    number += 1"),
+    "stall": with_answer(
+        "import gc, os, struct, time\nfrom multiprocessing.connection import Connection\n"
+        "for thing in gc.get_objects():\n    if isinstance(thing, Connection): os.write(thing.fileno(), struct.pack('!i', 1000))\ntime.sleep(3600)"
+    ),
+    "surrogate": with_answer("raise ValueError(chr(0xD800) + ' is half of a pair')"),
     "script": with_answer("raise ValueError('<script>alert(1)</script>')"),
     "=cmd": LEARNERS,
 }
-TEXTS = {"broken": '{"cells": [', "strange": '{"cells": 3}', "nothing": ""}
+PASTED = with_answer("return codes", elsewhere="numbers = [" + "0, " * 400_000 + "]")
+DEEP = with_answer("return codes", elsewhere="x = " + "-" * 50_000 + "1\ny = x" + ".real" * 50_000)
+TEXTS = {"broken": '{"cells": [', "strange": '{"cells": 3}', "nothing": "", "pasted": json.dumps(PASTED), "marked": "\ufeff" + json.dumps(SOLVED), "deep": json.dumps(DEEP)}
 
 
 def class_of(folder: Path) -> None:
@@ -123,6 +134,16 @@ def class_of(folder: Path) -> None:
     (folder / "missing").mkdir()
     (folder / "renamed" / "my homework").mkdir(parents=True)
     (folder / "renamed" / "my homework" / "final (2).ipynb").write_text(json.dumps(SOLVED), encoding="utf-8")
+    (folder / "folder" / FILE).mkdir(parents=True)
+    if hasattr(os, "mkfifo"):
+        for name in ("pipe", "circle"):
+            (folder / name).mkdir()
+        os.mkfifo(folder / "pipe" / FILE)
+        (folder / "circle" / FILE).symlink_to(FILE)
+    if sys.platform == "linux":  # names in another encoding, as an archive of another system leaves them
+        odd = folder / os.fsdecode(b"zo\xeb")
+        odd.mkdir()
+        (odd / os.fsdecode(b"\xfcbung.ipynb")).write_text(json.dumps(SOLVED), encoding="utf-8")
     (folder / "huge").mkdir()
     with (folder / "huge" / FILE).open("wb") as file:
         file.truncate(2_000_000_000)  # two gigabytes, of which the disk holds nothing
@@ -146,7 +167,9 @@ def graded(tmp_path_factory) -> Graded:
     folder = tmp_path_factory.mktemp("class")
     class_of(folder / "submissions")
     rules = Rules(Limits(seconds=3, memory=600_000_000, output=100_000))
-    return Graded(folder / "grades", grade(folder / "submissions", folder / "grades", ["07"], rules))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pool, "PATIENCE_FOR_RESULT", 5)
+        return Graded(folder / "grades", grade(folder / "submissions", folder / "grades", ["07"], rules))
 
 
 # --- What an answer earns ----------------------------------------------------------------------------------------
@@ -210,7 +233,7 @@ def test_an_answer_that_calls_the_package_by_another_name_is_marked_too(graded):
 
 
 def test_nobody_else_is_marked(graded):
-    expected = {"package", "disguise", "patch", "forger", "segfault"}  # the last two import gc and ctypes
+    expected = {"package", "disguise", "patch", "forger", "stall", "segfault"}  # the last three import gc and ctypes
     assert {found.student for found in graded.grades if found.marks} == expected
 
 
@@ -228,6 +251,7 @@ def test_nobody_else_is_marked(graded):
         ("flood", "printed more than 0.1 MB"),
         ("memory", "more than 0.6 GB of memory"),
         ("forger", "what it sent is no verdict"),
+        ("stall", "what it sent is no verdict"),
     ],
 )
 def test_an_answer_that_goes_too_far_is_stopped_and_reported(graded, student, words):
@@ -243,6 +267,8 @@ def test_an_answer_that_goes_too_far_is_stopped_and_reported(graded, student, wo
         ("program", "no other programs while grading"),
         ("thief", "not to be read while grading"),
         ("vandal", "no files outside its own folder"),
+        ("files", "no more than 100 files"),
+        ("surrogate", "\\ud800 is half of a pair"),
         ("syntax", "SyntaxError"),
     ],
 )
@@ -264,6 +290,10 @@ def test_the_repository_is_as_it_was(graded):
         ("strange", "no notebook"),
         ("nothing", "is no notebook"),
         ("huge", "2000 MB"),
+        ("pasted", "1.2 million characters of code"),
+        ("folder", "is no file"),
+        pytest.param("pipe", "is no file", marks=LINKS),
+        pytest.param("circle", f"no {FILE} was handed in", marks=LINKS),
     ],
 )
 def test_a_file_that_cannot_be_graded_is_reported_for_every_exercise(graded, student, words):
@@ -277,6 +307,19 @@ def test_a_renamed_file_is_known_by_its_exercises(graded):
     assert "the file is called final (2).ipynb" in graded.page("renamed")
 
 
+def test_what_a_file_holds_beside_its_answers_costs_nothing(graded):
+    """A mark in front of the JSON; code so deep that it cannot be read, in a cell that no answer needs."""
+    assert graded.of("marked").kind == "right"
+    assert [graded.of("deep", id).kind for id in ("07.delay", "07.undelay")] == ["wrong", "right"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux only")
+def test_names_in_another_encoding_are_written_out(graded):
+    assert graded.of(r"zo\udceb").kind == "right"
+    assert r"the file is called \udcfcbung.ipynb" in graded.page(r"zo\udceb")
+    assert r"zo\udceb,07," in (graded.out / "grades.csv").read_text(encoding="utf-8")
+
+
 # --- What is written ---------------------------------------------------------------------------------------------
 
 
@@ -284,8 +327,9 @@ def test_grades_csv_has_a_line_for_everybody(graded):
     with (graded.out / "grades.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == COLUMNS
-    students = len(ANSWERS) + len(TEXTS) + 3
-    assert len(rows) == len(graded.grades) == 4 * students
+    students = {each.student for each in graded.grades}
+    assert students >= {*ANSWERS, *TEXTS, "missing", "renamed", "folder", "huge"}
+    assert len(rows) == len(graded.grades) == 4 * len(students)
     assert all(row["reason"] and "\n" not in row["reason"] for row in rows)
     half = next(row for row in rows if (row["student"], row["exercise"]) == ("hidden", "07.delay"))
     assert (half["notebook"], half["points"]) == ("07", "1.5")
@@ -315,6 +359,7 @@ def test_the_class_page_has_the_hardest_exercise_first(graded):
     page = (graded.out / "class.html").read_text(encoding="utf-8")
     assert page.index("07.delay") < page.index("07.labels")
     assert 'href="students/renamed.html"' in page
+    assert "the file is called final (2).ipynb" in page and "2000 MB" in page, "what is the matter with a file is seen at once"
 
 
 def test_the_summary_counts_what_was_said_most():

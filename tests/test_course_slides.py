@@ -38,6 +38,7 @@ def notebook():
         TEXT("## Exercise: do it\n\n*Exercise 99.do · difficulty ●○○ · importance ●○○ · 5 minutes · 1 points · stuck?*\n\nThe task."),
         CODE('@exercise("99.do")\ndef do(x):\n    """x -> y."""\n    ### BEGIN SOLUTION\n    return the_solution(x)\n    ### END SOLUTION'),
         TEXT("## Left out"), TEXT("hidden words", metadata={"tags": ["no-slide"]}),
+        TEXT("## Three questions\n\nEvery choice says why."), CODE('quiz("99")', outputs=[output(text_html="<details>Why?</details>", text_plain="Quiz 99")]),
         TEXT("## Summary\n\n- one\n\n**Where to read on.** There:\n\n- A paper."),
     ])  # fmt: skip
 
@@ -51,7 +52,7 @@ def test_a_deck_follows_from_its_notebook(notebook):
     text = "\n".join(source for _, source in found)
     assert found[0] == ("slide", "# 99 · A title\n\n**The claim.** It is so, as $x^2$ shows.")
     assert [source.splitlines()[0] for kind, source in found if kind == "slide"] == ["# 99 · A title", "## Look", "## Exercise: do it", "## Summary"]
-    for absent in ("secret_setup", "Takes 5", "difficulty", "the_solution", "hidden words", "Left out", "printed words", "Write your answer", "../mmo"):
+    for absent in ("secret_setup", "Takes 5", "difficulty", "the_solution", "hidden words", "Left out", "Three questions", "Every choice", "Why?", "printed words", "Write your answer", "../mmo"):
         assert absent not in text, absent
     assert "[elsewhere](https://example.org)" in text and "raise NotImplementedError" in text
     assert [kind for kind, source in found if "A paper." in source] == ["notes"]

@@ -5,14 +5,12 @@ from __future__ import annotations
 import ast
 import html
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import nbformat
 import pytest
 import torch
+from hand_out import said_in
 from typer.testing import CliRunner
 
 from mmo.cli import app
@@ -168,12 +166,10 @@ def test_checks_in_the_hand_out_know_the_variant_and_the_notebook_goes_on_with_t
     )
     waits = {"twice": lambda k: 2 * k, "thrice": lambda k: 3 * k, "behind": lambda k: 2 * min(k, 1), "pairs": lambda k: k // 2}[chosen(NAME)["delay"]]
     code = code.replace("WAITS", ", ".join(str(waits(k)) for k in range(8)))
-    environment = os.environ | {"PYTHONPATH": str(handed_out.folder), "MMO_RUNS": str(handed_out.folder.parent / "runs"), "PYTHONDONTWRITEBYTECODE": "1"}
-    found = subprocess.run([sys.executable, "-c", code], cwd=handed_out.folder.parent, env=environment, capture_output=True, text=True)
-    assert found.returncode == 0, found.stderr
-    assert "Not yet. That is what mmo.sequence.delay does. Your class is asked for something else" in found.stdout
-    assert "Right. It does what your class is asked for. 3 points." in found.stdout
-    assert "asks your class for something else than the notebook goes on with" in found.stdout
+    said = said_in(handed_out.folder, code)
+    assert "Not yet. That is what mmo.sequence.delay does. Your class is asked for something else" in said
+    assert "Right. It does what your class is asked for. 3 points." in said
+    assert "asks your class for something else than the notebook goes on with" in said
 
 
 def test_a_release_that_could_not_vary_is_refused(tmp_path):

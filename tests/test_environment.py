@@ -172,7 +172,7 @@ def profiles(monkeypatch, tmp_path):
     def profile(name=None):
         name = name or "tiny"
         folder = tmp_path / name.split("-")[0]
-        return SimpleNamespace(name=name, stages=stages, **{part: folder / part for part in doctor.PARTS})
+        return SimpleNamespace(name=name, stages=stages, judge_dir=None, **{part: folder / part for part in doctor.PARTS})
 
     monkeypatch.setitem(sys.modules, "mmo.profiles", SimpleNamespace(profile=profile))
     return tmp_path

@@ -25,6 +25,7 @@ from mmo.generation import Answer
 from mmo.omni import OmniModel, save_model
 from mmo.report import REQUIRED, Bound
 from mmo.rows import DataError
+from mmo.twin import Int8Linear
 
 SIZE = Sizes(sentences=3, rare=1, questions=4, pictures=4, rare_inputs=2, spoken=2, swapped=3, controls=3, stage=2, stage_spoken=2, streamed=2)
 BRIEF = Decoding(max_text=4, max_frames=3)
@@ -93,6 +94,13 @@ def exam_of(profile, **others) -> Exam:
     return Exam(profile, SIZE, encoders=worlds.toy_encoders(), judge=Parrot(), decoding=BRIEF, **others)
 
 
+def test_a_candidate_in_another_precision(profile, tmp_path):
+    """The model under examination has the weights that were asked for."""
+    checkpoint(tmp_path / "omni.safetensors")
+    candidate = examination.Candidate(tmp_path / "omni.safetensors", exam_of(profile, precision="int8"))
+    assert isinstance(candidate.generator.model.lm_head, Int8Linear)
+
+
 # --- The whole ---------------------------------------------------------------------------------------------------
 
 
@@ -124,7 +132,7 @@ def test_the_report_has_every_key_and_says_why_a_figure_is_missing(run):
     assert sorted(empty) == sorted(report["reasons"]) and all(report["reasons"].values())
     assert {"t2a.pair.wer_judge_floor", "after_stage.a2a.t2a_wer", "seconds.total", "peak_rss_mb"} <= set(empty)
     assert report["t2a"]["wer_judge_floor"] is not None and report["after_stage"]["t2a"]["t2a_answer_accuracy"] is not None
-    assert report["checkpoint"] == "i2t.safetensors"
+    assert report["checkpoint"] == "i2t.safetensors" and report["weights"] == "float32"
 
 
 def test_sizes_are_as_planned_and_voices_stand_apart(run):

@@ -198,7 +198,7 @@ def test_twin_gives_the_models_logits(model):
     with torch.no_grad():
         one, other = model(ids), for_decoding(model)(ids)
     assert (one.audio_logits - other.audio_logits).abs().max() < 1e-5
-    assert torch.equal(one.text_logits, other.text_logits)
+    assert (one.text_logits - other.text_logits).abs().max() < 1e-5
     assert model.talker.lm_head is not for_decoding(model).talker.lm_head
 
 

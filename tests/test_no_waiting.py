@@ -1,4 +1,4 @@
-"""A step of training never asks its device for a value: the host would wait until everything before is done.
+"""A step of training never asks its device for a value, and a step of decoding once: the host would wait until everything before is done.
 
 Without a card this is shown by following the tensors: parameters and what `Batch.inputs` and `carry` bring count as being on
 the device, and so does whatever is computed from them.  Operations whose result or whose shape the host must know are counted.
@@ -15,10 +15,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mmo import data, omni
-from mmo.config import StageConfig
+from mmo.bench.unstoppable import Unstoppable
+from mmo.config import Decoding, StageConfig
 from mmo.data import Batch, Batches, Layout
+from mmo.generation import Finished
 from mmo.omni import OmniModel
 from mmo.training import FETCH_STEPS, Stepper, StageRun, open_corpora
+from speakers import toy_model, toy_prompts
 
 ASKS = {  # operations that the host waits for: they give it a number, or a shape that depends on values
     "_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "bincount",
@@ -208,3 +211,23 @@ def test_a_device_without_the_fused_kernel(profile, monkeypatch):  # noqa: F811
         assert stepper.step(spoilt, 2)[-1] == 1
         assert all(torch.equal(parameter, kept) for parameter, kept in zip(stepper.parameters, found[kind], strict=True))
     torch.testing.assert_close(found["fused"], found["not fused"], rtol=1e-5, atol=1e-6)
+
+
+# --- Decoding ----------------------------------------------------------------------------------------------------
+
+
+def looks_in_an_answer(monkeypatch, frames, **settings) -> Counter:
+    """Looks of two streamed prompts of unequal length, each cut after so many frames."""
+    generator = Unstoppable(toy_model(), decoding=Decoding(temperature=1.0, text_temperature=1.0, max_text=4, max_frames=frames), **settings)
+    with looks_of(generator.model, monkeypatch) as looks:
+        answers = [event.answer for event in generator.stream(toy_prompts(5, 9)) if isinstance(event, Finished)]
+    assert {answer.codes.shape[1] for answer in answers} == {frames}
+    return looks.counts
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_a_step_of_decoding_looks_once(monkeypatch, precision):
+    """Ten frames more are ten looks more, for all rows together; what the whole answer is asked for at its end is the same."""
+    short = looks_in_an_answer(monkeypatch, 12, precision=precision)
+    long = looks_in_an_answer(monkeypatch, 22, precision=precision)
+    assert long - short == {".tolist()": 10}

@@ -69,6 +69,14 @@ def test_seed_voice_and_greedy(toy, tmp_path):
     assert codes(voice="joe", greedy=True) == codes(greedy=True)  # the first by name
 
 
+def test_precision_of_the_weights(toy, tmp_path):
+    """float32 is what is computed with anyway; the others answer too."""
+    question, out = "What is three plus four?", tmp_path / "answer.wav"
+    exact, same, *rough = (ask(question, out=out, greedy=True, precision=precision) for precision in (None, "float32", "bfloat16", "int8"))
+    assert exact.codes.tolist() == same.codes.tolist() and all(answer.codes.shape[1] for answer in rough)
+    assert CliRunner().invoke(cli.app, ["say", question, "--precision", "int4"]).exit_code == 2
+
+
 @pytest.mark.parametrize("layout, name", [("pth", "sft_omni.pth"), ("transformers", "minimind-3o")])
 def test_imported_weights_speak_as_before(toy, tmp_path, layout, name):
     """Out in either of the original's layouts and in again by the commands: the same answer, code by code."""

@@ -5,7 +5,7 @@ import torch
 
 from mmo.codec import Codec
 from mmo.sequence import delay, undelay
-from mmo.streaming import HEARD, SpeechStream, Straightener, earliest_start
+from mmo.streaming import HEARD, SpeechStream, Straightener, earliest_start, waits
 from speakers import random_mimi
 
 PAD, STOP = 17, 18
@@ -92,3 +92,19 @@ def test_earliest_start_leaves_no_gap(ready, lengths, start):
 def test_earliest_start_wants_pieces():
     with pytest.raises(ValueError, match="at least one"):
         earliest_start([], [])
+
+
+@pytest.mark.parametrize(
+    "ready, lengths, found",
+    [
+        ([50, 100, 150], [80, 80, 80], [0, 0, 0]),  # faster than it plays
+        ([50, 200, 350], [80, 80, 80], [0, 70, 70]),  # slower: a gap before each
+        ([50, 300, 310], [80, 80, 80], [0, 170, 0]),  # one late piece, and the next is waiting already
+        ([], [], []),
+    ],
+)
+def test_a_player_waits_where_a_piece_is_late(ready, lengths, found):
+    assert waits(ready, lengths) == found
+    if ready:
+        start = earliest_start(ready, lengths)
+        assert not any(waits(ready, lengths, start - ready[0])), "the head start that `earliest_start` gives spares every wait"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from nbclient.exceptions import CellTimeoutError
 from rich.console import Console
 
 from mmo import weekend
@@ -53,7 +54,7 @@ def books(tmp_path):
             sources / f"{name}.ipynb", TEXT(f"# Notebook {name}"),
             CODE(
                 "import json, os, pathlib, mmo\n"
-                f"note = dict(profile=profile, budget=budget, pid=os.getpid(), cwd=os.getcwd(), mmo=mmo.__file__)\n"
+                f"note = dict(profile=profile, budget=budget, pid=os.getpid(), cwd=os.getcwd(), mmo=mmo.__file__, strict=os.environ.get('MMO_STRICT'))\n"
                 f"pathlib.Path(os.environ['MMO_RUNS'], '{name}.json').write_text(json.dumps(note))\n"
                 f"print('heard from {name}')"
             ),
@@ -76,6 +77,7 @@ def test_a_weekend_runs_every_notebook_in_its_own_kernel_and_reports(books, tmp_
     assert [(note["profile"], note["budget"]) for note in notes] == [("tiny", "smoke")] * 2
     assert notes[0]["pid"] != notes[1]["pid"], "both notebooks ran in the same kernel"
     assert Path(notes[0]["cwd"]) == books.resolve(), "notebooks run from the folder they lie in"
+    assert [note["strict"] for note in notes] == ["1"] * 2, "what a solution solves would count as the learner's"
     assert Path(notes[0]["mmo"]).parent == Path(weekend.__file__).parent, "the kernel imported another mmo"
 
     assert report == json.loads((run_dir / "report.json").read_text())
@@ -135,6 +137,22 @@ def test_a_notebook_has_its_time(tmp_path):
     for name, limit in (("slow", 2.9), ("stuck", 12.0)):
         with pytest.raises(weekend.NotebookFailed, match=f"{name}.ipynb failed in .*seconds"):
             weekend.run_notebook(tmp_path / f"{name}.ipynb", tmp_path / "copies" / f"{name}.ipynb", {}, weekend.Watch(Console(file=io.StringIO())), limit)
+
+
+@pytest.mark.parametrize("limit", [None, 60.0])
+def test_a_machine_too_busy_to_deliver_output_is_said(tmp_path, monkeypatch, limit):
+    """nbclient waits 4 seconds for what a cell printed: too few beside a training, and no cell's fault."""
+    given = {}
+
+    def execute(source, copy, **settings):
+        given.update(settings)
+        raise CellTimeoutError("A cell timed out while it was being executed, after 300 seconds.\nThe message was: Timeout waiting for IOPub output.")
+
+    write_notebook(tmp_path / "busy.ipynb", CODE("print('here')"))
+    monkeypatch.setattr(weekend.papermill, "execute_notebook", execute)
+    with pytest.raises(weekend.NotebookFailed, match="what it printed did not arrive within 300 seconds: the machine is too busy"):
+        weekend.run_notebook(tmp_path / "busy.ipynb", tmp_path / "copies" / "busy.ipynb", {}, weekend.Watch(Console(file=io.StringIO())), limit)
+    assert given["iopub_timeout"] == 300 and given["start_timeout"] == 300
 
 
 def test_a_missing_notebook_is_named(tmp_path):

@@ -5,7 +5,9 @@ same steps.  With greedy choice, the default, both say the same, and that is che
 temperatures, which costs the padded way a top-k and a draw for every codebook.
 
 A step reads every weight it uses once, so at batch 1 the memory's bandwidth sets a floor: bytes of the weights over bytes a
-second.  Both are in the table; ours reads fewer where the Thinker's upper layers are left out.
+second.  Both are in the table; ours reads fewer where the Thinker's upper layers are left out, and fewer with weights in
+bfloat16 or int8 (`--precision`, a column each; these may say something else, so that only float32 is checked against the padded way).
+Beside other work the clock tells of that work too: then run with one thread (OMP_NUM_THREADS=1) and read the processor time.
 """
 
 from __future__ import annotations
@@ -18,17 +20,19 @@ from pathlib import Path
 
 import torch
 
-from mmo.bench.clock import alternate, median_ratio, seconds_of
+from mmo.bench.clock import ProcessorTime, alternate, median_ratio, seconds_of
 from mmo.bench.growing import Grown, growing_answer
 from mmo.bench.report import Line, Report, describe_machine
 from mmo.bench.rows import BenchRows, open_bench_rows
+from mmo.bench.unstoppable import Unstoppable
 from mmo.config import Decoding, Draws
 from mmo.generation import Generator, Prompt, evaluating
 from mmo.omni import OmniModel, load_model
 from mmo.profiles import Profile
 from mmo.sequence import frames
+from mmo.twin import Precision, step_bytes
 
-OURS, GROWING, MANY = "ours", "growing caches", "ours, many at once"
+OURS, COMPILED, GROWING, MANY = "ours", "ours, compiled", "growing caches", "ours, many at once"
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ class DecodeBench:
     batch: int = 16  # prompts at once, in the third column; 0 leaves it out
     sampled: bool = False
     baseline: bool = True
+    precisions: tuple[Precision, ...] = ()  # further columns
+    compile: bool = False  # a further column: a step as one graph
     seed: int = 0
 
 
@@ -59,7 +65,7 @@ def prompts_of(rows: BenchRows, count: int) -> list[Prompt]:
 
 
 class OurArm:
-    """Our decoder on prompts; `found` holds (text ids, codes) of the last round."""
+    """Our decoder on prompts, from an `Unstoppable`; `found` holds (text ids, codes) of the last round."""
 
     def __init__(self, generator: Generator, groups: Sequence[Sequence[Prompt]], decoding: Decoding) -> None:
         self.generator, self.groups, self.decoding = generator, groups, decoding
@@ -69,10 +75,9 @@ class OurArm:
     @torch.no_grad()
     def __call__(self) -> None:
         self.found, self.steps = [], 0
-        with evaluating(self.generator.source):
+        with evaluating(self.generator.model):
             for group in self.groups:
                 decoder = self.generator.start(group, self.decoding, speech=True)
-                decoder.allowed[0, self.generator.config.audio_stop_token] = -torch.inf
                 for _ in decoder.run(drop=False):
                     self.steps += len(group)
                 self.found += [(text, codes) for text, codes, *_ in decoder.results()]
@@ -102,20 +107,11 @@ def bench_model(profile: Profile, seed: int, device: torch.device) -> tuple[Omni
     return OmniModel(profile.model).to(device).eval(), "drawn"
 
 
-def weight_bytes(model: OmniModel, tail: bool) -> int:
-    """Bytes of the matrices that one of our steps multiplies with.  tail: without the Thinker's upper layers and its head.
+def read_bandwidth(device: torch.device, size: int = 1 << 29) -> float:
+    """Bytes a second of reading `size` bytes of fp32 once, the best of six: what a product with a vector can have at most.
 
-    Looked-up tables are left out: a step reads Q rows of them.
+    As many bytes as the model of `mini` has weights, so that caches help here as little as there.
     """
-    talker = model.talker
-    parts = [*model.model.layers[: model.model.num_lower], *talker.layers, talker.lm_head, talker.embed_proj, talker.codec_proj]
-    if not tail:
-        parts += [*model.model.layers[model.model.num_lower :], model.lm_head]
-    return sum(parameter.numel() * parameter.element_size() for part in parts for parameter in part.parameters())
-
-
-def read_bandwidth(device: torch.device, size: int = 1 << 27) -> float:
-    """Bytes a second of reading `size` bytes of fp32 once, the best of five: what a product with a vector can have at most."""
     data = torch.ones(size // 4, device=device)
     return size / min(seconds_of(data.sum, device) for _ in range(6))
 
@@ -130,20 +126,25 @@ def bench_decode(profile: Profile, settings: DecodeBench, device: torch.device |
         rows = open_bench_rows(profile, settings.source, folder or Path(temporary), wanted, settings.seed, draws=Draws.none())
         prompts = prompts_of(rows, wanted)
         model, weights = bench_model(profile, settings.seed, device)
-        generator = Generator(model)
-        single = prompts[: settings.prompts]
-        arms: dict[str, OurArm | GrowingArm] = {OURS: OurArm(generator, [[prompt] for prompt in single], decoding)}
+        single = [[prompt] for prompt in prompts[: settings.prompts]]
+        arms: dict[str, OurArm | GrowingArm] = {OURS: OurArm(Unstoppable(model), single, decoding)}
+        for precision in settings.precisions:
+            arms[f"{OURS}, {precision}"] = OurArm(Unstoppable(model, precision=precision), single, decoding)
+        if settings.compile:
+            arms[COMPILED] = OurArm(Unstoppable(model, compile=True), single, decoding)
         if settings.baseline:
-            arms[GROWING] = GrowingArm(model, single, decoding)
+            arms[GROWING] = GrowingArm(model, prompts[: settings.prompts], decoding)
         if settings.batch:
-            arms[MANY] = OurArm(generator, [prompts], decoding)
-        samples = alternate(arms, settings.rounds, device)
+            arms[MANY] = OurArm(arms[OURS].generator, [prompts], decoding)
+        clocks = {name: ProcessorTime(arm) for name, arm in arms.items()}
+        samples = alternate(clocks, settings.rounds, device)
+    processor = {name: clock.seconds[-settings.rounds :] for name, clock in clocks.items()}
     bandwidth = read_bandwidth(device)
     return Report(
         title=f"Decoding, {profile.name}: {settings.text} tokens and {settings.frames} frames an answer",
         columns=tuple(arms),
-        lines=tuple(decode_lines(arms, samples, model, bandwidth)),
-        ratios=decode_ratios(arms, samples),
+        lines=tuple(decode_lines(arms, samples, processor, bandwidth)),
+        ratios=decode_ratios(arms, samples, processor),
         checks=decode_checks(arms, settings),
         settings={
             "profile": profile.name, "rows": settings.source, "prompts": settings.prompts, "batch": settings.batch, "rounds": settings.rounds,
@@ -155,36 +156,53 @@ def bench_decode(profile: Profile, settings: DecodeBench, device: torch.device |
     )  # fmt: skip
 
 
-def decode_lines(arms: dict, samples: dict[str, list[float]], model: OmniModel, bandwidth: float) -> list[Line]:
+def decode_lines(arms: dict, samples: dict[str, list[float]], processor: dict[str, list[float]], bandwidth: float) -> list[Line]:
     """The table: medians over rounds.  A step is one position of one row."""
     seconds = {name: statistics.median(taken) for name, taken in samples.items()}
-    floors = {OURS: 1000 * weight_bytes(model, tail=True) / bandwidth, GROWING: 1000 * weight_bytes(model, tail=False) / bandwidth}
+    alone = {name: arm.generator.model for name, arm in arms.items() if name != MANY and isinstance(arm, OurArm)}
+    bytes_read = {name: (step_bytes(twin), step_bytes(twin, tail=True)) for name, twin in alone.items()}
+    if GROWING in arms:
+        bytes_read[GROWING] = (step_bytes(alone[OURS]),) * 2  # the same weights, all of them at every step
+
+    def milliseconds(place: int) -> tuple[float | None, ...]:
+        return tuple(1000 * bytes_read[name][place] / bandwidth if name in bytes_read else None for name in arms)
+
     return [
         Line("steps of a round", "", tuple(float(arm.steps) for arm in arms.values())),
         Line("one step", "ms", tuple(1000 * seconds[name] / arm.steps for name, arm in arms.items())),
+        Line("the same, processor time", "ms", tuple(1000 * statistics.median(processor[name]) / arm.steps for name, arm in arms.items())),
         Line("steps a second", "", tuple(arm.steps / seconds[name] for name, arm in arms.items())),
         Line("work for a second of sound", "s", tuple(12.5 * seconds[name] / arm.steps for name, arm in arms.items())),
-        Line("the memory's floor of a step (ours: with the upper layers left out)", "ms", tuple(floors.get(name) for name in arms)),
+        Line("weights read by a step on the tail", "MB", tuple(bytes_read[name][1] / 1e6 if name in bytes_read else None for name in arms)),
+        Line("the memory's floor of a step while text is written", "ms", milliseconds(0)),
+        Line("the memory's floor of a step on the tail", "ms", milliseconds(1)),
     ]
 
 
-def decode_ratios(arms: dict, samples: dict[str, list[float]]) -> dict[str, float]:
-    """Steps a second against the growing caches', and many at once against one at a time."""
-    ratios = {}
-    if GROWING in arms:
-        ratios["steps a second, ours over growing caches"] = median_ratio(samples[GROWING], samples[OURS])
-    if MANY in arms:
-        more = arms[MANY].steps / arms[OURS].steps
-        ratios["steps a second, many at once over one at a time"] = more * median_ratio(samples[OURS], samples[MANY])
+def decode_ratios(arms: dict, samples: dict[str, list[float]], processor: dict[str, list[float]]) -> dict[str, float]:
+    """Steps a second against the growing caches' and against ours as it is, and many at once against one at a time: by the clock, and of processor time."""
+    ratios, others = {}, [name for name in arms if name.startswith(f"{OURS}, ") and name != MANY]
+    for what, taken in (("steps a second", samples), ("steps a second of a processor", processor)):
+        if GROWING in arms:
+            ratios |= {f"{what}, {name} over growing caches": median_ratio(taken[GROWING], taken[name]) for name in (OURS, *others)}
+        ratios |= {f"{what}, {name} over ours": median_ratio(taken[OURS], taken[name]) for name in others}
+        if MANY in arms:
+            more = arms[MANY].steps / arms[OURS].steps
+            ratios[f"{what}, many at once over one at a time"] = more * median_ratio(taken[OURS], taken[MANY])
     return ratios
 
 
 def decode_checks(arms: dict, settings: DecodeBench) -> dict[str, bool]:
-    """Whether both ways said the same; nothing where they were sampled or there is one way only."""
-    if settings.sampled or GROWING not in arms:
-        return {}
-    pairs = list(zip(arms[OURS].found, arms[GROWING].answers, strict=True))
-    return {
-        "same text": all(text == answer.text_ids for (text, _), answer in pairs),
-        "same codes": all(torch.equal(codes, answer.codes) for (_, codes), answer in pairs),
-    }
+    """Whether both ways said the same, and the compiled step; nothing where they were sampled or there is one way only."""
+    checks: dict[str, bool] = {}
+    if settings.sampled:
+        return checks
+    if GROWING in arms:
+        pairs = list(zip(arms[OURS].found, arms[GROWING].answers, strict=True))
+        checks["same text"] = all(text == answer.text_ids for (text, _), answer in pairs)
+        checks["same codes"] = all(torch.equal(codes, answer.codes) for (_, codes), answer in pairs)
+    if COMPILED in arms:
+        pairs = list(zip(arms[OURS].found, arms[COMPILED].found, strict=True))
+        checks["compiled: same text and codes"] = all(one[0] == other[0] and torch.equal(one[1], other[1]) for one, other in pairs)
+        checks["compiled: it was"] = arms[COMPILED].generator.graph.on
+    return checks

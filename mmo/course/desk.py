@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import html
-import os
 import sys
 from collections.abc import Callable
 
 from mmo.course import progress
 from mmo.course.exercises import Exercise, Verdict, find, judge, standard
+from mmo.course.progress import strict
 
 ATTEMPTS: dict[str, Attempt] = {}
 HINTS_SHOWN: dict[str, int] = {}
@@ -23,10 +23,6 @@ HINTS_SHOWN: dict[str, int] = {}
 
 class CheckFailed(AssertionError):
     """With MMO_STRICT=1: an exercise's check did not pass."""
-
-
-def strict() -> bool:
-    return os.environ.get("MMO_STRICT") == "1"
 
 
 class Attempt:

@@ -8,7 +8,7 @@
      "quizzes": {"07.clock": {"first": "the words of the first choice", "right": true, "tries": 2}}}
 
 It is read before every change and replaced in one go, so that it is whole whenever the machine stops.  A file that
-cannot be read is laid aside under another name, never overwritten.
+cannot be read is laid aside under another name, never overwritten.  What a solution does while it is executed is written nowhere.
 """
 
 from __future__ import annotations
@@ -18,7 +18,17 @@ import os
 import sys
 from pathlib import Path
 
-from mmo.profiles import runs_root
+from mmo.profiles import REPOSITORY, runs_root
+
+
+def strict() -> bool:
+    """MMO_STRICT=1, which is how solutions are executed."""
+    return os.environ.get("MMO_STRICT") == "1"
+
+
+def is_nobodys() -> bool:
+    """Whether what is done now is no learner's doing: solutions are executed strictly, or opened where they lie, in solutions/."""
+    return strict() or Path.cwd() == REPOSITORY / "solutions"
 
 
 def empty() -> dict:
@@ -50,7 +60,9 @@ def load(path: Path | None = None) -> dict:
 
 
 def save(progress: dict, path: Path | None = None) -> None:
-    """Replace the file in one go."""
+    """Replace the file in one go; without a path the learner's, which a solution leaves as it is."""
+    if path is None and is_nobodys():
+        return
     path = path or progress_file()
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -132,5 +144,5 @@ def reset(notebook: str) -> int:
             del progress[part][id]
             forgotten += 1
     if forgotten:
-        save(progress)
+        save(progress, progress_file())  # somebody asked for it, wherever they are
     return forgotten

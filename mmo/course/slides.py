@@ -33,6 +33,7 @@ from mmo.course.catalogue import REPOSITORY, Notebook, chosen
 
 HERE = Path(__file__).parent
 HEADING = re.compile(r"^(#{1,3}) +(.+)$")
+QUIZ = re.compile(r"^quiz\(", re.MULTILINE)
 ROOM = 620  # characters of text on a slide beside its heading
 TO_READERS = " Write your answer in place of None, run the cell, then go on."
 LEADS = ("**The claim.**", "**Not to be confused.**", "**Often mistaken.**", "**Predict")  # paragraphs worth a slide's room
@@ -112,6 +113,9 @@ def sections_of(notebook: NotebookNode) -> list[Section]:
                 elif found and not (EXERCISE_LINE.match(block) or TAKES_LINE.match(block)):
                     (found[-1].media[-1] if found[-1].media else found[-1]).text.append(without_links(block))
         elif cell.cell_type == "code" and found:
+            if QUIZ.search(cell.source) and not found[-1].media:
+                found.pop()  # its questions are for the notebook and for paper; the heading alone says nothing
+                continue
             if EXERCISE.search(cell.source):
                 found[-1].stub = emptied(cell.source)
             found[-1].media += media_of(cell)

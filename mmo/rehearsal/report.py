@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,7 +21,8 @@ from mmo.bench.report import describe_machine
 from mmo.doctor import memory_limit
 from mmo.profiles import STAGES, Profile, profile, runs_root
 from mmo.rehearsal import plan as planning
-from mmo.rehearsal.stages import Runner, encoder_pace, question_files, rehearse_answers, rehearse_notebooks, rehearse_stage
+from mmo.rehearsal.judges import JudgeSizes, rehearse_evaluation
+from mmo.rehearsal.stages import Runner, encoder_pace, question_files, rehearse_answers, rehearse_stage
 from mmo.rehearsal.stand_ins import REAL, Sizes, downloads_at, write_stand_ins
 from mmo.report import write_report
 
@@ -38,10 +39,12 @@ class Settings:
     positions: int | None = None  # at once; default the recipe's on a card, ON_A_PROCESSOR without
     steps: int | None = None  # a stage; default a few of each pass
     memory: float | None = None  # GB that training may take; default most of what the machine (or card) has
-    stages: tuple[str, ...] = STAGES
-    notebooks: bool = True
+    stages: tuple[str, ...] = STAGES  # none: only notebooks, and the rest of the last report stays
+    notebooks: Mapping[str, Path] | None = None  # name to source; default the course's 10 to 13; empty: none
+    fresh: bool = False  # notebooks that are finished run anew
     answers: bool = True
     sizes: Sizes = REAL
+    judges: JudgeSizes = JudgeSizes()
 
 
 def default_folder() -> Path:
@@ -60,31 +63,59 @@ def rehearse(settings: Settings, say: Callable[[str], None] = print) -> dict:
         chosen = profile(settings.name)
     device = chosen.device()
     positions = settings.positions or (None if device.type == "cuda" else ON_A_PROCESSOR)
-    work = (settings.folder / settings.name).resolve()
-    runner = Runner(settings.name, stand_ins, work, positions, say)
+    runner = Runner(settings.name, stand_ins, (settings.folder / settings.name).resolve(), positions, say)
     figures = opening(settings, chosen, device, positions)
+    if settings.stages:
+        measure_stages(settings, runner, chosen, figures)
+    else:
+        figures = earlier(settings, figures)
+    if settings.notebooks is None or settings.notebooks:
+        rehearse_notebooks(settings, runner, figures)
+    return figures
+
+
+def measure_stages(settings: Settings, runner: Runner, chosen: Profile, figures: dict) -> None:
+    """Every stage and the answers; figures are filled in, and written behind each."""
     target = figures_file(settings.folder, settings.name)
     write_report(target, figures)
-    shutil.rmtree(work / "cache", ignore_errors=True)  # what encoders cost is measured, not remembered
+    shutil.rmtree(runner.work / "cache", ignore_errors=True)  # what encoders cost is measured, not remembered
     for stage in settings.stages:
         found = rehearse_stage(runner, stage, settings.steps)
         figures["stages"][stage] = asdict(found) | {"passes": list(found.passes)}
         figures["passes"] |= found.passes
-        figures["encoders"] = encoder_pace(work / "cache")
-        say(
+        figures["encoders"] = encoder_pace(runner.work / "cache")
+        runner.say(
             f"{stage}: killed with {found.killed_at} steps saved, gone on to {found.steps}; at most {found.memory / 1e9:.2f} GB"
             + (f", {found.card_memory / 1e9:.2f} GB of the card" if found.card_memory else "")
         )
         write_report(target, figures)
     if settings.answers and STAGES[-1] in settings.stages:
-        figures["answers"] = rehearse_answers(runner, chosen, question_files(work, chosen))
+        figures["answers"] = rehearse_answers(runner, chosen, question_files(runner.work, chosen))
+        figures["evaluation"] = rehearse_evaluation(runner, chosen, settings.judges)
     figures["by"] = measured_by(figures)
-    figures["memory"] = memory_lines(chosen, figures, positions)
+    figures["memory"] = memory_lines(chosen, figures, runner.positions)
     write_report(target, figures)  # enough for a plan, should the notebooks be interrupted
-    if settings.notebooks:
-        figures["notebooks"] = rehearse_notebooks(runner)
-        write_report(target, figures)
-    return figures
+
+
+def rehearse_notebooks(settings: Settings, runner: Runner, figures: dict) -> None:
+    """The notebooks; figures are filled in, and written behind each."""
+    from mmo.rehearsal import notebooks  # papermill takes a second to import, and a plan needs none
+
+    def tell(found: dict) -> None:
+        figures["notebooks"] = dict(found)
+        write_report(figures_file(settings.folder, settings.name), figures)
+
+    notebooks.rehearse_notebooks(runner, settings.notebooks, settings.fresh, tell)
+
+
+def earlier(settings: Settings, figures: dict) -> dict:
+    """The last report's figures, where only notebooks are to run and they are of the same machine and sizes; else the figures as given."""
+    path = figures_file(settings.folder, settings.name)
+    if not path.is_file():
+        return figures
+    told = json.loads(path.read_text(encoding="utf-8"))
+    same = all(told.get(name) == figures[name] for name in ("profile", "full_size", "device", "positions", "weights"))
+    return told | {"notebooks": {}} if same else figures
 
 
 def opening(settings: Settings, chosen: Profile, device: torch.device, positions: int | None) -> dict:
@@ -93,7 +124,7 @@ def opening(settings: Settings, chosen: Profile, device: torch.device, positions
     return {
         "profile": settings.name, "full_size": sizes == asdict(REAL), "device": device.type, "machine": describe_machine(device),
         "threads": torch.get_num_threads() if device.type == "cpu" else 1, "positions": positions, "limit": limit_of(settings.memory, device),
-        "weights": weights_of(chosen), "stages": {}, "passes": {}, "encoders": {}, "answers": {}, "notebooks": {}, "by": "seconds", "memory": {},
+        "weights": weights_of(chosen), "stages": {}, "passes": {}, "encoders": {}, "answers": {}, "evaluation": {}, "notebooks": {}, "by": "seconds", "memory": {},
     }  # fmt: skip
 
 
@@ -203,9 +234,11 @@ def show_figures(figures: dict) -> None:
     for kind, told in figures["answers"].items():
         spoke = f"{told['speech_seconds']:.2f} s of speech" if "speech_seconds" in told else "" if told["spoke"] else "no sound"
         table.add_row(f"answer to {kind}", f"{told['memory'] / 1e9:.2f} GB", "", spoke, "", "", f"{told['seconds']:.0f}")
+    if told := figures.get("evaluation"):
+        table.add_row("evaluation", f"{told['memory'] / 1e9:.2f} GB", "", "", "", "", f"{told['seconds']:.0f}")
     for told in figures["notebooks"].values():
-        table.add_row(told["file"], f"{told['memory'] / 1e9:.2f} GB", "", "", "", "", f"{told['seconds']:.0f}")
+        table.add_row(told["file"], f"{told['memory'] / 1e9:.2f} GB", "", "kept from before" if told["kept"] else "", "", "", f"{told['seconds']:.0f}")
     console.print(table)
     machine = ", ".join(f"{name} {value}" for name, value in figures["machine"].items() if name != "processor")
     console.print(machine, style="dim")
-    console.print("memory: the most a stage's process held (system's figure); a notebook's is the sum over its kernel and the runner", style="dim")
+    console.print("memory: the most a stage's process held (system's figure); a notebook's is its kernel's", style="dim")

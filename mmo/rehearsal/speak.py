@@ -9,24 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
+from mmo.bench.unstoppable import Unstoppable
 from mmo.codec import Codec
-from mmo.config import Decoding
-from mmo.generation import Decoder, Generator, Prompt
 from mmo.omni import load_model
 from mmo.profiles import profile
 from mmo.say import Question, make_prompt, show, write
-
-
-class Unstoppable(Generator):
-    """A generator whose codebook 0 never stops: `Decoding.max_frames` ends the speech."""
-
-    def start(self, prompts: Sequence[Prompt], decoding: Decoding | None, speech: bool) -> Decoder:
-        decoder = super().start(prompts, decoding, speech)
-        decoder.allowed[0, self.config.audio_stop_token] = float("-inf")
-        return decoder
 
 
 def speak(name: str, weights: Path, out: Path, question: str = "What is three plus four?") -> dict:

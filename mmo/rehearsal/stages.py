@@ -1,4 +1,4 @@
-"""Every stage as a person runs it, each command a process of its own: train, be killed, go on, answer, run the notebooks.
+"""Every stage as a person runs it, each command a process of its own: train, be killed, go on, answer.
 
 The commands are the course's own (`mmo train`, `mmo say`) and know nothing of being rehearsed but the folder of downloads, the
 budget, and how many positions to compute at once.  The kill is a real one: SIGKILL as soon as the first state is saved.
@@ -110,14 +110,21 @@ def watch(process: subprocess.Popen, kill_when: Callable[[], bool] | None) -> tu
     peak = 0
     while process.poll() is None:
         with contextlib.suppress(psutil.Error, OSError):  # it may end between two looks
-            # A loader's process shares most of its memory with its parent: only its own counts.
-            beside = sum(each.memory_full_info().uss for each in psutil.Process(process.pid).children(recursive=True))
-            peak = max(peak, process_peak(process.pid) + beside)
+            peak = max(peak, held(process.pid))
         if kill_when and kill_when():
             process.kill()
             kill_when = None
         time.sleep(POLL_SECONDS)
     return process.returncode, peak
+
+
+def held(process: int) -> int:
+    """Bytes that a living process held at most so far, and what those that it started hold now.  Raises psutil.Error where it has ended.
+
+    A loader's process shares most of its memory with its parent: only its own counts.
+    """
+    beside = sum(each.memory_full_info().uss for each in psutil.Process(process).children(recursive=True))
+    return process_peak(process) + beside
 
 
 # --- Training --------------------------------------------------------------------------------------------------------
@@ -228,34 +235,3 @@ def question_files(work: Path, chosen: Profile) -> dict[str, list[str]]:
     sound.write_bytes(heard["question_audios"][0])
     picture.write_bytes(seen["image_bytes"])
     return {"text": ["What is three plus four?"], "sound": ["--audio", str(sound)], "picture": ["--image", str(picture)]}
-
-
-# --- Notebooks -------------------------------------------------------------------------------------------------------
-
-
-def rehearse_notebooks(runner: Runner, notebooks: dict[str, str] | None = None, sources: Path = REPOSITORY / "solutions") -> dict[str, dict]:
-    """Notebooks 10 to 13 through papermill with profile and budget "rehearse"; by name: seconds, memory of the kernel and this process.
-
-    They train in a run of their own.  Raises `mmo.weekend.NotebookFailed`, which names the cell.
-    """
-    from rich.console import Console
-
-    from mmo.weekend import NOTEBOOKS, Watch, run_notebook
-
-    notebooks = NOTEBOOKS if notebooks is None else notebooks
-    runs, found = runner.work / "notebooks", {}
-    before = dict(os.environ)
-    os.environ.clear()
-    os.environ.update(runner.environment() | {"MMO_RUNS": str(runs)})
-    try:
-        for name, file in notebooks.items():
-            watch = Watch(Console(quiet=True))
-            with watch.showing():
-                parameters = {"profile": runner.name, "budget": "rehearse"}
-                seconds = run_notebook(sources / file, runs / file, parameters, watch)
-            found[name] = {"seconds": seconds, "memory": watch.peak_rss, "file": file}
-            runner.say(f"{file}: {seconds:.0f} s, at most {watch.peak_rss / 1e9:.1f} GB")
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-    return found

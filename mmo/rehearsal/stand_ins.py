@@ -165,15 +165,10 @@ def write_tokenizer(folder: Path, vocabulary: int) -> None:
 
 def write_codec(path: Path, changes: dict) -> None:
     """Mimi in moshi's layout, fp32, with drawn codebooks (fresh ones are all zero)."""
-    from mmo.codec import REAL_FILE, build_mimi, codec_config, save_codec
+    from mmo.codec import REAL_FILE, build_mimi, codec_config, draw_codebooks, save_codec
 
     config = codec_config(**changes)
-    model = build_mimi(config)
-    for name, value in model.state_dict().items():
-        if name.endswith("embedding_sum"):
-            value.normal_()
-        if name.endswith("cluster_usage"):
-            value.fill_(1.0)
+    model = draw_codebooks(build_mimi(config))
     save_codec(model, config, path, torch.float32)
     if path.name == REAL_FILE and not changes:
         path.with_suffix(".json").unlink()  # the real file comes without its sizes

@@ -10,6 +10,7 @@
     grades.py        verdicts into points
     pages.py         grades.csv, a page for each student, a page for the class
     grade.py         all of it in order
+    synthetic.py     ten students that are none, to try it with
 
 Answers are called through the exercises' own checks, as `check(...)` does in the notebook; no other cell of a submission is run.
 So a changed check cell has nothing to change, no training is waited for, and a class takes minutes.

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MEGABYTE = 1_000_000
+MOST_FILES = 100  # that an answer may open for writing; each may have Limits.output
 STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty", "os.kill", "os.killpg", "pty.spawn")
 CHANGES = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate", "os.chmod", "os.chown", "shutil.rmtree")
 REACHES = ("socket.connect", "socket.sendto", "socket.sendmsg", "socket.bind")
@@ -30,7 +31,7 @@ class Limits:
     seconds: float = 20.0
     patience: float = 30.0
     memory: int = 2000 * MEGABYTE  # bytes on top of what the process has when it begins
-    output: int = 1 * MEGABYTE  # bytes printed, and of each file written
+    output: int = 1 * MEGABYTE  # bytes printed, and of each of at most MOST_FILES files written
 
     def __post_init__(self) -> None:
         if min(self.seconds, self.patience, self.memory, self.output) <= 0:
@@ -76,12 +77,16 @@ def lower(resource, which: int, value: int) -> None:
 
 
 def guard(folder: Path, closed: tuple[Path, ...]) -> None:
-    """Refuse, by audit hook, network, programs, and files elsewhere."""
+    """Refuse, by audit hook, network, programs, files elsewhere, and more than MOST_FILES of its own."""
     home, shut = str(folder.resolve()) + os.sep, tuple(str(path.resolve()) + os.sep for path in closed)
+    written = 0
 
     def hook(event: str, arguments: tuple) -> None:
+        nonlocal written
         if event == "open":
-            check_file(arguments[0], arguments[2], home, shut)
+            written += check_file(arguments[0], arguments[2], home, shut)
+            if written > MOST_FILES:
+                raise NotWhileGrading(f"no more than {MOST_FILES} files may be written while grading")
         elif event in STARTS:
             raise NotWhileGrading(f"no other programs while grading ({event})")
         elif event in CHANGES:
@@ -94,16 +99,17 @@ def guard(folder: Path, closed: tuple[Path, ...]) -> None:
     sys.addaudithook(hook)
 
 
-def check_file(path, flags, home: str, shut: tuple[str, ...]) -> None:
-    """Raises NotWhileGrading where the file is not to be opened so."""
+def check_file(path, flags, home: str, shut: tuple[str, ...]) -> bool:
+    """Whether a file of its own is opened for writing.  Raises NotWhileGrading where it is not to be opened so."""
     if not isinstance(path, (str, bytes, os.PathLike)):
-        return  # a number: a file that is open already
+        return False  # a number: a file that is open already
     full = os.path.realpath(os.fsdecode(path))
     if full.startswith(shut):
         raise NotWhileGrading(f"{os.path.basename(full)} is not to be read while grading")
     writes = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC)
     if writes and not full.startswith(home) and full != os.devnull:
         raise NotWhileGrading(f"no files outside its own folder while grading ({os.path.basename(full)})")
+    return bool(writes) and full != os.devnull
 
 
 def check_address(address) -> None:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from jinja2 import Environment, StrictUndefined
 
 from mmo.course.catalogue import Notebook
-from mmo.course.exercises import find
+from mmo.course.exercises import exercises_of, find
 from mmo.course.grading.grades import KINDS, Grade
 from mmo.course.grading.submissions import Submission
 from mmo.course.grading.summary import hardest_first
@@ -26,7 +26,7 @@ MOST_PICTURES = 12  # of the plots in a student's file
 HEAD = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ title }}</title><style>
 body { font-family: sans-serif; max-width: 900px; margin: 24px auto; padding: 0 12px; line-height: 1.45; }
-td, th { padding: 5px 12px 5px 0; vertical-align: top; text-align: left; border-bottom: 1px solid #eee; } td.number { text-align: right; }
+table { border-collapse: collapse; } td, th { padding: 5px 14px 5px 0; vertical-align: top; text-align: left; border-bottom: 1px solid #e4e4e4; } td.number, th.number { text-align: right; }
 section { border-left: 4px solid; padding: 2px 12px; margin: 12px 0; } section h3 { margin: 2px 0; font-size: 1em; }
 pre { background: #f6f6f6; padding: 8px; overflow-x: auto; white-space: pre-wrap; } img { max-width: 100%; } .words { white-space: pre-line; }
 .mark { background: #fff3c4; padding: 2px 6px; }
@@ -48,14 +48,14 @@ STUDENT = HEAD + """<h1>{{ student }}</h1><p>{{ points(earned) }} of {{ of }} po
 """
 CLASS = HEAD + """<h1>{{ title }}</h1>
 <h2>Exercises, the hardest first</h2>
-<table><tr><th>exercise</th><th>points earned</th>{% for kind in kinds %}<th>{{ kind }}</th>{% endfor %}<th>said most</th></tr>
+<table><tr><th>exercise</th><th class="number">points earned</th>{% for kind in kinds %}<th class="number">{{ kind }}</th>{% endfor %}<th>said most</th></tr>
 {% for line in lines %}<tr><td>{{ line.exercise }}</td><td class="number">{{ "%.0f" | format(100 * line.share) }} %</td>
 {% for kind in kinds %}<td class="number">{{ line.kinds[kind] or "" }}</td>{% endfor %}
 <td>{% if line.often %}{{ line.times }} × {{ line.often }}{% endif %}</td></tr>{% endfor %}</table>
 <h2>Students</h2>
-<table><tr><th>student</th>{% for entry in entries %}<th>{{ entry.number }}</th>{% endfor %}<th>points</th><th>to look at</th></tr>
+<table><tr><th>student</th>{% for entry in entries %}<th class="number">{{ entry.number }}</th>{% endfor %}<th class="number">of {{ of }}</th><th>to look at</th><th>the files</th></tr>
 {% for row in rows %}<tr><td><a href="students/{{ row.link }}">{{ row.student }}</a></td>
-{% for part in row.parts %}<td class="number">{{ points(part) }}</td>{% endfor %}<td class="number">{{ points(row.earned) }}</td><td>{{ row.look }}</td></tr>{% endfor %}
+{% for part in row.parts %}<td class="number">{{ points(part) }}</td>{% endfor %}<td class="number">{{ points(row.earned) }}</td><td>{{ row.look }}</td><td>{{ row.files }}</td></tr>{% endfor %}
 </table></body></html>
 """
 
@@ -86,7 +86,7 @@ def write_pages(out: Path, entries: Sequence[Notebook], submissions: Sequence[Su
     names = list(dict.fromkeys(each.student for each in submissions))
     for name in names:
         (pages / f"{name}.html").write_text(student_page(environment, name, submissions, grades), encoding="utf-8")
-    (out / "class.html").write_text(class_page(environment, names, entries, grades), encoding="utf-8")
+    (out / "class.html").write_text(class_page(environment, names, entries, submissions, grades), encoding="utf-8")
     write_csv(out / "grades.csv", grades)
 
 
@@ -110,11 +110,13 @@ def student_page(environment: Environment, student: str, submissions: Sequence[S
     return environment.from_string(STUDENT).render(words, earned=sum(each.points for each in own), of=sum(each.of for each in own))
 
 
-def class_page(environment: Environment, names: Sequence[str], entries: Sequence[Notebook], grades: Sequence[Grade]) -> str:
+def class_page(environment: Environment, names: Sequence[str], entries: Sequence[Notebook], submissions: Sequence[Submission], grades: Sequence[Grade]) -> str:
     rows = []
     for name in names:
         own = [grade for grade in grades if grade.student == name]
         parts = [sum(grade.points for grade in own if grade.notebook == entry.number) for entry in entries]
         look = ", ".join(grade.exercise for grade in own if grade.marks)
-        rows.append({"student": name, "link": quote(f"{name}.html"), "parts": parts, "earned": sum(parts), "look": look})
-    return environment.from_string(CLASS).render(title="The class", lines=hardest_first(grades), entries=entries, rows=rows)
+        files = "; ".join(words for each in submissions if each.student == name for words in [each.problem, *each.notes] if words)
+        rows.append({"student": name, "link": quote(f"{name}.html"), "parts": parts, "earned": sum(parts), "look": look, "files": files})
+    of = sum(task.points for entry in entries for task in exercises_of(entry.number))
+    return environment.from_string(CLASS).render(title="The class", lines=hardest_first(grades), entries=entries, rows=rows, of=of)

@@ -12,9 +12,10 @@ import multiprocessing
 import os
 import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -23,10 +24,13 @@ import psutil
 
 from mmo.course.grading.child import WARM, Job, Result, main
 from mmo.course.grading.limits import MEGABYTE, Limits
+from mmo.course.grading.submissions import printable
 
 PAUSE = 0.02  # seconds between two looks at what runs
 PATIENCE_AT_START = 600  # seconds until a process is ready; the first waits for the server, which imports torch
+PATIENCE_FOR_RESULT = 60  # seconds until the rest of a message is there
 LONGEST_RESULT = 8 * MEGABYTE  # of JSON, its picture included
+NO_VERDICT = "what it sent is no verdict: the answer meddles with the process it runs in"
 SHOWN = 2000  # characters of what an answer printed
 
 
@@ -154,24 +158,39 @@ def wait_until_ready(each: Running) -> None:
 
 
 def received(each: Running) -> Result:
-    """What a process sent.  Whatever it sent, this does not raise."""
-    try:
-        return checked(json.loads(each.channel.recv_bytes(LONGEST_RESULT)))
-    except EOFError:
+    """What a process sent.  Whatever it sent, this does not raise, and it does not wait for ever for the rest of what was begun."""
+    found: list[bytes | Exception] = []
+    reader = threading.Thread(target=lambda: found.append(message_of(each.channel)), daemon=True)
+    reader.start()
+    reader.join(PATIENCE_FOR_RESULT)
+    if not found:  # it announced more than it sends
+        each.process.kill()
+        return Result(stopped=NO_VERDICT)
+    if isinstance(found[0], EOFError):
         each.process.join(5)
         return Result(stopped=how_it_ended(each.process.exitcode, each.job.limits))
-    except (OSError, ValueError, TypeError, RecursionError):
-        return Result(stopped="what it sent is no verdict: the answer meddles with the process it runs in")
+    try:
+        return checked(json.loads(found[0]))
+    except (ValueError, TypeError, RecursionError):
+        return Result(stopped=NO_VERDICT)
+
+
+def message_of(channel: Connection) -> bytes | Exception:
+    """The next message, or why there is none."""
+    try:
+        return channel.recv_bytes(LONGEST_RESULT)
+    except (EOFError, OSError) as error:
+        return error
 
 
 def checked(sent: dict) -> Result:
-    """A Result whose parts are of the right kind.  Raises TypeError otherwise."""
+    """A Result whose parts are of the right kind, and printable.  Raises TypeError otherwise."""
     result = Result(**sent)
     texts = (result.visible, result.words, result.alt)
     maybe = (result.hidden, result.stopped, result.called, result.picture)
     if not all(isinstance(each, str) for each in texts) or not all(each is None or isinstance(each, str) for each in maybe):
         raise TypeError("not a Result")
-    return result
+    return Result(**{name: value if value is None else printable(value) for name, value in asdict(result).items()})
 
 
 def how_it_ended(code: int | None, limits: Limits) -> str:

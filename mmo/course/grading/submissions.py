@@ -17,6 +17,7 @@ from mmo.course.catalogue import Notebook
 from mmo.course.grading.answers import Cell, code_cells, exercise_ids
 
 LARGEST_FILE = 64_000_000  # bytes; a notebook with sounds in its outputs has a few million
+LARGEST_CODE = 1_000_000  # characters in its code cells; the longest notebook of the course has forty thousand
 
 
 @dataclass(frozen=True)
@@ -49,20 +50,32 @@ class File:
 
 def read_file(path: Path) -> File:
     """A file, or what is wrong with it."""
+    name = printable(path.name)
     try:
+        if not path.is_file():  # a folder, or a pipe, which would be waited for
+            return File(path, problem=f"{name} is no file")
         size = path.stat().st_size
         if size > LARGEST_FILE:
-            return File(path, problem=f"{path.name} has {size / 1e6:.0f} MB, more than {LARGEST_FILE / 1e6:.0f}: clear its outputs and hand it in again")
-        found = json.loads(path.read_text(encoding="utf-8"))
+            return File(path, problem=f"{name} has {size / 1e6:.0f} MB, more than {LARGEST_FILE / 1e6:.0f}: clear its outputs and hand it in again")
+        found = json.loads(path.read_text(encoding="utf-8-sig"))  # some editors put a mark in front
         stamp = found.get("metadata", {}).get("mmo", {})
-        release, variant = (str(stamp[name]) if name in stamp else None for name in ("release", "variant"))
-        return File(path, code_cells(found), release=release, variant=variant)
+        release, variant = (printable(str(stamp[key])) if key in stamp else None for key in ("release", "variant"))
+        cells = code_cells(found)
+        code = sum(len(cell.source) for cell in cells)
+        if code > LARGEST_CODE:
+            return File(path, problem=f"{name} has {code / 1e6:.1f} million characters of code, more than {LARGEST_CODE / 1e6:g}: something was pasted into a code cell")
+        return File(path, cells, release=release, variant=variant)
     except OSError as error:
-        return File(path, problem=f"{path.name} cannot be opened: {error.strerror}")
+        return File(path, problem=f"{name} cannot be opened: {error.strerror}")
     except (ValueError, RecursionError) as error:
-        return File(path, problem=f"{path.name} is no notebook: {error}")
+        return File(path, problem=f"{name} is no notebook: {printable(str(error))}")
     except (AttributeError, KeyError, TypeError):
-        return File(path, problem=f"{path.name} is JSON, but no notebook: it has no list of cells")
+        return File(path, problem=f"{name} is JSON, but no notebook: it has no list of cells")
+
+
+def printable(text: str) -> str:
+    """A text that can be written as UTF-8: what cannot (a name in another encoding, half of a pair of surrogates) is written out."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def students(folder: Path) -> list[str]:
@@ -72,7 +85,7 @@ def students(folder: Path) -> list[str]:
     shown = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
     loose = [path.name for path in shown if path.suffix == ".ipynb"]
     if loose:
-        raise ValueError(f"{folder} holds notebooks that belong to nobody ({', '.join(loose[:3])}): give each student a folder, {folder.name}/NAME/…")
+        raise ValueError(f"{folder} holds notebooks that belong to nobody ({printable(', '.join(loose[:3]))}): give each student a folder, {folder.name}/NAME/…")
     names = [path.name for path in shown if path.is_dir()]
     if not names:
         raise ValueError(f"{folder} holds no student's folder: {folder.name}/NAME/07_….ipynb is expected")
@@ -83,7 +96,15 @@ def files_of(folder: Path) -> list[File]:
     """The notebook files in a student's folder, at any depth; links that lead out of it are not followed."""
     home = folder.resolve()
     paths = [path for path in sorted(folder.rglob("*.ipynb")) if ".ipynb_checkpoints" not in path.parts]
-    return [read_file(path) for path in paths if path.resolve().is_relative_to(home)]
+    return [read_file(path) for path in paths if lies_in(path, home)]
+
+
+def lies_in(path: Path, home: Path) -> bool:
+    """Whether a path, or what it links to, lies in a folder; a link that leads round in a circle lies nowhere."""
+    try:
+        return path.resolve().is_relative_to(home)
+    except (OSError, RuntimeError):
+        return False
 
 
 def choose(student: str, entry: Notebook, files: Sequence[File]) -> Submission:
@@ -97,11 +118,11 @@ def choose(student: str, entry: Notebook, files: Sequence[File]) -> Submission:
             return Submission(student, entry, problem="; ".join(file.problem for file in named or broken))
         return Submission(student, entry, problem=f"no {entry.file}.ipynb was handed in")
     file = found[0]
-    notes = [] if file.path.stem == entry.file else [f"the file is called {file.path.name}; known by its exercises as {entry.file}.ipynb"]
+    notes = [] if file.path.stem == entry.file else [f"the file is called {printable(file.path.name)}; known by its exercises as {entry.file}.ipynb"]
     if len(found) > 1:
-        notes.append(f"graded is {file.path.name}, not {', '.join(other.path.name for other in found[1:])}")
+        notes.append(f"graded is {printable(file.path.name)}, not {', '.join(printable(other.path.name) for other in found[1:])}")
     if not exercise_ids(file.cells):
-        return Submission(student, entry, problem=f"{file.path.name} holds no exercise cell: every @exercise(...) is gone", notes=tuple(notes))
+        return Submission(student, entry, problem=f"{printable(file.path.name)} holds no exercise cell: every @exercise(...) is gone", notes=tuple(notes))
     return Submission(student, entry, file.cells, notes=tuple(notes + release_notes(file)), variant=file.variant)
 
 
@@ -116,9 +137,9 @@ def release_notes(file: File) -> list[str]:
 def collect(folder: Path, entries: Sequence[Notebook]) -> list[Submission]:
     """Every student's every notebook.  Raises ValueError where the folder has not one folder a student."""
     found = []
-    for student in students(folder):
-        files = files_of(folder / student)
-        found += [choose(student, entry, files) for entry in entries]
+    for name in students(folder):
+        files = files_of(folder / name)
+        found += [choose(printable(name), entry, files) for entry in entries]
     return found
 
 

@@ -1,0 +1,130 @@
+"""`mmo bench trace`: where a step of decoding spends its time, by PyTorch's profiler: growing caches before, ours after.
+
+Times are an operation's own, without what it calls; they are taken with the profiler at work, which makes every operation slower by about a
+microsecond, so shares count and sums do not.  What is left of the wall clock after all operations is Python.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch.profiler import ProfilerActivity
+from torch.profiler import profile as profiled
+
+from mmo.bench.decode import GROWING, OURS, GrowingArm, OurArm, bench_model, prompts_of
+from mmo.bench.report import Line, Report, describe_machine
+from mmo.bench.rows import open_bench_rows
+from mmo.bench.unstoppable import Unstoppable
+from mmo.config import Draws
+from mmo.profiles import Profile
+from mmo.twin import Precision
+
+KINDS = {
+    "products with weights": ("mm", "addmm", "linear", "bmm", "baddbmm", "mv", "addmv", "_weight_int8pack_mm", "mkldnn_linear"),
+    "attention": ("softmax", "_softmax"),  # and all that is called so
+    "copies, tables, caches": (
+        "copy_", "cat", "stack", "index", "_index_put_impl_", "index_put_", "index_select", "gather", "embedding", "embedding_bag", "_embedding_bag",
+        "_embedding_bag_forward_only", "clone", "fill_", "zeros", "empty", "repeat_interleave", "_to_copy",
+    ),
+    "views": (
+        "view", "reshape", "transpose", "t", "slice", "select", "as_strided", "expand", "unsqueeze", "squeeze", "split", "split_with_sizes", "chunk",
+        "narrow", "permute", "unbind", "_unsafe_view", "_reshape_alias", "alias", "detach", "unflatten", "movedim",
+    ),
+    "looks at the device": ("item", "_local_scalar_dense", "is_nonzero"),
+    "choice": ("topk", "cumsum", "multinomial", "argmax", "sort"),
+}  # fmt: skip
+ELEMENTWISE, PYTHON = "elementwise, norms, the rest", "Python, and the profiler"
+
+
+@dataclass(frozen=True)
+class TraceBench:
+    """Settings of one measurement."""
+
+    text: int = 12
+    frames: int = 41
+    precisions: tuple[Precision, ...] = ()
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One profiled round."""
+
+    steps: int
+    seconds: float  # wall
+    kinds: dict[str, float]  # seconds
+    operations: int
+    most: list[tuple[str, float, int]]  # operations: name, seconds, how often
+
+    def largest(self) -> list[str]:
+        """The operations that take most, a step."""
+        return [f"{name} {1000 * own / self.steps:.2f} ms ({count / self.steps:.0f} ×)" for name, own, count in self.most]
+
+
+def kind_of(name: str) -> str:
+    """The kind of an operation by its name."""
+    bare = name.removeprefix("aten::")
+    if "attention" in bare:
+        return "attention"
+    return next((kind for kind, names in KINDS.items() if bare in names), ELEMENTWISE)
+
+
+def traced(work: Callable[[], object], steps: Callable[[], int]) -> Trace:
+    """Profile one call of work on the CPU's side."""
+    with profiled(activities=[ProfilerActivity.CPU]) as profiler:
+        started = time.perf_counter()
+        work()
+        seconds = time.perf_counter() - started
+    kinds, most, operations = Counter(), [], 0
+    for event in profiler.key_averages():
+        if event.key.startswith("aten::"):
+            own = event.self_cpu_time_total / 1e6
+            kinds[kind_of(event.key)] += own
+            operations += event.count
+            most.append((event.key.removeprefix("aten::"), own, event.count))
+    kinds[PYTHON] = max(0.0, seconds - sum(kinds.values()))
+    most.sort(key=lambda entry: -entry[1])
+    return Trace(steps(), seconds, dict(kinds), operations, most[:5])
+
+
+def bench_trace(profile: Profile, settings: TraceBench, device: torch.device | None = None) -> Report:
+    """One answer each: growing caches, ours, and ours in further precisions."""
+    device = device or profile.device()
+    decoding = replace(profile.decoding, max_text=settings.text, max_frames=settings.frames).greedy()
+    with TemporaryDirectory() as folder:
+        rows = open_bench_rows(profile, "synthetic", Path(folder), 1, settings.seed, draws=Draws.none())
+        prompts = prompts_of(rows, 1)
+    model, weights = bench_model(profile, settings.seed, device)
+    arms: dict[str, OurArm | GrowingArm] = {GROWING: GrowingArm(model, prompts, decoding), OURS: OurArm(Unstoppable(model), [prompts], decoding)}
+    for precision in settings.precisions:
+        arms[f"{OURS}, {precision}"] = OurArm(Unstoppable(model, precision=precision), [prompts], decoding)
+    found: dict[str, Trace] = {}
+    for name, arm in arms.items():
+        arm()  # warms up
+        found[name] = traced(arm, lambda arm=arm: arm.steps)
+    return Report(
+        title=f"Where a step of decoding goes, {profile.name}",
+        columns=tuple(found),
+        lines=tuple(trace_lines(list(found.values()))),
+        ratios={},
+        checks={},
+        settings={"profile": profile.name, "weights": weights, "frames": settings.frames, "text": settings.text, "seed": settings.seed},
+        machine=describe_machine(device),
+        samples={name: [trace.seconds] for name, trace in found.items()},
+        notes=tuple(f"{name}: {', '.join(trace.largest())}" for name, trace in found.items()),
+    )
+
+
+def trace_lines(traces: list[Trace]) -> list[Line]:
+    """Milliseconds a step by kind, largest first."""
+    every = {kind for trace in traces for kind in trace.kinds}
+    kinds = sorted(every, key=lambda kind: -max(trace.kinds.get(kind, 0.0) / trace.steps for trace in traces))
+    lines = [Line("one step, profiled", "ms", tuple(1000 * trace.seconds / trace.steps for trace in traces))]
+    lines += [Line(kind, "ms", tuple(1000 * trace.kinds.get(kind, 0.0) / trace.steps for trace in traces)) for kind in kinds]
+    return [*lines, Line("operations a step, views included", "", tuple(trace.operations / trace.steps for trace in traces))]
