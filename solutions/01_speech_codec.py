@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 01 · The speech codec
 #
-# *Takes 75 minutes (tiny) · runs in 75 s on one core (tiny) · builds on nothing before it · 5 exercises, 13 points*
+# *Takes 75 minutes (tiny) · runs in 47 s on one core (tiny) · builds on nothing before it · 5 exercises, 13 points*
 #
 # **At the end** you have built a residual quantiser that gives Mimi's own codes. You have heard a sentence with one to eight
 # of its codebooks, put a number to what you hear, and worked out what a second of speech costs.

@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 05 · The Thinker
 #
-# *Takes 75 minutes (tiny) · runs in 6 s on one core (tiny) · builds on nothing before it · 6 exercises, 14 points*
+# *Takes 75 minutes (tiny) · runs in 4 s on one core (tiny) · builds on nothing before it · 6 exercises, 14 points*
 #
 # **At the end** you have written every part of a modern language model: norm, positions, attention with its mask and its cache, the gated
 # feed-forward. Your functions run the weights that come with the course, and they answer you in writing.

@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 07 · The sequence and its delay
 #
-# *Takes 60 minutes (tiny) · runs in 10 s on one core (tiny) · builds on nothing before it · 4 exercises, 12 points*
+# *Takes 60 minutes (tiny) · runs in 8 s on one core (tiny) · builds on nothing before it · 4 exercises, 12 points*
 #
 # **At the end** you have laid out a spoken answer as the model sees it: eight streams of codes over one stream of words, each
 # codebook one step later than the one above it. You can go there and back, you know what is learnt at which position, and what

@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 08 · The Talker: eight codes a step
 #
-# *Takes 90 minutes (tiny) · runs in 120 s on one core (tiny) · builds on 05, 07 · 5 exercises, 15 points*
+# *Takes 90 minutes (tiny) · runs in 88 s on one core (tiny) · builds on 05, 07 · 5 exercises, 15 points*
 #
 # **At the end** you have built the speaking half of the model: its input, its eight-headed output, its loss. You have seen where it looks while it
 # speaks, caught it saying a word that nobody wrote, and trained one from nothing until it says one sentence aloud.

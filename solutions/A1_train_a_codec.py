@@ -11,7 +11,7 @@
 # %% [markdown]
 # # A1 · Train a codec
 #
-# *Takes 60 minutes (tiny) · runs in 280 s on one core (tiny) · builds on nothing before it · 4 exercises, 11 points*
+# *Takes 60 minutes (tiny) · runs in 340 s on one core (tiny) · builds on nothing before it · 4 exercises, 11 points*
 #
 # **At the end** you have trained a small Mimi from nothing and heard it: first noise, then a hum, then something that speaks with a full mouth.
 # You have written the distance it was trained by, the trick by which a gradient passes a choice, and the running means that a codebook is made

@@ -11,7 +11,7 @@
 # %% [markdown]
 # # A2 · Train a speech encoder
 #
-# *Takes 60 minutes (tiny) · runs in 165 s on one core (tiny) · builds on nothing before it · 3 exercises, 9 points*
+# *Takes 60 minutes (tiny) · runs in 163 s on one core (tiny) · builds on nothing before it · 3 exercises, 9 points*
 #
 # **At the end** you have trained a small SenseVoice that writes down spoken questions, and seen how it gets there: first it says nothing at all, then the most frequent words, then sentences. You have written the loss that needs
 # no alignment, the decoding that goes with it, and you know how much worse it hears a voice that it has never met.
