@@ -1,6 +1,7 @@
 """Every notebook has a quiz that can be trusted: one right choice, an explanation for each, a right answer that its place or length does
 not give away; it works with buttons, without a kernel, and on paper."""
 
+import re
 from collections import Counter
 
 import pytest
@@ -8,7 +9,8 @@ from typer.testing import CliRunner
 
 from mmo.cli import app
 from mmo.course import desk, progress, quiz
-from mmo.course.catalogue import read_course
+from mmo.course.build import Edition, read_text
+from mmo.course.catalogue import REPOSITORY, read_course
 from mmo.course.questions import CHOICES, QUESTIONS, QuizError, numbers, read_quiz, write_sheets
 
 NUMBERS = [entry.number for entry in read_course()]
@@ -26,6 +28,17 @@ def at_home(tmp_path, monkeypatch):
 
 def test_every_notebook_has_one():
     assert numbers() == sorted(NUMBERS)
+
+
+@pytest.mark.parametrize("entry", read_course(), ids=lambda entry: entry.number)
+def test_every_notebook_asks_its_quiz_before_its_summary(entry):
+    """Under a heading of its own, and with what it imports with the rest of the course's tools."""
+    cells = read_text(Edition(entry, REPOSITORY).text).cells
+    (place,) = [number for number, cell in enumerate(cells) if cell.cell_type == "code" and "quiz(" in cell.source]
+    assert cells[place].source == f'quiz("{entry.number}")'
+    before, behind = cells[place - 1], cells[place + 1]
+    assert before.cell_type == behind.cell_type == "markdown" and before.source.startswith("## ") and behind.source.startswith("## ")
+    assert any(re.search(r"^from mmo\.course import .*\bquiz\b", cell.source, re.MULTILINE) for cell in cells[:place])
 
 
 @pytest.mark.parametrize("number", NUMBERS)
