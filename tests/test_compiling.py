@@ -117,11 +117,11 @@ def test_where_it_fails_training_goes_on_and_says_why(profile, tmp_path, monkeyp
 
 
 def test_too_many_graphs_are_given_up(profile, traced, monkeypatch, capsys):  # noqa: F811
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
     monkeypatch.setattr("mmo.compiling.GRAPHS", 1)
-    compiled = stepper_of(profile, compile=True)
-    for number, batch in enumerate(batches_of(profile, 4)):
-        compiled.step(batch, number)
+    with torch._dynamo.config.patch(recompile_limit=1):  # monkeypatch would leave torch without the setting
+        compiled = stepper_of(profile, compile=True)
+        for number, batch in enumerate(batches_of(profile, 4)):
+            compiled.step(batch, number)
     assert "torch.compile is off and training goes on without it: FailOnRecompileLimitHit" in capsys.readouterr().out
     assert all("forward" not in vars(block) for block in compiled.compilation.blocks)
 
