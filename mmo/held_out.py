@@ -32,8 +32,9 @@ NOTE = b"mmo.held_out"
 
 
 def source_of(profile: Profile, stage: str) -> Path:
-    """The file of a kind that rows are set aside from."""
-    return profile.data_dir / profile.stages[stage][0].data[0]
+    """The file of a kind that rows are set aside from: of several shards the first."""
+    pattern = profile.stages[stage][0].data[0]
+    return min(profile.data_dir.glob(pattern), default=profile.data_dir / pattern)
 
 
 def stage_of(profile: Profile, path: Path) -> str | None:

@@ -272,7 +272,8 @@ def full() -> Profile:
         small,
         name="full",
         data_dir=small.data_dir.parent / "full",
-        stages=real_stages(("sft_t2a.parquet",), ("sft_a2a.parquet",), ("sft_i2t.parquet",)),
+        # One file, or shards of it: sft_t2a.parquet, or sft_t2a-00000-of-00008.parquet and so on.
+        stages=real_stages(("sft_t2a[.-]*parquet",), ("sft_a2a[.-]*parquet",), ("sft_i2t[.-]*parquet",)),
     )
 
 
