@@ -239,6 +239,6 @@ def test_one_mean_a_share_would_be_another_loss(profile):  # noqa: F811
     config = profile.stages["t2a"][0].replace(code_dropout=0.0)
     model = OmniModel(profile.model).train()
     batch, parts = take(Batches(*arguments), 1)[0], [take(each, 1)[0] for each in members(2, *arguments)]
-    wanted = losses_of(model, batch, config, CPU)[0]
-    apart = sum(losses_of(model, replace(part, part_of=None), config, CPU)[0] for part in parts) / 2
+    wanted = losses_of(model, batch, config, CPU)[0].detach()
+    apart = sum(losses_of(model, replace(part, part_of=None), config, CPU)[0].detach() for part in parts) / 2
     assert abs(float(apart - wanted)) > 1e-4
