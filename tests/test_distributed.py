@@ -106,8 +106,9 @@ JOBS = {
     "pieces": dict(stage="t2a", positions=100),
     "one row a batch": dict(stage="t2a", recipe=dict(token_budget=160), steps=3),
     "experts": dict(stage="t2a", experts=True),
+    "mute": dict(stage="a2a", start="t2a", draws=dict(question=[0.02, 0.96, 0.02], system_prompt=0.0), recipe=dict(token_budget=200)),
 }
-SAME = dict(rel=1e-4, abs=1e-5)  # what is left after some steps of two sums that were added up in other orders
+SAME = dict(rel=3e-5, abs=1e-6)  # sums are added up in another order, and the next steps begin with what that makes of the weights
 
 SCRIPT = """
 import json, os, signal, sys
@@ -117,13 +118,14 @@ sys.path[:0] = [{root!r}, {tests!r}]
 import torch
 torch.set_num_threads(1)
 import worlds
-from mmo import data, training
+from mmo import config, data, training
 
 def go(folder, job):
     model = worlds.MODEL.replace(use_moe=bool(job.get("experts")))
     profile = replace(worlds.toy_profile(folder, model=model, write=False), positions_at_once=job.get("positions"))
     passes = profile.stages[job["stage"]]
-    profile.stages[job["stage"]] = tuple(each.replace(**job.get("recipe", dict())) for each in passes)
+    recipe = job.get("recipe", dict()) | (dict(draws=config.Draws(**job["draws"])) if "draws" in job else dict())
+    profile.stages[job["stage"]] = tuple(each.replace(**recipe) for each in passes)
     options = dict((name, job[name]) for name in ("steps", "minutes", "workers", "save_at", "strict") if name in job)
     return training.train(profile, job["stage"], run_dir=folder / job["run"], encoders=worlds.toy_encoders(), progress_bar=False,
                           device=torch.device("cpu"), **options)
@@ -238,13 +240,19 @@ def test_two_processes_train_what_one_trains(together, name):
         same_entries(together.log(f"{name}, one", name, validation), together.log(f"{name}, two", name, validation), name)
     one, two = (together.weights(f"{name}, {number}", name) for number in ("one", "two"))
     assert one.keys() == two.keys()
-    assert largest(one, two) < 1e-4, name
+    assert largest(one, two) < (1e-4 if name == "muon" else 1e-5), name
+
+
+def test_steps_in_which_nothing_can_learn_are_among_them(together):
+    """A projector's pass in which some whole batches have no sound: no process has a gradient then, and the next step has one again."""
+    norms = [entry["norm"] > 0 for entry in together.log("mute, two", "mute") if entry["pass"] == "a2a-projector"]
+    assert any(norms) and not all(norms)
 
 
 @pytest.mark.parametrize("run", ["two-one", "one-two"])
 def test_a_run_goes_on_with_another_number_of_processes(together, run):
     same_entries(together.log("a2a, one", "a2a"), together.log(run, "a2a"), run)
-    assert largest(together.weights("a2a, one", "a2a"), together.weights(run, "a2a")) < 1e-4
+    assert largest(together.weights("a2a, one", "a2a"), together.weights(run, "a2a")) < 1e-5
     results = [json.loads((together.folder / each / "log" / "a2a.result.json").read_text()) for each in ("a2a, one", run)]
     for figure in ("rows", "useful", "answers_cut", "stops_cut", "steps", "total_steps"):
         assert results[0][figure] == results[1][figure], figure
