@@ -29,7 +29,7 @@ from mmo.chat import IMAGE_MARK, ChatTokenizer, user_content
 from mmo.config import IGNORE, Draws, ModelConfig
 from mmo.features import FeatureStore
 from mmo.omni import carry
-from mmo.rows import BadRow, DataError, PackedRows, RawRow
+from mmo.rows import BadRow, DataError, PackedRows, RawRow, files_of
 from mmo.sequence import Markers, Row, build_row, frames
 
 EMPTY_THINK = "<think>\n\n</think>\n\n"
@@ -565,10 +565,10 @@ def useful_share(batches: Sequence[Batch]) -> float:
 
 
 def find_files(folder: Path, patterns: Sequence[str]) -> list[Path]:
-    """The files that globs under `folder` name, sorted.  Raises DataError naming a glob that finds nothing."""
+    """The files that globs under `folder` name, or their shards, sorted.  Raises DataError naming a glob that finds nothing."""
     found: list[Path] = []
     for pattern in patterns:
-        matches = sorted(folder.glob(pattern))
+        matches = files_of(folder, pattern)
         if not matches:
             raise DataError(f"{folder / pattern}: no such data file; fetch it (`mmo fetch`) or build it (`mmo world build`)")
         found += matches

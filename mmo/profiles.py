@@ -272,8 +272,7 @@ def full() -> Profile:
         small,
         name="full",
         data_dir=small.data_dir.parent / "full",
-        # One file, or shards of it: sft_t2a.parquet, or sft_t2a-00000-of-00008.parquet and so on.
-        stages=real_stages(("sft_t2a[.-]*parquet",), ("sft_a2a[.-]*parquet",), ("sft_i2t[.-]*parquet",)),
+        stages=real_stages(("sft_t2a.parquet",), ("sft_a2a.parquet",), ("sft_i2t.parquet",)),
     )
 
 

@@ -1,5 +1,7 @@
 """When memory runs out: the same loss and gradients from smaller pieces, and no step lost."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 import worlds
@@ -138,6 +140,30 @@ def test_an_optimiser_that_does_not_fit_is_another_matter(profile, tmp_path, mon
     monkeypatch.setattr(training.Optimisers, "step", no_room)
     with pytest.raises(TooLarge, match="optimiser.*no smaller batch helps"):
         run(profile, "t2a", tmp_path / "run")
+
+
+class OneOfTwo:
+    """What `shares.Sharing` is to a Stepper, in a process whose memory does not suffice."""
+
+    size = 2
+
+    def exchanging(self, now):
+        return nullcontext()
+
+    def pool_balance(self, batch, positions):
+        return False
+
+    def model(self, batch, keep, pooled):
+        raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+
+
+def test_one_of_several_processes_does_not_try_again(profile):
+    """The others wait for its gradients: it says with what to start, which is what one process would have gone on with."""
+    batch, config = a_batch(profile, "t2a")
+    stepper = Stepper(OmniModel(profile.model).train(), config, 10, CPU, torch.float32)
+    stepper.sharing = OneOfTwo()
+    with pytest.raises(TooLarge, match=f"Several processes do not try again.*MMO_POSITIONS={next_smaller(batch, None)}, "):
+        stepper.losses(batch)
 
 
 def test_other_errors_are_not_taken_for_it(profile, tmp_path, monkeypatch):

@@ -127,6 +127,19 @@ def test_each_process_measures_its_part_only(profile, monkeypatch):  # noqa: F81
         assert len(realised) == len(measured[each.rank]) + sum(len(batch.names) for batch in batches) <= 24 // 4 + 24 // 2
 
 
+def test_shards_of_a_file_give_its_batches(profile):  # noqa: F811
+    """t2a-train.parquet, or t2a-train-00000-of-00003.parquet and so on: the same rows in the same batches, read from all shards in every chunk."""
+    whole = take(Batches(*told(profile, "t2a")), 6)
+    path = profile.data_dir / "t2a-train.parquet"
+    path.unlink()
+    rows = worlds.make_rows("t2a", 40)
+    for number, part in enumerate((rows[:5], rows[5:25], rows[25:])):
+        worlds.write_rows(path.with_stem(f"t2a-train-{number:05d}-of-00003"), part)
+    found = take(Batches(*told(profile, "t2a")), 6)
+    assert [[row[1:] for row in rows_of(batch)] for batch in found] == [[row[1:] for row in rows_of(batch)] for batch in whole]
+    assert len({name.split(",")[0] for batch in found if batch.position[0] <= 1 for name in batch.names}) == 3
+
+
 # --- Dealing ---------------------------------------------------------------------------------------------------------
 
 
