@@ -502,6 +502,24 @@ def bench_load(
     run_bench(lambda chosen, where: measure(chosen, settings, device=where), profile, device, json)
 
 
+@bench.command("shards")
+def bench_shards(
+    profile: ProfileOption = None,
+    json: JsonOption = None,
+    shards: Annotated[int, typer.Option("--shards", min=1, help="Files.")] = 8,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="Of each file.")] = 10_000,
+    seen: Annotated[int, typer.Option("--seen", min=1, help="Rows that each worker makes.")] = 8192,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that make batches.")] = 2,
+    seed: SeedOption = 0,
+) -> None:
+    """Memory of the processes that make batches, on one file of rows and on many: it should stay flat."""
+    from mmo.bench.shards import ShardsBench
+    from mmo.bench.shards import bench_shards as measure
+
+    settings = ShardsBench(shards, rows, seen, workers, seed=seed)
+    run_bench(lambda chosen, where: measure(chosen, settings, device=where), profile, "cpu", json)
+
+
 @bench.command("moe")
 def bench_moe(
     profile: ProfileOption = None,

@@ -29,7 +29,7 @@ from mmo.chat import IMAGE_MARK, ChatTokenizer, user_content
 from mmo.config import IGNORE, Draws, ModelConfig
 from mmo.features import FeatureStore
 from mmo.omni import carry
-from mmo.rows import BadRow, DataError, PackedRows, RawRow
+from mmo.rows import BadRow, DataError, PackedRows, RawRow, files_of
 from mmo.sequence import Markers, Row, build_row, frames
 
 EMPTY_THINK = "<think>\n\n</think>\n\n"
@@ -264,6 +264,25 @@ def hide_history(codes: np.ndarray, spoken: np.ndarray, draws: Draws, rng: np.ra
 
 
 @dataclass(frozen=True)
+class Whole:
+    """What a part of a batch (a piece for want of memory, a share of one process) must know of the batch that it is of."""
+
+    rows: int
+    length: int  # positions of each row, padding included
+    text_length: int  # positions that the Thinker's upper layers must read
+    useful: int  # positions that are no padding
+    stop_cut: int  # answers whose stop sign was lost where the row was cut
+    spoken: int  # rows with sound to learn
+    text_labels: int
+    audio_labels: tuple[int, ...]  # of each codebook
+
+    @property
+    def size(self) -> int:
+        """Positions, padding included."""
+        return self.rows * self.length
+
+
+@dataclass(frozen=True)
 class Batch:
     """What one step of training takes.  Labels are shifted; -100 is not learnt.  Tensors are on the CPU."""
 
@@ -280,6 +299,10 @@ class Batch:
     stop_cut: int  # answers whose stop sign was lost where the row was cut
     answers_cut: int = 0  # rows left out of the chunk that ends here: their whole answer fell behind max_length
     position: tuple[int, int] = (0, 0)  # chunk, and batch in it: where to go on behind this batch
+    part_of: Whole | None = None  # None: this is a whole batch
+    before: int = 0  # rows with sound to learn that the whole has in front of this part
+    talks: bool = False  # the Talker takes part even where nothing is spoken: in another process's share something is (shares.py)
+    idle: bool = False  # a share without rows: one row of the whole, without a label, only keeps step
 
     @property
     def size(self) -> int:
@@ -287,9 +310,24 @@ class Batch:
         return self.input_ids.shape[0] * self.input_ids.shape[2]
 
     @property
-    def speaking(self) -> tuple[int, ...]:
-        """Rows with sound to learn; the others need no Talker."""
+    def spoken(self) -> tuple[int, ...]:
+        """Rows with sound to learn."""
         return tuple((self.audio_labels != IGNORE).flatten(1).any(dim=1).nonzero()[:, 0].tolist())
+
+    @property
+    def speaking(self) -> tuple[int, ...]:
+        """Rows that go through the Talker: those with sound to learn; the others need none."""
+        return self.spoken or ((0,) if self.talks else ())
+
+    def whole(self) -> Whole:
+        """The batch that this is a part of, or that it is."""
+        if self.part_of is not None:
+            return self.part_of
+        return Whole(
+            rows=len(self.names), length=self.input_ids.shape[2], text_length=self.text_length, useful=self.useful, stop_cut=self.stop_cut,
+            spoken=len(self.spoken), text_labels=int((self.text_labels != IGNORE).sum()),
+            audio_labels=tuple((self.audio_labels != IGNORE).sum(dim=(0, 2)).tolist()),
+        )  # fmt: skip
 
     def written(self) -> Batch:
         """The same rows as if nothing were spoken: cut behind the last text label, no label for a sound."""
@@ -318,11 +356,11 @@ class Batch:
 
 
 def collate(
-    examples: Sequence[Example], config: ModelConfig, position: tuple[int, int] = (0, 0), answers_cut: int = 0
+    examples: Sequence[Example], config: ModelConfig, position: tuple[int, int] = (0, 0), answers_cut: int = 0, length: int = 0
 ) -> Batch:
-    """Stack examples, padded on the right to the longest."""
+    """Stack examples, padded on the right to the longest, or to `length` where that is more."""
     rows = [example.row for example in examples]
-    B, Q, T = len(rows), config.num_codebooks, max(example.length for example in examples)
+    B, Q, T = len(rows), config.num_codebooks, max(length, *(example.length for example in examples))
     input_ids = torch.full((B, Q + 1, T), config.audio_pad_token)
     input_ids[:, Q] = config.pad_token
     text_labels, audio_labels = torch.full((B, T), IGNORE), torch.full((B, Q, T), IGNORE)
@@ -389,10 +427,10 @@ class Counts:
     stops_cut: int = 0  # rows whose answer lost a stop sign
 
     def add(self, batch: Batch) -> None:
-        """Count one batch."""
-        self.rows += len(batch.names)
+        """Count one batch; of a part, the whole that it is of."""
+        self.rows += batch.part_of.rows if batch.part_of else len(batch.names)
         self.answers_cut += batch.answers_cut
-        self.stops_cut += batch.stop_cut
+        self.stops_cut += batch.part_of.stop_cut if batch.part_of else batch.stop_cut
 
 
 class Batches:
@@ -432,19 +470,31 @@ class Batches:
             self._orders[corpus] = epoch, drawn
         return self._orders[corpus][1]
 
-    def chunk(self, number: int) -> list[Example]:
-        """The rows of one chunk, realised, shortest first; rows whose answer was cut off are left out."""
-        examples = []
+    def drawn(self, number: int) -> list[tuple[int, int, int]]:
+        """The rows of one chunk, not yet realised: corpus, its epoch, row."""
+        found = []
         for which, corpus in enumerate(self.corpora):
             for place in range(number * self.rows[which], (number + 1) * self.rows[which]):
                 epoch, rank = divmod(place, len(corpus))
-                row = int(self.order(which, epoch)[rank])
-                rng = np.random.default_rng((self.seed, which, epoch, row))
-                examples.append(realise(corpus, row, epoch + row, rng, self.layout))
+                found.append((which, epoch, int(self.order(which, epoch)[rank])))
+        return found
+
+    def example(self, which: int, epoch: int, row: int) -> Example:
+        """One row of a corpus as an epoch of that corpus sees it, whoever asks and whatever was asked before."""
+        rng = np.random.default_rng((self.seed, which, epoch, row))
+        return realise(self.corpora[which], row, epoch + row, rng, self.layout)
+
+    def chunk(self, number: int) -> list[Example]:
+        """The rows of one chunk, realised, shortest first; rows whose answer was cut off are left out."""
+        examples = [self.example(*each) for each in self.drawn(number)]
         kept = [example for example in examples if not example.row.answer_cut]
         if not kept:
-            raise DataError(f"every answer of {len(examples)} rows lies behind max_length {self.layout.max_length}: raise it")
+            raise DataError(self.nothing_left(len(examples)))
         return sorted(kept, key=lambda example: (example.length, len(example.sound)))
+
+    def nothing_left(self, rows: int) -> str:
+        """What to say where every answer of a chunk was cut off."""
+        return f"every answer of {rows} rows lies behind max_length {self.layout.max_length}: raise it"
 
     def cut(self, examples: Sequence[Example]) -> list[list[Example]]:
         """Sorted examples -> batches whose padded size stays within the budget, as few and as equal as can be.
@@ -515,10 +565,10 @@ def useful_share(batches: Sequence[Batch]) -> float:
 
 
 def find_files(folder: Path, patterns: Sequence[str]) -> list[Path]:
-    """The files that globs under `folder` name, sorted.  Raises DataError naming a glob that finds nothing."""
+    """The files that globs under `folder` name, or their shards, sorted.  Raises DataError naming a glob that finds nothing."""
     found: list[Path] = []
     for pattern in patterns:
-        matches = sorted(folder.glob(pattern))
+        matches = files_of(folder, pattern)
         if not matches:
             raise DataError(f"{folder / pattern}: no such data file; fetch it (`mmo fetch`) or build it (`mmo world build`)")
         found += matches

@@ -12,18 +12,22 @@ whole batch:
 - **Gradients** (`average_gradients`): averaged once a step.  A parameter without a gradient counts as zeros, since
   another process may have one: a batch in which nothing is spoken leaves the Talker out.
 
-What is here is proven by the trial that this module runs (`main`); `mmo.training.train` does not use it yet: it is one
-process on one device.  Two losses do not split: the auxiliary loss of experts is a product of two means over the batch.
+What is here is proven by the trial that this module runs (`main`), spelt out for notebook A4.  `mmo.training.train` shares its batches by the same
+three rules (shares.py): shares are parts of one batch, balanced by length, and PyTorch's DistributedDataParallel averages.
 """
 
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import os
+import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -33,13 +37,43 @@ from mmo.omni import LossSums
 
 # --- The group ---------------------------------------------------------------------------------------------------
 
+PATIENCE = timedelta(days=7)  # process 0 may encode sounds for hours while the others wait; torchrun notices a process that has ended
+LOST = ("closed by peer", "reset by peer", "Broken pipe", "Connection refused")  # what gloo says then
+REPORT_SECONDS = 5  # in which torchrun should have seen who ended first, and ended the others
+
+
+class ProcessLost(ValueError):
+    """Another process has ended, so this one cannot go on."""
+
 
 @dataclass(frozen=True)
 class Group:
-    """Who I am among how many."""
+    """Who I am among how many.  Alone, nothing is exchanged and nobody is waited for."""
 
     rank: int = 0
     size: int = 1
+
+    @classmethod
+    def join(cls) -> Group:
+        """The group that torchrun has started (it sets RANK and WORLD_SIZE), joined once; without torchrun a group of one."""
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            return cls()
+        if not torch.distributed.is_initialized():
+            backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+            torch.distributed.init_process_group(backend, timeout=PATIENCE)
+            atexit.register(cls.leave)
+        return cls(torch.distributed.get_rank(), torch.distributed.get_world_size())
+
+    @staticmethod
+    def leave() -> None:
+        """Take leave of the others, where that was not done."""
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes and speaks for all."""
+        return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over all processes, in place; every process must call it with a tensor of the same shape."""
@@ -47,19 +81,67 @@ class Group:
             torch.distributed.all_reduce(values)
         return values
 
+    def wait(self) -> None:
+        """Until all are here."""
+        self.sum(torch.zeros(1))
+
+    def gather(self, thing) -> list:
+        """Everybody's, by rank."""
+        found = [thing] * self.size
+        if self.size > 1:
+            torch.distributed.all_gather_object(found, thing)
+        return found
+
+    def from_first(self, thing):
+        """What process 0 has here."""
+        found = [thing]
+        if self.size > 1:
+            torch.distributed.broadcast_object_list(found, src=0)
+        return found[0]
+
+    def must_agree(self, what: str, thing) -> None:
+        """Raises ValueError on all where somebody's is not what process 0 has."""
+        everybodys = self.gather(thing)
+        others = [rank for rank, each in enumerate(everybodys) if each != everybodys[0]]
+        if others:
+            raise ValueError(f"{what} of process {others[0]} are not those of process 0: start all by the same command, on the same files")
+
+    @contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """Process 0 first, then the others: what it writes they find.  Where it fails they never begin."""
+        if not self.first:
+            self.wait()
+        yield
+        if self.first:
+            self.wait()
+
+    @contextmanager
+    def naming_errors(self) -> Iterator[None]:
+        """Say which process an error is of, and tell torchrun, which ends the others."""
+        try:
+            yield
+        except Exception as error:
+            if self.size == 1:
+                raise
+            told = f"process {self.rank} of {self.size}"
+            if isinstance(error, torch.distributed.DistNetworkError) or any(words in str(error) for words in LOST):
+                print(f"{told}: another process has ended. The same command goes on from the last saved state.", file=sys.stderr, flush=True)
+                time.sleep(REPORT_SECONDS)
+                raise ProcessLost(f"{told}: another process has ended") from error
+            print(f"{told}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+            get_error_handler().record_exception(error)
+            raise
+
 
 @contextmanager
 def joined() -> Iterator[Group]:
-    """The group that torchrun has started (it sets RANK and WORLD_SIZE); without torchrun a group of one."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
-        yield Group()
-        return
-    torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    """The group that torchrun has started, until the block ends; without torchrun a group of one."""
     try:
-        yield Group(torch.distributed.get_rank(), size)
+        yield Group.join()
     finally:
-        torch.distributed.destroy_process_group()
+        Group.leave()
 
 
 # --- Shares ------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import save_file
 
 from mmo.profiles import STAGES, Profile
-from mmo.rows import COLUMNS, DataError, check_row, open_parquet, read_batches
+from mmo.rows import COLUMNS, DataError, check_row, files_of, open_parquet, read_batches
 
 PARTS = ("validation", "test")
 LEAST_SHARE = 16  # never more than one row of so many, for each part
@@ -32,8 +32,9 @@ NOTE = b"mmo.held_out"
 
 
 def source_of(profile: Profile, stage: str) -> Path:
-    """The file of a kind that rows are set aside from."""
-    return profile.data_dir / profile.stages[stage][0].data[0]
+    """The file of a kind that rows are set aside from: of several shards the first."""
+    pattern = profile.stages[stage][0].data[0]
+    return next(iter(files_of(profile.data_dir, pattern)), profile.data_dir / pattern)
 
 
 def stage_of(profile: Profile, path: Path) -> str | None:

@@ -36,9 +36,10 @@ AHEAD = 3  # batches that each worker holds ready, besides the chunk it has real
 def default_workers(device: torch.device) -> int:
     """Loader processes: on a card enough to keep up with it; beside a CPU's training one, as two would take its cores.
 
-    Where processes are not forked (macOS, Windows) each takes seconds to import torch: there the CPU trains without.
+    Where processes are not forked (macOS, Windows) each takes seconds to import torch: there the CPU trains without.  Processes that
+    torchrun has started on one machine share its cores.
     """
-    cores = os.cpu_count() or 1
+    cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if device.type != "cpu":
         return min(4, max(1, cores - 1))
     return int(cores > 1 and sys.platform == "linux")

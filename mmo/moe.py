@@ -5,7 +5,8 @@
 
 The auxiliary loss keeps the load even (Fedus et al. 2021, arXiv:2101.03961, equation 4):
 coef * E * sum_e load_e * mean_score_e, where load_e is how often e was chosen, a mean over positions.  It is computed in
-training only, over all positions of the batch, so it is not the same for a batch and for its rows one by one.
+training only, over all positions of the batch, so it is not the same for a batch and for its rows one by one.  Where several processes
+share a batch they add up what was chosen (`MixtureOfExperts.pool`); each then has its share of the whole batch's loss.
 
 **A quirk, reproduced.**  The original divides the chosen scores by their sum.  With one expert a position that makes
 every gate exactly 1, a constant: no gradient of the task's loss reaches the router, which learns from the auxiliary
@@ -14,6 +15,8 @@ expert, keep its score as the gate.  `keep_top1_gate=True` does so; the default 
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +34,8 @@ class MixtureOfExperts(nn.Module):
         self.top_k = config.num_experts_per_tok
         self.renormalise = config.norm_topk_prob and not (config.keep_top1_gate and self.top_k == 1)
         self.aux_loss_coef = config.router_aux_loss_coef
+        self.pool: Callable[[Tensor], Tensor] | None = None  # adds up a tensor over the processes that share a batch
+        self.counted = True  # False: what passes now only keeps step with other processes
         self.gate = nn.Linear(config.hidden_size, config.num_experts, bias=False)
         self.experts = nn.ModuleList(
             FeedForward(config.hidden_size, config.moe_intermediate_size) for _ in range(config.num_experts)
@@ -78,8 +83,22 @@ class MixtureOfExperts(nn.Module):
         if not self.training or self.aux_loss_coef == 0:
             return scores.new_zeros(())
         number = scores.shape[-1]
-        load = F.one_hot(chosen, number).sum(dim=1).float().mean(dim=0)  # (E,), sums to k
-        return self.aux_loss_coef * number * (load * scores.mean(dim=0)).sum()
+        chosen = F.one_hot(chosen, number).sum(dim=1).float()  # (N, E)
+        if self.pool is not None:
+            return self.aux_loss_coef * number * self.pooled(chosen, scores)
+        load = chosen.mean(dim=0)  # (E,), sums to k
+        loss = self.aux_loss_coef * number * (load * scores.mean(dim=0)).sum()
+        return loss if self.counted else 0 * loss
+
+    def pooled(self, chosen: Tensor, scores: Tensor) -> Tensor:
+        """chosen, scores (N, E) of this process -> its share of sum_e load_e * mean_score_e of all: the shares add up to that.
+
+        The load has no gradient, so once it is the load of all, what is left is linear in the scores.
+        """
+        own = torch.cat((chosen.sum(dim=0), chosen.new_full((1,), len(chosen)))) * self.counted
+        together = self.pool(own)
+        load, positions = together[:-1] / together[-1], together[-1]
+        return (load * scores.sum(dim=0)).sum() * self.counted / positions
 
 
 def count_parameters(module: nn.Module) -> tuple[int, int]:

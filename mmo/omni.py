@@ -125,6 +125,7 @@ class OmniModel(nn.Module):
         tail: bool = False,
         text_length: int | None = None,
         code_dropout: float = 0.0,
+        code_keep: Tensor | None = None,
         speaking: Sequence[int] | None = None,
     ) -> Hidden:
         """Run both halves of the model.
@@ -139,6 +140,7 @@ class OmniModel(nn.Module):
 
         tail: skip the Thinker's layers above the bridge (no text is wanted any more); text_length: run them on the
         first text_length positions only.  Either changes nothing that is heard.
+        code_dropout, code_keep: see `Talker.forward`; the latter is of the rows that go through the Talker.
         speaking: for training, the rows in which something is spoken (default: all).  Only these go through the Talker; the
         others' Hidden.audio is zero, and with () it is None.  It leaves the loss as it is (but for the experts' auxiliary one).
 
@@ -164,9 +166,9 @@ class OmniModel(nn.Module):
             aux_losses += more
         talker_window = make_window(self.talker.config, T, device, held)
         if speaking is None or len(speaking) == len(input_ids):
-            audio, more = self.talker(bridge, codes, speaker, talker_window, talker_cache, code_dropout)
+            audio, more = self.talker(bridge, codes, speaker, talker_window, talker_cache, code_dropout, code_keep)
         else:
-            audio, more = self._talk(speaking, bridge, codes, speaker, talker_window, code_dropout)
+            audio, more = self._talk(speaking, bridge, codes, speaker, talker_window, code_dropout, code_keep)
         aux_losses += more
         if cache:
             cache.lengths.advance([T] * len(input_ids) if lengths is None else list(lengths))
@@ -174,12 +176,13 @@ class OmniModel(nn.Module):
         aux_loss = torch.stack(aux_losses).sum() if aux_losses else bridge.new_zeros(())
         return Hidden(text, audio, aux_loss)
 
-    def _talk(self, speaking, bridge, codes, speaker, window, code_dropout) -> tuple[Tensor | None, list[Tensor]]:
+    def _talk(self, speaking, bridge, codes, speaker, window, code_dropout, code_keep) -> tuple[Tensor | None, list[Tensor]]:
         """The Talker on some rows only: its states in their places, zeros in the others'; None where there are no rows."""
         if not len(speaking):
             return None, []
         rows = carry(torch.tensor(speaking), bridge.device)
-        some, aux_losses = self.talker(bridge[rows], codes[rows], None if speaker is None else speaker[rows], window, None, code_dropout)
+        speaker = None if speaker is None else speaker[rows]
+        some, aux_losses = self.talker(bridge[rows], codes[rows], speaker, window, None, code_dropout, code_keep)
         return some.new_zeros(len(bridge), *some.shape[1:]).index_copy(0, rows, some), aux_losses
 
     def _check(self, input_ids, cache, lengths, tail, text_length, speaking) -> None:

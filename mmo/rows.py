@@ -71,6 +71,12 @@ class RawRow:
     speaker: np.ndarray  # (S,) float32, or empty
 
 
+def files_of(folder: Path, pattern: str) -> list[Path]:
+    """The files that a glob names, sorted; where there are none, the shards of it: t2a.parquet may be t2a-00000-of-00008.parquet and so on."""
+    name = Path(pattern)
+    return sorted(folder.glob(pattern)) or sorted(folder.glob(str(name.with_stem(f"{name.stem}-[0-9]*-of-[0-9]*"))))
+
+
 def open_parquet(path: Path) -> pq.ParquetFile:
     """Open a file for reading by row group.  Raises DataError where it is missing or no parquet file."""
     if not path.is_file():

@@ -119,15 +119,24 @@ class Talker(nn.Module):
         window: Window,
         cache: KVCache | None = None,
         code_dropout: float = 0.0,
+        code_keep: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """bridge (B, T, D of the Thinker), codes (B, Q, T) -> (B, T, D) after the final norm, and aux losses.
 
         code_dropout, in training only: dropout on the projected code embedding.  Codes are easier to continue than to
         derive from the text; unreliable history makes the Talker listen to the bridge (Tacotron's prenet, Wang et al.
-        2017, arXiv:1703.10135).
+        2017, arXiv:1703.10135).  code_keep (B, T, D): what each value is multiplied by, where that was drawn before (`draw_keep`).
         """
         spoken = self.codec_proj(self.embed_codes(codes, speaker))
-        spoken = F.dropout(spoken, code_dropout, self.training)
+        spoken = F.dropout(spoken, code_dropout, self.training) if code_keep is None else spoken * code_keep.to(spoken.dtype)
         x = self.embed_proj(bridge) * self.text_scale + spoken * self.audio_scale
         x, aux_losses = run_blocks(self.layers, x, window, cache)
         return self.norm(x), aux_losses
+
+
+def draw_keep(shape: tuple[int, ...], dropout: float, device: torch.device) -> Tensor:
+    """Dropout's factors: 0 with this probability, else 1 / (1 - dropout).  On a CPU these are the ones that `F.dropout` would draw now.
+
+    Drawn before the forward for a whole batch, they can be dealt to whoever computes its rows: then no row's depend on who does.
+    """
+    return torch.empty(shape, device=device).bernoulli_(1 - dropout).div_(1 - dropout)

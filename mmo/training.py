@@ -11,6 +11,7 @@ weights.  One step:
 
 - The device is never asked for a value within a step; losses are fetched together, every FETCH_STEPS steps.
 - A step whose loss or gradients are not finite changes nothing, is counted and shown.
+- Several processes (torchrun) share every batch and learn what one would have learnt (shares.py).
 - A run is a function of data, settings and seed: budgets are counted in steps, `minutes` only says when to pause.
 - State is saved atomically every few minutes; the same call goes on from there with the same losses as if it had never
   been interrupted (on the CPU to the bit).  The log is cut back to the saved step.
@@ -23,7 +24,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -39,17 +40,20 @@ from mmo.checkpoint import (
     without_prefix,
 )  # fmt: skip
 from mmo.compiling import Compilation
-from mmo.config import IGNORE, Draws, StageConfig
-from mmo.data import Batch, Batches, Corpus, Counts, DataFile, Layout, find_files
+from mmo.config import Draws, StageConfig
+from mmo.data import Batch, Batches, Corpus, Counts, DataFile, Layout, Whole, find_files
+from mmo.distributed import Group
 from mmo.features import Frozen, cache_features, folder_fingerprint, frozen_speech, frozen_vision
 from mmo.held_out import kept_rows, validation_file
 from mmo.loader import BatchesAhead, default_workers
 from mmo.omni import TIED, OmniModel, carry, load_model, loss_sums, save_model, start_talker
 from mmo.optimiser import Average, Optimisers, choose_trainable, rate_factor
-from mmo.pieces import TooLarge, give_back, is_out_of_memory, next_smaller, pieces
+from mmo.pieces import TooLarge, give_back, is_out_of_memory, next_smaller, pieces, shared_too_large
 from mmo.profiles import BUDGETS, STAGES, Profile
 from mmo.profiles import run_dir as default_run_dir
 from mmo.rows import BadRow, open_rows
+from mmo.shares import Exchange, SharedBatches, Sharing
+from mmo.talker import draw_keep
 from mmo.thinker import load_thinker
 
 FETCH_STEPS = 10  # steps between two looks at the losses
@@ -87,7 +91,7 @@ class TrainResult:
     stops_cut: int  # answers whose stop sign was cut off
     useful: float  # share of the computed positions that are no padding
     waited: float = 0.0  # seconds of this call in which the model waited for its next batch
-    memory: int = 0  # bytes, at most: on the card, else of the process
+    memory: int = 0  # bytes, at most: on the card, else of the process; of several the one with most
 
     def __str__(self) -> str:
         done = "done" if self.finished else f"paused at step {self.steps} of {self.total_steps}: the same command goes on"
@@ -235,24 +239,33 @@ def validation_batches(profile: Profile, stage: StageConfig, encoders: Encoders,
 
 
 def losses_of(
-    model: OmniModel, batch: Batch, stage: StageConfig, device: torch.device, whole: Batch | None = None
+    model: OmniModel, batch: Batch, stage: StageConfig, device: torch.device, keep: Tensor | None = None, pooled: bool = False
 ) -> tuple[Tensor, Tensor]:
     """The loss of a batch, and (3 + Q,) what it is made of: text, audio, auxiliary, each codebook unweighted.
 
-    whole: the batch of which this is a piece (pieces.py); the losses of all pieces then add up to those of the whole.
+    A part of a batch (a piece, pieces.py; a process's share, shares.py) gives its part of the loss: those of all add up to the whole's.
+    keep: dropout's factors for the whole (`draw_keep`); without it dropout draws its own.  pooled: the experts' auxiliary loss is already
+    this part's; else it is taken by positions.
     """
-    hidden = model.hidden_states(**batch.inputs(device), code_dropout=stage.code_dropout)
+    own = None if keep is None else own_keep(batch, keep)
+    hidden = model.hidden_states(**batch.inputs(device), code_dropout=stage.code_dropout, code_keep=own)
     sums = loss_sums(model, hidden, batch.text_labels, batch.audio_labels, stage.stop_weight)
     aux = hidden.aux_loss
-    if whole:
-        text_count, audio_count = (whole.text_labels != IGNORE).sum(), (whole.audio_labels != IGNORE).sum(dim=(0, 2))
-        sums = replace(sums, text_count=carry(text_count, device), audio_count=carry(audio_count, device))
-        aux = aux * (batch.size / whole.size)
+    if whole := batch.part_of:
+        counts = torch.tensor(whole.text_labels), torch.tensor(whole.audio_labels)
+        sums = replace(sums, text_count=carry(counts[0], device), audio_count=carry(counts[1], device))
+        aux = aux if pooled else aux * (batch.size / whole.size)
     weights = None if stage.codebook_weights is None else constants(stage.codebook_weights, device)
     text, audio = sums.text_loss(), sums.audio_loss(weights)
     each = sums.audio / sums.audio_count.clamp(min=1)
     parts = torch.stack((text, audio, aux.to(text.dtype)))
     return parts.sum(), torch.cat((parts, each)).detach()
+
+
+def own_keep(batch: Batch, keep: Tensor) -> Tensor:
+    """keep (rows with sound of the whole batch, T, D) -> those of this part's rows; ones where the Talker only takes part."""
+    count = len(batch.spoken)
+    return keep[batch.before : batch.before + count, : batch.input_ids.shape[2]] if count else keep.new_ones(1, 1, 1)
 
 
 @lru_cache(maxsize=8)
@@ -265,9 +278,10 @@ class Stepper:
     """Model, optimiser and average of one pass."""
 
     def __init__(
-        self, model: OmniModel, stage: StageConfig, steps: int, device: torch.device, dtype: torch.dtype, positions: int | None = None
-    ) -> None:
-        """positions: how many are computed at once; larger batches go in pieces."""
+        self, model: OmniModel, stage: StageConfig, steps: int, device: torch.device, dtype: torch.dtype, positions: int | None = None,
+        group: Group = Group(),
+    ) -> None:  # fmt: skip
+        """positions: how many are computed at once; larger batches go in pieces.  group: the processes that share each batch."""
         self.model, self.stage, self.steps, self.positions = model, stage, steps, positions
         self.ran_out: int | None = None  # what `positions` came down to, where memory ran out
         self.device, self.dtype = device, dtype
@@ -276,6 +290,7 @@ class Stepper:
         self.optimisers = Optimisers(parameters, stage)
         self.average = Average(parameters, stage.ema_decay)
         self.compilation = Compilation(model, device, dtype, tell=say) if stage.compile else None
+        self.sharing = Sharing(model, group, self.own_losses) if group.size > 1 else None
 
     def autocast(self):
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
@@ -284,6 +299,8 @@ class Stepper:
         """One update; (5 + Q,) on the device: text, audio, auxiliary, each codebook, norm of the gradient, skipped."""
         self.optimisers.set_rate(rate_factor(number, self.steps, self.stage))
         loss, parts = self.losses(batch)
+        if self.sharing:
+            loss, parts = self.sharing.of_all(loss, parts)
         if all(parameter.grad is None for parameter in self.parameters):  # only a projector learns, and nothing here goes through it
             return torch.cat((parts, parts.new_zeros(2)))
         try:
@@ -299,19 +316,23 @@ class Stepper:
         return torch.cat((parts, torch.stack((norm.detach(), bad))))
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Loss and parts of a batch; where gradients are wanted they are left in the parameters.
+        """Loss and parts of a batch, or of this process's share of it; where gradients are wanted they are left in the parameters (of all shares).
 
         Where memory runs out, the same batch is computed anew in smaller pieces, and so are all that follow: no step is lost.
-        Raises TooLarge where a single row is too much.
+        Raises TooLarge where a single row is too much, or where other processes would wait for the second attempt.
         """
+        keep = None
         while True:
             try:
+                keep = self.draw_keep(batch) if keep is None else keep
                 if self.compilation:
-                    return self.compilation.run(lambda: self.attempt(batch), undo=self.optimisers.zero_grad)
-                return self.attempt(batch)
+                    return self.compilation.run(lambda: self.attempt(batch, keep), undo=self.optimisers.zero_grad)
+                return self.attempt(batch, keep)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
+                if self.sharing:
+                    raise TooLarge(shared_too_large(batch, self.positions)) from error
             # Out here the error is gone, and with it the frames that hold the failed attempt's tensors.
             self.optimisers.zero_grad()
             give_back(self.device)
@@ -321,16 +342,31 @@ class Stepper:
                 f"the losses are the same, a step takes a little longer. MMO_POSITIONS={self.positions} begins so"
             )
 
-    def attempt(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def draw_keep(self, batch: Batch) -> Tensor | None:
+        """Dropout's factors for the whole batch, whoever computes its rows; None where there is no dropout."""
+        whole = batch.whole()
+        if not (self.model.training and self.stage.code_dropout and whole.spoken):
+            return None
+        return draw_keep((whole.spoken, whole.length, self.model.config.talker_hidden_size), self.stage.code_dropout, self.device)
+
+    def attempt(self, batch: Batch, keep: Tensor | None) -> tuple[Tensor, Tensor]:
         """Loss and parts, whole or in pieces; with gradients where these are wanted."""
         loss = parts = 0.0
-        for piece in pieces(batch, self.positions):
-            with self.autocast():
-                this, made_of = losses_of(self.model, piece, self.stage, self.device, None if piece is batch else batch)
-            if this.requires_grad:
-                this.backward()
+        every = list(pieces(batch, self.positions))
+        shared = self.sharing if torch.is_grad_enabled() else None
+        pooled = bool(shared) and shared.pool_balance(batch, self.positions)
+        for piece in every:
+            with shared.exchanging(piece is every[-1]) if shared else nullcontext():
+                with self.autocast():
+                    this, made_of = (shared.model if shared else self.own_losses)(piece, keep, pooled)
+                if this.requires_grad:
+                    (this * shared.size if shared else this).backward()
             loss, parts = loss + this.detach(), parts + made_of
         return loss, parts
+
+    def own_losses(self, batch: Batch, keep: Tensor | None, pooled: bool) -> tuple[Tensor, Tensor]:
+        """`losses_of` with this pass's settings."""
+        return losses_of(self.model, batch, self.stage, self.device, keep, pooled)
 
     @torch.no_grad()
     def validate(self, batches: Sequence[Batch]) -> dict:
@@ -439,6 +475,19 @@ class Log:
         self.board.close()
 
 
+class NoLog:
+    """The log of a process that another one speaks for."""
+
+    def write(self, entry: dict) -> None:
+        """Nothing."""
+
+    def flush(self) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 # --- A stage -----------------------------------------------------------------------------------------------------
 
 
@@ -475,6 +524,7 @@ class StageRun:
 
     def __init__(self, profile: Profile, stage: str, run_dir: Path, settings: dict, encoders: Encoders | None) -> None:
         self.profile, self.stage, self.run_dir, self.settings = profile, stage, run_dir, settings
+        self.group: Group = settings.get("group", Group())
         self.device: torch.device = settings["device"]
         self.dtype: torch.dtype = settings["dtype"]
         self.passes: tuple[StageConfig, ...] = settings["passes"]
@@ -526,16 +576,22 @@ class StageRun:
         return model.to(self.device).train()
 
     def open(self, stage: StageConfig) -> tuple[Batches, dict[str, list[Batch]], int]:
-        """Training batches, validation batches and number of steps of a pass."""
-        corpora, shares = open_corpora(self.profile, stage, self.encoders, self.settings["strict"])
+        """Training batches, validation batches (for process 0) and number of steps of a pass."""
+        layout = Layout(self.profile.model, self.tokenizer, stage.max_length)
+        with self.group.in_turn():  # packed rows, features and held-out rows are made by process 0; the others read them
+            corpora, shares = open_corpora(self.profile, stage, self.encoders, self.settings["strict"])
+            held_out = validation_batches(self.profile, stage, self.encoders, layout) if self.group.first else {}
         for corpus in corpora:
             self.bad |= {(row.file, row.row): row for row in corpus.bad()}
-        layout = Layout(self.profile.model, self.tokenizer, stage.max_length)
-        seed = self.settings["seed"]
-        batches = Batches(corpora, shares, layout, stage.token_budget, seed, stage.chunk_rows)
+        told = corpora, shares, layout, stage.token_budget, self.settings["seed"], stage.chunk_rows
+        if self.group.size > 1:
+            self.group.must_agree("rows and settings", [self.key(), *(file.rows.packed.name for corpus in corpora for file in corpus.files)])
+            batches = SharedBatches(*told, rank=self.group.rank, size=self.group.size, exchange=Exchange(self.group))
+        else:
+            batches = Batches(*told)
         steps = stage.steps or max(1, round(stage.epochs * batches.steps_per_epoch()))
         say(f"pass {stage.name}: {steps} steps on {' + '.join(f'{len(corpus)}' for corpus in corpora)} rows, learning: {stage.trainable}")
-        return batches, validation_batches(self.profile, stage, self.encoders, layout), steps
+        return batches, held_out, steps
 
     def run(self, minutes: float | None, progress_bar: bool) -> bool:
         """All passes that are left; False where time was up before."""
@@ -543,8 +599,8 @@ class StageRun:
         resumed = self.resume()
         model = self.model()
         begun = self.progress.before + self.progress.step if resumed else 0
-        log = Log(self.run_dir, self.stage, begun)
-        for step, path in snapshots_of(self.run_dir, self.stage):
+        log = Log(self.run_dir, self.stage, begun) if self.group.first else NoLog()
+        for step, path in snapshots_of(self.run_dir, self.stage) if self.group.first else ():
             if step > begun:
                 path.unlink()  # of an earlier run
         try:
@@ -553,8 +609,10 @@ class StageRun:
                     return False
         finally:
             log.close()
-        save_model(model, stage_file(self.run_dir, self.stage))
-        self.state_file.unlink(missing_ok=True)
+        if self.group.first:
+            save_model(model, stage_file(self.run_dir, self.stage))
+            self.state_file.unlink(missing_ok=True)
+        self.group.wait()  # the next stage begins with this file
         return True
 
     def run_pass(
@@ -565,15 +623,18 @@ class StageRun:
         batches, held_out, steps = self.open(stage)
         self.total_steps = at.before + steps
         caps = [each for each in (at.positions, self.profile.positions_at_once) if each]
-        stepper = Stepper(model, stage, steps, self.device, self.dtype, min(caps, default=None))
+        stepper = Stepper(model, stage, steps, self.device, self.dtype, min(caps, default=None), self.group)
         if self.saved is not None:
             stepper.load(self.saved, at.step)
             self.saved = None
+        if self.group.size > 1:  # all draw the same dropout, whatever process 0 has had to do so far
+            set_random_state(self.group.from_first(random_state(self.device)), self.device)
         pending: list[tuple[dict, Tensor]] = []
         validate_at = {round(steps * part / VALIDATIONS) for part in range(1, VALIDATIONS + 1)}
         saved_at = time.monotonic()
         self.clock = Clock()
-        bar = tqdm(total=steps, initial=at.step, desc=stage.name, unit="step", disable=not progress_bar, mininterval=1.0)
+        shown = progress_bar and self.group.first
+        bar = tqdm(total=steps, initial=at.step, desc=stage.name, unit="step", disable=not shown, mininterval=1.0)
         ahead = BatchesAhead(batches, at.chunk, at.number, self.settings["workers"], pin=self.device.type == "cuda")
         with bar, ahead:
             while at.step < steps:
@@ -582,19 +643,21 @@ class StageRun:
                 figures = stepper.step(batch, at.step)
                 self.counts.add(batch)
                 at.positions = stepper.ran_out or at.positions
-                pending.append((self.entry(stage, batch, steps), figures))
+                whole = batch.whole()
+                pending.append((self.entry(stage, whole, steps), figures))
                 at.step += 1
                 at.chunk, at.number = batch.position
-                at.useful, at.size = at.useful + batch.useful, at.size + batch.size
+                at.useful, at.size = at.useful + whole.useful, at.size + whole.size
                 now = time.monotonic()
-                time_up = deadline is not None and now > deadline
+                time_up = deadline is not None and self.group.from_first(now > deadline)  # all stop at the same step
                 save = time_up or now - saved_at > self.settings["checkpoint_seconds"] or at.step in self.settings["save_at"]
                 if len(pending) == FETCH_STEPS or save or at.step in validate_at:
                     self.fetch(pending, log, bar)
-                if at.step in validate_at:
+                if at.step in validate_at and self.group.first:
                     self.validate(stepper, stage, held_out, log)
                 if save and at.step < steps:
-                    self.save(stepper, log)
+                    if self.group.first:
+                        self.save(stepper, log)
                     saved_at = time.monotonic()
                     if time_up:
                         return False
@@ -604,12 +667,12 @@ class StageRun:
         at.before, at.step, at.done, at.chunk, at.number = at.before + steps, 0, at.done + 1, 0, 0
         return True
 
-    def entry(self, stage: StageConfig, batch: Batch, steps: int) -> dict:
+    def entry(self, stage: StageConfig, batch: Whole, steps: int) -> dict:
         """What is known of a step without asking the device."""
         at = self.progress
         rate = stage.learning_rate * rate_factor(at.step, steps, stage)
         return {
-            "step": at.before + at.step, "pass": stage.name, "rate": rate, "rows": len(batch.names),
+            "step": at.before + at.step, "pass": stage.name, "rate": rate, "rows": batch.rows,
             "positions": batch.size, "useful": batch.useful,
         }  # fmt: skip
 
@@ -650,7 +713,7 @@ class StageRun:
     def report_bad(self) -> tuple[BadRow, ...]:
         """Say which rows were left out, and write all of them to a file."""
         bad = tuple(self.bad[key] for key in sorted(self.bad))
-        if bad:
+        if bad and self.group.first:
             path = self.run_dir / "log" / f"{self.stage}.bad-rows.txt"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("".join(f"{row}\n" for row in bad), encoding="utf-8")
@@ -661,8 +724,9 @@ class StageRun:
 
 
 def say(words: str) -> None:
-    """A line for people, beside the progress bar."""
-    tqdm.write(words)
+    """A line for people, beside the progress bar; of several processes the first one speaks."""
+    if os.environ.get("RANK", "0") == "0":
+        tqdm.write(words)
 
 
 def peak_memory(device: torch.device) -> int:
@@ -710,13 +774,16 @@ def rehearsed(stage: StageConfig, positions: int | None) -> StageConfig:
     return stage.replace(steps=REHEARSED_STEPS, epochs=None, sound_copies=1, picture_copies=1, token_budget=budget)
 
 
-def refuse_torchrun() -> None:
-    """Raises ValueError under torchrun: every process would train all of it, into the same files."""
-    if (size := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
-        raise ValueError(
-            f"torchrun has started {size} processes, and `mmo train` is one process on one device: start it without torchrun "
-            "(WORLD_SIZE is set); mmo/distributed.py and notebook A4 show what several would need"
-        )
+def own_device(profile: Profile, group: Group) -> torch.device:
+    """Where this process computes: of several on one machine each has a card of its own.  Raises ValueError where there are too few."""
+    device = profile.device()
+    if device.type != "cuda" or group.size == 1:
+        return device
+    number, cards = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if number >= cards:
+        raise ValueError(f"torchrun has started more processes here than there are cards ({cards}): --nproc-per-node {cards}")
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
 
 
 def train(
@@ -749,43 +816,46 @@ def train(
     (0: none; default `loader.default_workers`); the run is the same with any number.  compile: the blocks by torch.compile (`compiling.py`), in
     all passes; off, with the reason, where that fails.
 
+    Started by torchrun, all processes share every batch: the losses and the weights are those of one (docs/scale_out.md).  Process 0 writes.
+
     Writes <run_dir>/<stage>.safetensors when done.  Raises DataError (file and row), FileNotFoundError, ValueError.
     """
-    refuse_torchrun()
-    started = time.monotonic()
-    run_dir = Path(run_dir) if run_dir else default_run_dir(profile, budget)
-    device = device or profile.device()
-    passes = planned_passes(profile, stage, budget, steps)
-    settings = {
-        "passes": tuple(each.replace(compile=True) for each in passes) if compile else passes,
-        "seed": seed, "fresh": fresh, "strict": strict, "device": device, "dtype": dtype or profile.dtype(device),
-        "checkpoint_seconds": profile.checkpoint_seconds, "snapshots": snapshots,
-        "save_at": set(save_at) | ({REHEARSED_SAVE} if budget == "rehearse" else set()),
-        "workers": default_workers(device) if workers is None else workers,
-    }  # fmt: skip
-    run = StageRun(profile, stage, run_dir, settings, encoders)
-    finished = run.run(minutes, progress_bar)
-    at = run.progress
-    result = TrainResult(
-        stage=stage,
-        finished=finished,
-        steps=at.before + at.step,
-        total_steps=run.total_steps if any(each.steps is None for each in run.passes) else sum(each.steps for each in run.passes),
-        skipped=at.skipped,
-        seconds=time.monotonic() - started,
-        model_file=stage_file(run_dir, stage),
-        log_file=run_dir / "log" / f"{stage}.jsonl",
-        bad_rows=run.report_bad(),
-        rows=run.counts.rows,
-        answers_cut=run.counts.answers_cut,
-        stops_cut=run.counts.stops_cut,
-        useful=at.useful / max(1, at.size),
-        waited=run.waited,
-        memory=peak_memory(device),
-    )
-    write_result(result, run_dir / "log" / f"{stage}.result.json", device)
-    say(str(result))
-    return result
+    started, group = time.monotonic(), Group.join()
+    with group.naming_errors():
+        run_dir = Path(run_dir) if run_dir else default_run_dir(profile, budget)
+        device = device or own_device(profile, group)
+        passes = planned_passes(profile, stage, budget, steps)
+        settings = {
+            "passes": tuple(each.replace(compile=True) for each in passes) if compile else passes,
+            "seed": seed, "fresh": fresh, "strict": strict, "group": group, "device": device, "dtype": dtype or profile.dtype(device),
+            "checkpoint_seconds": profile.checkpoint_seconds, "snapshots": snapshots,
+            "save_at": set(save_at) | ({REHEARSED_SAVE} if budget == "rehearse" else set()),
+            "workers": default_workers(device) if workers is None else workers,
+        }  # fmt: skip
+        run = StageRun(profile, stage, run_dir, settings, encoders)
+        finished = run.run(minutes, progress_bar)
+        at = run.progress
+        result = TrainResult(
+            stage=stage,
+            finished=finished,
+            steps=at.before + at.step,
+            total_steps=run.total_steps if any(each.steps is None for each in run.passes) else sum(each.steps for each in run.passes),
+            skipped=at.skipped,
+            seconds=time.monotonic() - started,
+            model_file=stage_file(run_dir, stage),
+            log_file=run_dir / "log" / f"{stage}.jsonl",
+            bad_rows=run.report_bad(),
+            rows=run.counts.rows,
+            answers_cut=run.counts.answers_cut,
+            stops_cut=run.counts.stops_cut,
+            useful=at.useful / max(1, at.size),
+            waited=run.waited,
+            memory=max(group.gather(peak_memory(device))),
+        )
+        if group.first:
+            write_result(result, run_dir / "log" / f"{stage}.result.json", device)
+        say(str(result))
+        return result
 
 
 def write_result(result: TrainResult, path: Path, device: torch.device) -> None:

@@ -65,9 +65,9 @@ tokenizer = ChatTokenizer.load(settings.tokenizer_dir)
 # %% [markdown]
 # ## What the package does today
 #
-# Honestly: `mmo train` is **one process on one device**. Started with torchrun it would train the same model several times, and each would write over the other's files. The
-# pieces that several processes need are in `mmo/distributed.py`, with a trial that proves them; the loop in `mmo/training.py` does not use them yet. The profile `full` has a recipe,
-# but nothing fetches its files. If a later version has more, this cell says so.
+# `torchrun --standalone --nproc-per-node 8 -m mmo train …` shares every batch among eight processes and learns what one would have learnt
+# ([docs/scale_out.md](../docs/scale_out.md) says what is exact, and what was run). What this takes is small, and easily got wrong. It is spelt out in `mmo/distributed.py`, with a trial that proves it: that
+# is what this notebook takes apart. The loop in `mmo/training.py` does the same with PyTorch's own averaging, on shares of rows instead of whole batches (`mmo/shares.py`).
 
 # %%
 loop = inspect.getsource(mmo.training)
@@ -263,8 +263,9 @@ reveal("A4.mistake", round(naive / max(exact, 1e-12)), "times as far")
 # Look at the losses of the third line: they fall like the others. Nothing in a training curve tells you that a denominator is wrong. That is why one compares with a single process,
 # once, on a small model, before a long run.
 #
-# Exact to the *rounding*: the sums are added in another order. Two losses do not split at all. The auxiliary loss of a mixture of experts is a product of two means over the batch (notebook 06), and a mean of
-# products is not the product of means. And whatever draws random numbers while it computes, as dropout does, draws others in two processes than in one.
+# Exact to the *rounding*: the sums are added in another order. Two things do not split at all. The auxiliary loss of a mixture of experts is a product of two means over the batch (notebook 06), and a mean of
+# products is not the product of means. And whatever draws random numbers while it computes, as dropout does, draws others in two processes than in one. The trial leaves both out; `mmo train` adds up the
+# experts' load before it is multiplied, and lets every process draw the dropout of the whole batch, of which it takes its rows' part.
 #
 # ## What exchange costs
 #
@@ -376,7 +377,7 @@ print(f"one step of one card {step_seconds(one_batch):.2f} s; exchange among 8 {
 # | a step that is not finite | skipped | skipped by all or by none: the flag is exchanged too |
 # | Muon, average of weights | | unchanged: all ranks have the same gradients, so they do the same |
 # | packed rows, features of frozen encoders | made once | by rank 0 first, the others wait and read |
-# | checkpoint, log, validation, progress bar | | rank 0; the key of a saved state must hold $N$ |
+# | checkpoint, log, validation, progress bar | | rank 0; a state that knows nothing of $N$ goes on with any |
 # | memory | weights, gradients, Adam's two: 16 bytes a weight | the same on each card; where that is too much, shard them (ZeRO, FSDP). 113 M weights are not too much |
 #
 # ## What it costs, predicted
@@ -410,9 +411,9 @@ for times_mini in (1, 3, 10):
 # %% [markdown]
 # Hours of cards are what is paid, not hours of clocks: multiply the last two columns by eight. Write your prediction down before a run and compare; a factor of two off is a question worth an hour.
 #
-# **On eight cards** the trial runs as it is, with nccl in place of gloo: `torchrun --standalone --nproc-per-node 8 -m mmo.distributed --rows 64 --out eight.safetensors`. To put it into the loop, these lines of
-# `mmo/training.py` change: `Stepper.step` (loss, gradients, the flag), `StageRun.open` (share of the plan), `StageRun.save`, `Log` and `validate` (rank 0 only), `StageRun.key`. Begin with a test
-# like `tests/test_distributed.py`: two processes, three steps, the weights of one.
+# **On eight cards** it is `torchrun --standalone --nproc-per-node 8 -m mmo train --profile full --stage t2a`, with nccl in place of gloo (the trial computes on CPUs wherever it runs). Look for what you have just
+# read in `mmo/training.py`: `Stepper.step` (loss, gradients, the flag), `StageRun.open` (shares of the plan), `StageRun.save`, `Log` and `validate` (rank 0 only). What holds it together is a test,
+# `tests/test_distributed.py`: two processes, a few steps, the weights of one.
 
 # %% [markdown]
 # ## Five capstones

@@ -20,6 +20,7 @@ from mmo.bench.padded import PaddedModel, PaddedStepper, pad_batch, padded_losse
 from mmo.bench.precision import PrecisionBench, bench_precision
 from mmo.bench.report import number
 from mmo.bench.rows import Lengths, length_figures, open_bench_rows
+from mmo.bench.shards import LOOKS, ShardsBench, bench_shards
 from mmo.bench.trace import ELEMENTWISE, KINDS, TraceBench, bench_trace, kind_of
 from mmo.bench.train import OURS, PADDED, TrainBench, bench_train, choose_updates, quiet_stage
 from mmo.codec import codec_config, save_codec
@@ -323,3 +324,12 @@ def test_experts_end_to_end(toy, tmp_path):
 
 def test_numbers_are_short():
     assert [number(value) for value in (0, 0.0123, 9.87, 1234.5, 2e-7)] == ["0", "0.0123", "9.87", "1234", "2.0e-07"]
+
+
+def test_shards_are_measured_on_one_and_on_all(tmp_path):
+    report = bench_shards(find_profile("tiny"), ShardsBench(shards=3, rows=40, seen=16, workers=1, chunk_rows=16), tmp_path)
+    assert report.columns == ("1 shard", "3 shards")
+    rows, packed, *memory = (line.values for line in report.lines)
+    assert rows == (40, 120) and packed[1] == pytest.approx(3 * packed[0], rel=0.01)
+    assert len(memory) == LOOKS and all(0 < value < 1000 for line in memory for value in line)
+    assert len(list(tmp_path.glob("*.parquet"))) == 3

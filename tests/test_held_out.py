@@ -63,6 +63,20 @@ def test_training_never_sees_what_is_set_aside(profile):
                 assert seen[source.name] == set(range(ROWS)) - kept, "nothing else is left out"
 
 
+def test_of_shards_the_first_gives_them(profile):
+    """A file that comes in shards: its rows are set aside from the first, and of all of them nothing else is left out."""
+    whole = source_of(profile, "t2a")
+    rows = pq.read_table(whole)
+    whole.unlink()
+    for number in range(2):
+        pq.write_table(rows.slice(number * ROWS // 2, ROWS // 2), whole.with_stem(f"{whole.stem}-{number:05d}-of-00002"))
+    first, second = sorted(profile.data_dir.glob("*-of-00002.parquet"))
+    assert source_of(profile, "t2a") == first and not kept_rows(profile, second)
+    seen = trained_rows(profile, "t2a")
+    assert seen == {first.name: set(range(ROWS // 2)) - kept_rows(profile, first), second.name: set(range(ROWS // 2))}
+    assert validation_batches(profile, profile.stages["t2a"][0], worlds.toy_encoders(), Layout(profile.model, worlds.tokenizer(), 160))
+
+
 def test_the_parts_are_rows_of_the_file_as_they_are(profile):
     set_aside(profile)
     for stage in profile.stages:

@@ -1,6 +1,7 @@
 """When memory runs out: the same loss and gradients from smaller pieces, and no step lost."""
 
 import sys
+from contextlib import nullcontext
 
 import psutil
 import pytest
@@ -28,7 +29,7 @@ def a_batch(profile, stage):
     corpora, shares = open_corpora(profile, config, worlds.toy_encoders())
     batch = next(Batches(corpora, shares, Layout(profile.model, worlds.tokenizer(), 160), 480, chunk_rows=32).start())
     assert len(batch.names) >= 4
-    return batch, config.replace(code_dropout=0.0)
+    return batch, config.replace(code_dropout=0.3)
 
 
 def run(profile, stage, folder, **options):
@@ -64,6 +65,7 @@ def test_pieces_give_the_loss_and_the_gradients_of_the_whole(profile, stage, wei
     for positions in (None, batch.size // 2, batch.input_ids.shape[2]):
         torch.manual_seed(0)
         stepper = Stepper(OmniModel(profile.model).train(), config, 10, CPU, torch.float32, positions)
+        torch.manual_seed(1)  # of the dropout
         loss, parts = stepper.losses(batch)
         found[positions] = loss, parts, {name: p.grad for name, p in stepper.model.named_parameters() if p.grad is not None}
     loss, parts, gradients = found.pop(None)
@@ -96,9 +98,8 @@ def test_pieces_are_all_rows_once_and_small_enough(profile):
     lambda: RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
 ])  # fmt: skip
 def test_no_step_is_lost_where_memory_runs_out(profile, tmp_path, monkeypatch, capsys, halfway, error):
-    """The same steps, the same rows, the same losses as with enough memory; a message names the smaller number."""
-    for stage, passes in profile.stages.items():
-        profile.stages[stage] = tuple(each.replace(code_dropout=0.0) for each in passes)
+    """The same steps, the same rows, the same losses as with enough memory, dropout's draws included; a message names the smaller number."""
+    assert profile.stages["t2a"][0].code_dropout
     enough = run(profile, "t2a", tmp_path / "enough")
     failed = short_of_memory(monkeypatch, 250, error, halfway)
     short = run(profile, "t2a", tmp_path / "short")
@@ -141,6 +142,30 @@ def test_an_optimiser_that_does_not_fit_is_another_matter(profile, tmp_path, mon
     monkeypatch.setattr(training.Optimisers, "step", no_room)
     with pytest.raises(TooLarge, match="optimiser.*no smaller batch helps"):
         run(profile, "t2a", tmp_path / "run")
+
+
+class OneOfTwo:
+    """What `shares.Sharing` is to a Stepper, in a process whose memory does not suffice."""
+
+    size = 2
+
+    def exchanging(self, now):
+        return nullcontext()
+
+    def pool_balance(self, batch, positions):
+        return False
+
+    def model(self, batch, keep, pooled):
+        raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+
+
+def test_one_of_several_processes_does_not_try_again(profile):
+    """The others wait for its gradients: it says with what to start, which is what one process would have gone on with."""
+    batch, config = a_batch(profile, "t2a")
+    stepper = Stepper(OmniModel(profile.model).train(), config, 10, CPU, torch.float32)
+    stepper.sharing = OneOfTwo()
+    with pytest.raises(TooLarge, match=f"Several processes do not try again.*MMO_POSITIONS={next_smaller(batch, None)}, "):
+        stepper.losses(batch)
 
 
 def test_other_errors_are_not_taken_for_it(profile, tmp_path, monkeypatch):

@@ -453,14 +453,6 @@ def test_epochs_become_steps(profile, tmp_path):
     assert result.rows == pytest.approx(80, abs=20)
 
 
-def test_torchrun_is_refused(profile, tmp_path, monkeypatch):
-    """Several processes would each train everything, into the same files."""
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="torchrun has started 2 processes"):
-        run(profile, "t2a", tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
 def test_missing_encoder_and_data_are_named(profile, tmp_path):
     with pytest.raises(FileNotFoundError, match="no weights"):
         run(profile, "a2a", tmp_path / "run")

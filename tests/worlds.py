@@ -183,16 +183,17 @@ def toy_stages(steps: int = 6) -> dict[str, tuple[StageConfig, ...]]:
     }
 
 
-def toy_profile(folder: Path, rows: int = 40, model: ModelConfig = MODEL, steps: int = 6) -> Profile:
-    """A profile whose data, Thinker and caches lie in `folder`.  Set MMO_CACHE to keep the cache there, too."""
+def toy_profile(folder: Path, rows: int = 40, model: ModelConfig = MODEL, steps: int = 6, write: bool = True) -> Profile:
+    """A profile whose data, Thinker and caches lie in `folder`.  Set MMO_CACHE to keep the cache there, too.  write: False where they do already."""
     data = folder / "data"
-    for kind in ("t2a", "a2a", "i2t"):
-        write_rows(data / f"{kind}-train.parquet", make_rows(kind, rows))
-        write_rows(data / f"{kind}-validation.parquet", make_rows(kind, 6, seed=1))
     thinker = data / "thinker.safetensors"
-    torch.manual_seed(0)
-    dense = model.replace(use_moe=False)
-    save_thinker(OmniModel(dense).model, dense, thinker, torch.float32)
+    if write:
+        for kind in ("t2a", "a2a", "i2t"):
+            write_rows(data / f"{kind}-train.parquet", make_rows(kind, rows))
+            write_rows(data / f"{kind}-validation.parquet", make_rows(kind, 6, seed=1))
+        torch.manual_seed(0)
+        dense = model.replace(use_moe=False)
+        save_thinker(OmniModel(dense).model, dense, thinker, torch.float32)
     return Profile(
         name="toy",
         model=model,
