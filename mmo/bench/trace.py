@@ -26,7 +26,7 @@ from mmo.profiles import Profile
 from mmo.twin import Precision
 
 KINDS = {
-    "products with weights": ("mm", "addmm", "linear", "bmm", "baddbmm", "mv", "addmv", "_weight_int8pack_mm", "mkldnn_linear"),
+    "products with weights": ("mm", "addmm", "linear", "bmm", "baddbmm", "mv", "addmv", "_weight_int8pack_mm", "mkldnn_linear", "_linear_pointwise"),
     "attention": ("softmax", "_softmax"),  # and all that is called so
     "copies, tables, caches": (
         "copy_", "cat", "stack", "index", "_index_put_impl_", "index_put_", "index_select", "gather", "embedding", "embedding_bag", "_embedding_bag",
@@ -69,7 +69,7 @@ class Trace:
 
 def kind_of(name: str) -> str:
     """The kind of an operation by its name."""
-    bare = name.removeprefix("aten::")
+    bare = name.rpartition("::")[2]
     if "attention" in bare:
         return "attention"
     return next((kind for kind, names in KINDS.items() if bare in names), ELEMENTWISE)
@@ -83,11 +83,11 @@ def traced(work: Callable[[], object], steps: Callable[[], int]) -> Trace:
         seconds = time.perf_counter() - started
     kinds, most, operations = Counter(), [], 0
     for event in profiler.key_averages():
-        if event.key.startswith("aten::"):
+        if event.key.startswith(("aten::", "mkldnn::")):
             own = event.self_cpu_time_total / 1e6
             kinds[kind_of(event.key)] += own
             operations += event.count
-            most.append((event.key.removeprefix("aten::"), own, event.count))
+            most.append((event.key.rpartition("::")[2], own, event.count))
     kinds[PYTHON] = max(0.0, seconds - sum(kinds.values()))
     most.sort(key=lambda entry: -entry[1])
     return Trace(steps(), seconds, dict(kinds), operations, most[:5])
