@@ -35,7 +35,10 @@ details.solution pre { background: #f6f6f6; padding: 8px; overflow-x: auto; }
 </style>"""
 
 
+# What nbconvert would load from elsewhere: formulas are pictures here, widgets are left still, and no notebook draws with mermaid.
 MATHJAX = re.compile(r"<!-- Load mathjax -->.*?<!-- End of mathjax configuration -->", re.DOTALL)
+REQUIRE = re.compile(r'<script src="https?://[^"]*require[^"]*"></script>')
+MERMAID = re.compile(r'<script type="module">(?:(?!</script>).)*mermaid(?:(?!</script>).)*</script>', re.DOTALL)
 
 
 class Renderer(IPythonRenderer):
@@ -78,7 +81,8 @@ def page(entry: Notebook, before: Notebook | None, behind: Notebook | None, root
         raise FileNotFoundError(f"{path}: no such notebook; run `mmo course build --execute {entry.number}`")
     notebook = for_reading(nbformat.read(path, 4), root)
     body, _ = PageExporter(template_name="lab", embed_images=True).from_notebook_node(notebook, {"metadata": {"name": f"{entry.number} · {entry.title}"}})
-    body = MATHJAX.sub("", body)
+    for loaded in (MATHJAX, REQUIRE, MERMAID):
+        body = loaded.sub("", body)
     return body.replace("<main", f"{CSS}{navigation(before, behind)}<main", 1)
 
 
