@@ -232,7 +232,8 @@ display(reveal("00.samples", round(0.08 * 24_000), "samples: a frame"))
 # The codec works on frames: pieces of one length. Cut a sound of $n$ samples into as many frames as it needs, $F = \lceil n / \mathrm{size} \rceil$.
 #
 # This is how exercises work here. The cell below has only the head of a function; write the body, run it, run `check`. A wrong answer gets a diagnosis.
-# Nothing blocks: what you leave open is answered by the package, and the notebook runs on.
+# Nothing blocks: what you leave open is answered by the package, and the notebook runs on. In a cell of your own, `hint("00.frames")` takes you one step further each
+# time you run it, and `solution("00.frames")` has the whole answer, folded until you open it.
 
 # %%
 @exercise("00.frames")

@@ -195,7 +195,7 @@ with LossCurves(run / "log" / "t2a.jsonl", "T2A"):
 
 # %%
 log = read_log(result.log_file)
-reveal("10.start", round(log[0]["codebooks"][0], 2), f"= nearly ln({config.audio_vocab_size}) = {np.log(config.audio_vocab_size):.2f} (the stop, ten times as heavy, adds a little)")
+reveal("10.start", round(log[0]["codebooks"][0], 2), f"= nearly ln({config.audio_vocab_size}) = {np.log(config.audio_vocab_size):.2f} and what the stop adds, which weighs ten times as much (notebook 08)")
 
 # %%
 reveal("10.minutes", round(result.seconds / 60, 1), "minutes")
