@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from mmo.cli import app
 from mmo.course import batch as batches
 from mmo.course.batch import Batch, expand, plan, read_batch, read_settings, run_batch
+from mmo.course.batch_page import side_by_side
 from mmo.course.catalogue import REPOSITORY, read_course
 
 CODE, TEXT = nbformat.v4.new_code_cell, nbformat.v4.new_markdown_cell
@@ -97,6 +98,24 @@ def test_the_page_sets_the_sounds_side_by_side(swept):
     row = page.split('class="sounds"')[1].split("</table>")[0]
     assert row.count("<audio") == 2 and "a tone at 0.1 and 0.2" in row and "a tone at 0.1 and 0.95" in row
     assert "<img" not in row and "http" not in page
+
+
+def test_answers_to_one_question_share_a_line_though_one_variant_was_silent_before(tmp_path):
+    out = nbformat.v4.new_output
+
+    def asked(*answers):
+        """A cell that prints a question and plays its answer, where there is one."""
+        outputs = []
+        for number, answer in enumerate(answers):
+            outputs.append(out("stream", name="stdout", text=f"question {number}\n"))
+            outputs += [out("display_data", data={"text/html": f"<audio></audio>{answer}"})] if answer else []
+        return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Ask"), nbformat.v4.new_code_cell("ask()", outputs=outputs)])
+
+    for name, book in (("a", asked("one", "two", "three")), ("b", asked("", "zwei", ""))):
+        nbformat.write(book, tmp_path / f"{name}.ipynb")
+    page = side_by_side("10", "Train", [{"variant": name, "notebook": "10", "copy": f"{name}.ipynb"} for name in "ab"], ["a", "b"], tmp_path)
+    rows = page.split("<tr>")[2:]
+    assert ["one" in rows[0] and "<i>none</i>" in rows[0], "two" in rows[1] and "zwei" in rows[1], "three" in rows[2] and "<i>none</i>" in rows[2]] == [True] * 3, page
 
 
 def test_what_is_done_stays_and_the_rest_is_run_again(swept, root):

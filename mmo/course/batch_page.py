@@ -60,24 +60,28 @@ def shown(value) -> str:
 def side_by_side(number: str, title: str, jobs: list[dict], variants: list[str], folder: Path) -> str:
     """The sounds of one notebook: a line a sound, a column a variant; nothing where it has none."""
     heard = {each["variant"]: sounds_of(folder / each["copy"]) for each in jobs if each["notebook"] == number and each["copy"]}
-    most = max((len(sounds) for sounds in heard.values()), default=0)
-    if not most:
+    places = sorted({place for sounds in heard.values() for place in sounds})
+    if not places:
         return ""
     head = "".join(f"<th>{html.escape(variant)}</th>" for variant in variants)
-    rows = "".join("<tr>" + "".join(f"<td>{sound_at(heard.get(variant, []), place)}</td>" for variant in variants) + "</tr>" for place in range(most))
+    rows = "".join("<tr>" + "".join(f"<td>{heard.get(variant, {}).get(place, '<i>none</i>')}</td>" for variant in variants) + "</tr>" for place in places)
     return f'<h2>{number} {html.escape(title)}: what is heard</h2><div class="sounds"><table><tr>{head}</tr>{rows}</table></div>'
 
 
-def sound_at(sounds: list[str], place: int) -> str:
-    return sounds[place] if place < len(sounds) else "<i>none</i>"
+def sounds_of(copy: Path) -> dict[tuple[int, int, int], str]:
+    """The players of an executed notebook, without their pictures, by their places: cell, lines printed before it there, which of several.
 
-
-def sounds_of(copy: Path) -> list[str]:
-    """The players of an executed notebook, without their pictures."""
-    found = []
-    for cell in nbformat.read(copy, 4).cells:
+    So what answers the same question stands in the same line, though another variant said nothing to the question before.
+    """
+    found: dict[tuple[int, int, int], str] = {}
+    cells = [cell for cell in nbformat.read(copy, 4).cells if not any(tag.startswith("papermill-error") for tag in cell.metadata.get("tags", []))]
+    for number, cell in enumerate(cells):
+        lines = same = 0
         for output in cell.get("outputs", []):
             page = "".join(output.get("data", {}).get("text/html", ""))
-            if "<audio" in page:
-                found.append(PICTURE.sub("", page))
+            if output.output_type == "stream" and output.name == "stdout":
+                lines, same = lines + output.text.count("\n"), 0
+            elif "<audio" in page:
+                found[number, lines, same] = PICTURE.sub("", page)
+                same += 1
     return found
