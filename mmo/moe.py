@@ -46,7 +46,8 @@ class MixtureOfExperts(nn.Module):
         flat = x.reshape(-1, x.shape[-1])  # (N, D)
         gates, chosen, scores = self.route(flat)
         out = self.dispatch(flat, gates, chosen)
-        return out.view_as(x), self.balance_loss(scores, chosen)
+        alone = self.pool is None and self.counted
+        return out.view_as(x), self.balance_loss(scores, chosen) if alone else self.shared_balance_loss(scores, chosen)
 
     def route(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x (N, D) -> gates (N, k) and expert numbers (N, k) of the chosen, and all scores (N, E) in fp32."""
@@ -83,22 +84,23 @@ class MixtureOfExperts(nn.Module):
         if not self.training or self.aux_loss_coef == 0:
             return scores.new_zeros(())
         number = scores.shape[-1]
-        chosen = F.one_hot(chosen, number).sum(dim=1).float()  # (N, E)
-        if self.pool is not None:
-            return self.aux_loss_coef * number * self.pooled(chosen, scores)
-        load = chosen.mean(dim=0)  # (E,), sums to k
-        loss = self.aux_loss_coef * number * (load * scores.mean(dim=0)).sum()
-        return loss if self.counted else 0 * loss
+        load = F.one_hot(chosen, number).sum(dim=1).float().mean(dim=0)  # (E,), sums to k
+        return self.aux_loss_coef * number * (load * scores.mean(dim=0)).sum()
 
-    def pooled(self, chosen: Tensor, scores: Tensor) -> Tensor:
-        """chosen, scores (N, E) of this process -> its share of sum_e load_e * mean_score_e of all: the shares add up to that.
+    def shared_balance_loss(self, scores: Tensor, chosen: Tensor) -> Tensor:
+        """The same over all processes that share a batch: this one's share of it; the shares add up to the whole batch's loss.
 
         The load has no gradient, so once it is the load of all, what is left is linear in the scores.
         """
-        own = torch.cat((chosen.sum(dim=0), chosen.new_full((1,), len(chosen)))) * self.counted
-        together = self.pool(own)
+        if not self.training or self.aux_loss_coef == 0:
+            return scores.new_zeros(())
+        if self.pool is None:
+            return self.balance_loss(scores, chosen) * self.counted
+        number = scores.shape[-1]
+        counts = F.one_hot(chosen, number).sum(dim=(0, 1)).float()  # (E,)
+        together = self.pool(torch.cat((counts, counts.new_full((1,), len(chosen)))) * self.counted)
         load, positions = together[:-1] / together[-1], together[-1]
-        return (load * scores.sum(dim=0)).sum() * self.counted / positions
+        return self.aux_loss_coef * number * (load * scores.sum(dim=0)).sum() * self.counted / positions
 
 
 def count_parameters(module: nn.Module) -> tuple[int, int]:
