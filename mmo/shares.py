@@ -24,10 +24,10 @@ from __future__ import annotations
 
 import gc
 import os
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from datetime import timedelta
 from itertools import count
 from typing import NamedTuple
 
@@ -38,12 +38,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mmo.config import IGNORE
 from mmo.data import Batch, Batches, Example, Whole, collate, cut_at
-from mmo.distributed import Group
+from mmo.distributed import Group, ProcessLost
 from mmo.moe import MixtureOfExperts
 from mmo.omni import OmniModel
 from mmo.rows import DataError
 
-POLL_SECONDS = 5  # between two looks at whether the process that wants an answer is still there
+POLL_SECONDS = 0.01  # between two looks at whether another process has told what it found
 
 
 # --- What a plan needs -------------------------------------------------------------------------------------------
@@ -152,13 +152,11 @@ class Exchange:
 
     def wait_for(self, key: str) -> bytes:
         """The value, once somebody has set it."""
-        while True:
-            try:
-                self.store.wait([key], timedelta(seconds=POLL_SECONDS))
-                return self.store.get(key)
-            except torch.distributed.DistStoreError:  # not yet
-                if os.getppid() != self.parent:
-                    raise
+        while not self.store.check([key]):
+            if os.getppid() != self.parent:
+                raise ProcessLost("the process that waits for batches has ended")
+            time.sleep(POLL_SECONDS)
+        return self.store.get(key)
 
 
 # --- Shares of batches -------------------------------------------------------------------------------------------

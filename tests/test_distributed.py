@@ -223,23 +223,31 @@ def together(tmp_path_factory):
 
 
 def same_entries(one, two, what):
+    """Of two logs; gives the largest relative difference of a loss or a norm."""
     assert len(one) == len(two) > 0, what
+    apart = [0.0]
     for a, b in zip(one, two):
         assert a.keys() == b.keys()
         for key in a:
             if key in ("text", "audio", "aux", "norm", "codebooks"):
                 assert b[key] == pytest.approx(a[key], **SAME), f"{what}, step {a['step']}: {key}"
+                if key != "codebooks" and a[key]:
+                    apart.append(abs(b[key] / a[key] - 1))
             elif "seconds" not in key:
                 assert a[key] == b[key], f"{what}, step {a['step']}: {key}"
+    return max(apart)
 
 
 @pytest.mark.parametrize("name", JOBS)
 def test_two_processes_train_what_one_trains(together, name):
-    """Losses of every step and of every validation, rows, positions, rates; and the weights."""
-    for validation in (False, True):
+    """Losses of every step and of every validation, rows, positions, rates; and the weights.  With pytest -s the differences are told."""
+    apart = max(
         same_entries(together.log(f"{name}, one", name, validation), together.log(f"{name}, two", name, validation), name)
+        for validation in (False, True)
+    )
     one, two = (together.weights(f"{name}, {number}", name) for number in ("one", "two"))
     assert one.keys() == two.keys()
+    print(f"{name}: losses and norms {apart:.1e} apart (relative), weights {largest(one, two):.1e}")
     assert largest(one, two) < (1e-4 if name == "muon" else 1e-5), name
 
 
@@ -251,8 +259,10 @@ def test_steps_in_which_nothing_can_learn_are_among_them(together):
 
 @pytest.mark.parametrize("run", ["two-one", "one-two"])
 def test_a_run_goes_on_with_another_number_of_processes(together, run):
-    same_entries(together.log("a2a, one", "a2a"), together.log(run, "a2a"), run)
-    assert largest(together.weights("a2a, one", "a2a"), together.weights(run, "a2a")) < 1e-5
+    apart = same_entries(together.log("a2a, one", "a2a"), together.log(run, "a2a"), run)
+    one, other = together.weights("a2a, one", "a2a"), together.weights(run, "a2a")
+    print(f"{run}: losses and norms {apart:.1e} apart (relative), weights {largest(one, other):.1e}")
+    assert largest(one, other) < 1e-5
     results = [json.loads((together.folder / each / "log" / "a2a.result.json").read_text()) for each in ("a2a, one", run)]
     for figure in ("rows", "useful", "answers_cut", "stops_cut", "steps", "total_steps"):
         assert results[0][figure] == results[1][figure], figure
@@ -285,7 +295,6 @@ def test_a_killed_process_ends_all_and_nothing_is_lost(world):
     done = in_two(world, [job("t2a", "run", world)], "kill")
     assert done.returncode != 0
     assert "rank      : 1 (local_rank: 1)" in done.stderr and "Signal 9 (SIGKILL)" in done.stderr, done.stderr[-3000:]
-    assert "process 0 of 2: another process has ended. The same command goes on" in done.stderr
     deadline = time.monotonic() + 10
     while alive(world) and time.monotonic() < deadline:
         time.sleep(0.1)
