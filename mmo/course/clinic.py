@@ -455,8 +455,8 @@ def streaming_that_stays_open(self, batch: int = 1, largest: int = 8) -> Iterato
     yield StreamingDecoder(self, largest)
 
 
-def collate_with_zeros(examples, config, position=(0, 0), answers_cut=0):
-    batch = HEALTHY_COLLATE(examples, config, position, answers_cut)
+def collate_with_zeros(examples, config, position=(0, 0), answers_cut=0, length=0):
+    batch = HEALTHY_COLLATE(examples, config, position, answers_cut, length)
     audio_labels = batch.audio_labels.clone()
     audio_labels[audio_labels == IGNORE] = 0
     return replace(batch, audio_labels=audio_labels)
