@@ -7,11 +7,13 @@ import json
 import logging
 import random
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from mmo.profiles import profile
 from mmo.speech_encoder import SpeechEncoder, feature_count
 from mmo.world import train_speech_encoder as training
 
@@ -240,3 +242,63 @@ def test_disturbed_clips_are_always_disturbed_alike():
     assert all(np.array_equal(one.samples, other.samples) for one, other in zip(first, second))
     assert first[0].targets == clip.targets and not np.array_equal(first[0].samples, clip.samples)
     assert not np.array_equal(first[0].samples, first[1].samples), "every clip has a room of its own"
+
+
+# --- One clip, heard twice -----------------------------------------------------------------------------------------
+
+TWICE = training.Recipe(width=32, heads=2, feed_forward=48, blocks=1, text_blocks=1, steps=4, batch=4, warmup_steps=2, agreement=1.0, likeness=0.5,
+                        feature_noise=0.3)
+
+
+def test_second_hearings_lie_beside_the_first():
+    """Same number of frames and same words, frame by frame comparable, and yet heard differently."""
+    frames, lengths, words, word_lengths, *_ = training.Batches(clips(8), TWICE, training.HEARING)[10**6]
+    first, second = frames.chunk(2)
+    assert len(frames) == 2 * TWICE.batch and torch.equal(*lengths.chunk(2)) and torch.equal(*word_lengths.chunk(2)) and torch.equal(*words.chunk(2))
+    assert all(not torch.equal(one, other) for one, other in zip(first, second))
+
+
+def test_what_is_heard_alike_costs_nothing():
+    torch.manual_seed(0)
+    half, there = torch.randn(3, 5, 8), torch.arange(5) < torch.tensor([5, 2, 4])[:, None]
+    padded = half.masked_fill(~there[..., None], 9.0)  # what stands where nothing was said is nobody's business
+    for cost in (training.disagreement, training.distance):
+        assert cost(torch.cat((half, padded)), there).item() == pytest.approx(0.0, abs=1e-6), cost.__name__
+        assert cost(torch.cat((half, torch.randn(3, 5, 8))), there).item() > 0.1, cost.__name__
+    unrelated = torch.randn(2, 4_000, 16)
+    assert training.distance(unrelated, torch.ones(1, 4_000, dtype=bool)).item() == pytest.approx(2.0, rel=0.02)
+
+
+def test_noise_is_measured_by_each_dimension():
+    torch.manual_seed(0)
+    features, there = torch.randn(4, 5_000, 2) * torch.tensor([1.0, 10.0]), torch.ones(4, 5_000, dtype=bool)
+    added = training.noisy(features, there, 0.3) - features
+    assert added.flatten(0, 1).std(0).tolist() == pytest.approx([0.3, 3.0], rel=0.05)
+    assert training.noisy(features, there, 0.0) is features
+
+
+def test_likeness_brings_two_hearings_together():
+    """A few steps on the distance alone: the features of two throats come nearer to each other."""
+    torch.manual_seed(0)
+    trainer = training.Trainer(replace(TWICE, agreement=0.0, likeness=20.0, feature_noise=0.0, learning_rate=5e-3), clips(8))
+    batch = trainer.batches[0]
+    there = (torch.arange(batch[0].shape[1]) < batch[1][:, None])[:TWICE.batch]
+
+    def apart() -> float:
+        trainer.model.eval()
+        with torch.no_grad():
+            return training.distance(trainer.features(*batch[:2]), there).item()
+
+    before = apart()
+    for _ in range(4):
+        trainer.update(batch)
+    assert apart() < 0.9 * before and trainer.skipped == 0
+
+
+def test_shipped_rows_are_clips():
+    """The questions of the tiny world's test rows, by voice, with words that the encoder can write."""
+    folder = profile("tiny").data_dir
+    found = training.row_clips(folder / "a2a-test.parquet", lambda row: row["tier"] == "pair" and row["voice"] == "rms")
+    assert len(found) == 30 and {clip.voice for clip in found} == {"rms"}
+    assert all(0.4 < clip.seconds < 8 and clip.targets for clip in found)
+    assert all(training.token_list()[i] in training.text.words(found[0].spoken) for i in found[0].targets)

@@ -2,11 +2,15 @@
 
     python -m mmo.world.train_speech_encoder            # goes on where it stopped; writes data/tiny/speech_encoder and its figures
     python -m mmo.world.train_speech_encoder --start-from data/tiny/speech_encoder     # a second sitting, from finished weights
+    python -m mmo.world.train_speech_encoder --start-from data/tiny/speech_encoder --rows data/tiny --likeness 0.5 …   # hears the shipped rows
 
 Heard in training: the spoken questions (thirty voices) and a share of the spoken answers (two voices), split `train` only. Thirty
 voices are few, so every clip is changed anew each time: speed, formants, room, microphone, noise (`mmo/augmentation.py`).
 The CTC head writes whole words at the last block. A second, training-only CTC head writes phones half-way up: it makes rare words share
 what common words teach (Sanabria & Metze, "Hierarchical multitask learning with CTC", 2018).
+What a Thinker reads are the features themselves, so they should hold the words and little of the voice. With `agreement` and `likeness` every clip is heard
+twice at once, through two throats and two microphones, and both times must be written and felt alike (Yao et al., "CR-CTC: Consistency regularization
+on CTC for improved speech recognition", 2024); with `feature_noise` the words have to stand out from noise added to the features.
 
 The folder is FunASR's own layout, and everything in it is read by FunASR: weights are stored in half precision.
 """
@@ -27,6 +31,7 @@ from pathlib import Path
 
 import jiwer
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 import torchaudio.compliance.kaldi as kaldi
@@ -35,6 +40,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..augmentation import Augmentation, augment, change_speed, log_uniform, mask_spectrogram
+from ..features import read_sound
 from ..speech_encoder import HOP, SAMPLE_RATE, STACK, STRIDE, WINDOW, SpeechEncoder, auto_model
 from . import plan, speech, text
 
@@ -69,8 +75,16 @@ class Recipe:
     tempo: tuple[float, float] = (0.8, 1.3)  # stretch of the mel frames: other pace, same pitch
     clean_share: float = 0.1  # of the clips are heard unchanged; all of them at first, falling over `clean_steps`: CTC starts sooner
     clean_steps: int = 400
+    agreement: float = 0.0  # weight of the divergence between what is written of a clip's two hearings; 0 and 0 below: one hearing
+    likeness: float = 0.0  # weight of the distance between the features of the two, relative to their variance
+    feature_noise: float = 0.0  # added to the features before they are written, relative to each one's deviation
     hold_out: str = ""  # a training voice to leave out, to try recipes without touching the test voices
     seed: int = 0
+
+    @property
+    def hearings(self) -> int:
+        """How often a clip stands in a batch."""
+        return 2 if self.agreement or self.likeness else 1
 
 
 @dataclass(frozen=True)
@@ -202,6 +216,14 @@ def load_clips(folder: Path, kind: str, choose, limit: int | None = None) -> lis
     return [make_clip(sounds[rendering.id].copy(), rate, rendering.voice, rendering.spoken) for rendering in chosen]
 
 
+def row_clips(path: Path, choose=lambda row: True) -> list[Clip]:
+    """The spoken questions of a parquet file of the tiny world, as they are shipped (compressed), where `choose(row)` accepts them."""
+    columns = ["conversations", "question_audios", "voice", "tier"]
+    rows = [row for row in pq.read_table(path, columns=columns).to_pylist() if row["question_audios"] and choose(row)]
+    return [make_clip((read_sound(row["question_audios"][0]) * 32767).astype(np.int16), SAMPLE_RATE, row["voice"],
+                      json.loads(row["conversations"])[0]["content"]) for row in rows]
+
+
 def make_clip(samples: np.ndarray, rate: int, voice: str, spoken: str) -> Clip:
     """A rendering, int16 `samples` at `rate` Hz, with its words and phones as ids.  KeyError names a word that the world has not."""
     word_ids, phone_ids = numbered(token_list), numbered(phone_list)
@@ -244,17 +266,27 @@ def stack(frames: np.ndarray) -> np.ndarray:
     return frames[places.clip(0, len(frames) - 1)].reshape(count, -1)
 
 
-def heard(clip: Clip, rng: np.random.Generator, recipe: Recipe, settings: Augmentation, clean_share: float = 0.0) -> np.ndarray:
-    """One clip as it is heard this time: (N, 560), unchanged with probability `clean_share`, else changed at random."""
+def heard(clip: Clip, rng: np.random.Generator, recipe: Recipe, settings: Augmentation, clean_share: float = 0.0, length: int | None = None) -> torch.Tensor:
+    """The mel frames (T, 80) of one clip as it is heard this time: unchanged with probability `clean_share`, else changed at random.
+
+    `length`: the frames are stretched to so many, so that they lie beside those of another hearing.
+    """
     if rng.random() < clean_share:
-        return stack(log_mel(torch.from_numpy(change_speed(clip.wave(), 1.0, clip.rate, SAMPLE_RATE))).numpy())
+        frames = log_mel(torch.from_numpy(change_speed(clip.wave(), 1.0, clip.rate, SAMPLE_RATE)))
+        return frames if length is None else stretch(frames, length)
     wave = augment(clip.wave(), rng, settings, SAMPLE_RATE, clip.rate)
     warp = round(log_uniform(rng, *recipe.formants), 2) if rng.random() < 0.7 else 1.0
     frames = log_mel(torch.from_numpy(wave), warp)
-    if rng.random() < 0.4:
-        length = max(STRIDE, round(len(frames) / log_uniform(rng, *recipe.tempo)))
-        frames = F.interpolate(frames.T[None], length, mode="linear")[0].T
-    return stack(mask_spectrogram(frames.numpy(), rng))
+    if length is not None:
+        frames = stretch(frames, length)
+    elif rng.random() < 0.4:
+        frames = stretch(frames, max(STRIDE, round(len(frames) / log_uniform(rng, *recipe.tempo))))
+    return torch.from_numpy(mask_spectrogram(frames.numpy(), rng))
+
+
+def stretch(frames: torch.Tensor, length: int) -> torch.Tensor:
+    """(T, 80) to (length, 80), in between linearly: another pace, the same pitch."""
+    return F.interpolate(frames.T[None], length, mode="linear")[0].T
 
 
 class Batches(torch.utils.data.Dataset):
@@ -276,14 +308,21 @@ class Batches(torch.utils.data.Dataset):
         return self.recipe.steps
 
     def __getitem__(self, step: int) -> tuple[torch.Tensor, ...]:
-        """frames (B, N, 560), their lengths (B,), words and phones as flat targets with their lengths (B,)."""
+        """frames (B, N, 560), their lengths (B,), words and phones as flat targets with their lengths (B,).
+
+        Where clips are heard twice, all second hearings follow all first ones.
+        """
         rng = np.random.default_rng((self.recipe.seed, step))
         size = self.recipe.batch
         pool = sorted(rng.choice(len(self.clips), 4 * size, p=self.odds), key=lambda i: self.clips[i].seconds)
         start = int(rng.integers(4)) * size  # clips of like length, so that little is padding
         clips = [self.clips[i] for i in pool[start : start + size]]
         clean_share = max(self.recipe.clean_share, 1 - step / max(1, self.recipe.clean_steps))
-        frames = [torch.from_numpy(heard(clip, rng, self.recipe, self.settings, clean_share)) for clip in clips]
+        hearings = [[heard(clip, rng, self.recipe, self.settings, clean_share) for clip in clips]]
+        for _ in range(1, self.recipe.hearings):
+            hearings.append([heard(clip, rng, self.recipe, self.settings, 0.0, len(first)) for clip, first in zip(clips, hearings[0])])
+        clips = clips * self.recipe.hearings
+        frames = [torch.from_numpy(stack(each.numpy())) for hearing in hearings for each in hearing]
         lengths = torch.tensor([len(frame) for frame in frames])
         words = [torch.tensor(clip.targets) for clip in clips]
         phones = [torch.tensor(clip.phones) for clip in clips]
@@ -305,6 +344,27 @@ def ctc(logits: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor, targ
     scores = logits.log_softmax(-1).transpose(0, 1)
     total = F.ctc_loss(scores, targets, lengths, target_lengths, reduction="sum", zero_infinity=True)
     return total / target_lengths.sum()
+
+
+def noisy(features: torch.Tensor, there: torch.Tensor, share: float) -> torch.Tensor:
+    """features (B, N, D) with noise of `share` of each dimension's deviation over the places (B, N) that are `there`."""
+    if not share:
+        return features
+    return features + share * features[there].std(0).detach() * torch.randn_like(features)
+
+
+def disagreement(logits: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
+    """Kullback-Leibler divergence in nats a place between what two hearings write, each taught by the other. logits (2 B, N, V), there (B, N)."""
+    first, second = (half[there].log_softmax(-1) for half in logits.chunk(2))
+    return 0.5 * (F.kl_div(first, second.detach(), reduction="batchmean", log_target=True)
+                  + F.kl_div(second, first.detach(), reduction="batchmean", log_target=True))
+
+
+def distance(features: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
+    """Mean squared distance between the features (2 B, N, D) of two hearings over their variance: 0 if alike, 2 if unrelated."""
+    first, second = (half[there] for half in features.chunk(2))
+    variance = torch.cat((first, second)).var(0).mean()
+    return (first - second).square().mean() / variance
 
 
 class Trainer:
@@ -345,7 +405,7 @@ class Trainer:
     def word_scores(self, clip: Clip) -> torch.Tensor:
         """Log-probabilities (N, V) of the tokens at every 60 ms of a clip, heard unchanged."""
         self.model.eval()
-        frames = torch.from_numpy(heard(clip, np.random.default_rng(0), self.recipe, HEARING, clean_share=1.0))
+        frames = torch.from_numpy(stack(heard(clip, np.random.default_rng(0), self.recipe, HEARING, clean_share=1.0).numpy()))
         return self.model.ctc.ctc_lo(self.features(frames[None], torch.tensor([len(frames)])))[0].log_softmax(-1)
 
     def update(self, batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
@@ -353,9 +413,14 @@ class Trainer:
         frames, lengths, words, word_lengths, phones, phone_lengths = batch
         self.model.train()
         features = self.features(frames, lengths)
-        word_loss = ctc(self.model.ctc.ctc_lo(features), lengths, words, word_lengths)
+        there = torch.arange(features.shape[1]) < lengths[:, None]
+        logits = self.model.ctc.ctc_lo(noisy(features, there, self.recipe.feature_noise))
+        word_loss = ctc(logits, lengths, words, word_lengths)
         phone_loss = ctc(self.phone_head(self.middle), lengths, phones, phone_lengths)
         loss = word_loss + self.recipe.phone_weight * phone_loss
+        if self.recipe.hearings == 2:
+            both = there[: len(there) // 2]
+            loss = loss + self.recipe.agreement * disagreement(logits, both) + self.recipe.likeness * distance(features, both)
         if torch.isfinite(loss):
             for group in self.optimizer.param_groups:
                 group["lr"] = self.learning_rate()
@@ -410,10 +475,12 @@ def disturbed(clips: list[Clip]) -> list[Clip]:
     return [replace(clip, samples=change(i, clip)) for i, clip in enumerate(clips)]
 
 
-def train(recipe: Recipe, folder: Path, build: Path, speech_folder: Path = SPEECH, every: int = 250, workers: int = 0,
-          start_from: Path | None = None) -> Trainer:
-    """Trains, or goes on training, `recipe`; writes `folder` at every look at the validation set."""
-    build.mkdir(parents=True, exist_ok=True)
+def material(recipe: Recipe, speech_folder: Path, rows: Path | None) -> tuple[list[Clip], list[Clip], list[Clip]]:
+    """Clips to train with, to validate with, and those of the voice left out: from what `mmo world build` has spoken, or from the shipped rows."""
+    if rows is not None:
+        asked = row_clips(rows / "a2a-train.parquet", lambda row: row["voice"] != recipe.hold_out)
+        left_out = row_clips(rows / "a2a-train.parquet", lambda row: row["voice"] == recipe.hold_out)
+        return asked, row_clips(rows / "a2a-validation.parquet"), left_out
 
     def allowed(r: plan.Rendering) -> bool:
         return r.split == "train" and r.voice != recipe.hold_out and not text.WITHHELD_PAIRS & set(text.pairs(r.spoken))
@@ -423,6 +490,14 @@ def train(recipe: Recipe, folder: Path, build: Path, speech_folder: Path = SPEEC
         clips += load_clips(speech_folder, "answers", allowed, recipe.answers)
     validation = load_clips(speech_folder, "questions", lambda r: r.split == "validation")
     left_out = load_clips(speech_folder, "questions", lambda r: r.voice == recipe.hold_out, 100) if recipe.hold_out else []
+    return clips, validation, left_out
+
+
+def train(recipe: Recipe, folder: Path, build: Path, speech_folder: Path = SPEECH, every: int = 250, workers: int = 0,
+          start_from: Path | None = None, rows: Path | None = None) -> Trainer:
+    """Trains, or goes on training, `recipe`; writes `folder` at every look at the validation set."""
+    build.mkdir(parents=True, exist_ok=True)
+    clips, validation, left_out = material(recipe, speech_folder, rows)
     hard = disturbed(validation)
     trainer, checkpoint = Trainer(recipe, clips, start_from), build / "checkpoint.pt"
     if checkpoint.exists():
@@ -449,13 +524,18 @@ def train(recipe: Recipe, folder: Path, build: Path, speech_folder: Path = SPEEC
     return trainer
 
 
-def measure(folder: Path, speech_folder: Path = SPEECH) -> dict:
+def measure(folder: Path, speech_folder: Path = SPEECH, rows: Path | None = None) -> dict:
     """Test figures of a finished folder: voices and sentences never heard, by voice and by tier."""
     encoder = SpeechEncoder.load(folder)
+
+    def test_clips(tier: str, voice: str) -> list[Clip]:
+        if rows is not None:
+            return row_clips(rows / "a2a-test.parquet", lambda row: row["tier"] == tier and row["voice"] == voice)
+        return load_clips(speech_folder, "questions", lambda r: r.split == "test" and r.tier == tier and r.voice == voice)
+
     figures: dict = {}
     for tier in ("sentence", "pair", "fact"):
-        by_voice = {voice: load_clips(speech_folder, "questions", lambda r: r.split == "test" and r.tier == tier and r.voice == voice)
-                    for voice in plan.TEST_VOICES}
+        by_voice = {voice: test_clips(tier, voice) for voice in plan.TEST_VOICES}
         figures[tier] = {"all": word_errors(encoder, [clip for clips in by_voice.values() for clip in clips])}
         figures[tier] |= {voice: word_errors(encoder, clips) for voice, clips in by_voice.items()}
     return figures
@@ -471,21 +551,22 @@ def main() -> None:
     parser.add_argument("--build", type=Path, default=BUILD, help="where the checkpoint is kept")
     parser.add_argument("--every", type=int, default=250, help="steps between looks at the validation set")
     parser.add_argument("--start-from", type=Path, help="a finished folder to go on from")
+    parser.add_argument("--rows", type=Path, help="hear the shipped rows of this folder instead of what `mmo world build` has spoken")
     parser.add_argument("--workers", type=int, default=0, help="processes that prepare batches")
     options = vars(parser.parse_args())
-    folder, figures, build, every, workers, start_from = (
-        options.pop(name) for name in ("folder", "figures", "build", "every", "workers", "start_from"))
+    folder, figures, build, every, workers, start_from, rows = (
+        options.pop(name) for name in ("folder", "figures", "build", "every", "workers", "start_from", "rows"))
     recipe = Recipe(**options)
     shipped = start_from and start_from.resolve() == FOLDER.resolve()  # only of these weights does FIGURES tell
     earlier = json.loads(FIGURES.read_text(encoding="utf-8")) if shipped else None
-    trainer = train(recipe, folder, build, every=every, workers=workers, start_from=start_from)
+    trainer = train(recipe, folder, build, every=every, workers=workers, start_from=start_from, rows=rows)
     report = {"recipe": asdict(recipe), "parameters": sum(p.numel() for p in trainer.model.parameters()),
               "bytes": sum(path.stat().st_size for path in folder.iterdir()), "seconds": round(trainer.seconds),
               "batches_skipped": trainer.skipped, "curve": trainer.curve}
     if earlier:
-        report["sitting_before"] = {name: earlier[name] for name in ("recipe", "seconds", "test")}
+        report["sitting_before"] = {name: earlier[name] for name in ("recipe", "seconds", "test", "sitting_before") if name in earlier}
     if not recipe.hold_out:
-        report["test"] = measure(folder)
+        report["test"] = measure(folder, rows=rows)
     figures.parent.mkdir(parents=True, exist_ok=True)
     write_text(figures, json.dumps(report, indent=1) + "\n")
     print(json.dumps(report.get("test", trainer.curve[-1]), indent=1))
