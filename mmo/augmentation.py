@@ -6,7 +6,7 @@ the same seed gives the same sound whatever else the process draws:
     rng = np.random.default_rng(7)
     louder_and_noisier = augment(question, rng)
 
-The tiny world's questions come in three people's voices and a synthesiser's variants only. Speed (which moves pitch and formants together), filters, echoes
+The tiny world's questions come in three people's voices and two synthesisers' variants only. Speed (which moves pitch and formants together), filters, echoes
 and noise are what a model hears instead of the thousands of voices it would meet in a real corpus (Ko et al., "Audio
 augmentation for speech recognition", 2015; Ko et al., "A study on data augmentation of reverberant speech", 2017).
 """

