@@ -43,7 +43,7 @@ from mmo.checkpoint import snapshots_of
 from mmo.codec import Codec
 from mmo.course import check, exercise, hint, predict, quiz, reveal, solution
 from mmo.course.clinic import Ward
-from mmo.course.pictures import compare_curves
+from mmo.course.pictures import compare_curves, compare_grids
 from mmo.data import Batches, Layout
 from mmo.display import LossCurves, listen, show_codes, show_delay
 from mmo.examination import SIZES, TIERS, Candidate, Exam, of_tier, spread_voices
@@ -125,10 +125,11 @@ lies = torch.randint(config.num_codes, fed[:-1].shape, generator=dice)
 fed[:-1] = lie(fed[:-1], lies, spoken_here, torch.rand(fed.shape[1], generator=dice), 0.15)
 lied = (fed != streams.input_ids).any(dim=0)
 print(f"a share of 0.15, so that there is something to see: {int(lied.sum())} of {int(spoken_here.sum())} positions lie")
-display(show_delay(fed[:, :44], config, start, words[:44]))
+at = max(0, int(lied.nonzero()[0]) - 2) if lied.any() else start
+display(compare_grids(streams.input_ids[:-1, at : at + 9], fed[:-1, at : at + 9], {config.audio_pad_token: ""}, titles=("the true past", "what is fed")))
 
 # %% [markdown]
-# Compare it with the grid above: the labels stay what they were, so the Talker has to give the true next code after a false one. That is what it will need when one of its own codes is wrong.
+# A red edge marks a lie: it goes through all codebooks. The labels stay what they were, so the Talker has to give the true next code after a false one. That is what it will need when one of its own codes is wrong.
 #
 # ## The recipe
 #
@@ -327,14 +328,14 @@ for step, path in snapshots_of(run, "t2a"):
     likeness = [ward.nearer(each.samples, item.voice) > 0 for each, item in zip(said, tried)] if len(assistant.voices) > 1 else []
     found[step] = {"words": max(0.0, 1 - (errors.wer or 0.0))} | ({"voice": float(np.mean(likeness))} if likeness else {})
     print(f"after {step:5} steps: " + ", ".join(f"{name} {share:4.0%} right" for name, share in found[step].items()) + f"   ({len(said)} answers)")
-last = list(found.values())[-1]
-reached = {name: next(step for step, each in found.items() if each[name] >= 0.9 * share) for name, share in last.items() if share > 0}  # nine tenths of what it comes to
+final = list(found.values())[-1]
+reached = {name: next(step for step, each in found.items() if each[name] >= 0.9 * share) for name, share in final.items() if share > 0}
 first = [name for name, step in reached.items() if step == min(reached.values())]
 print("nine tenths of the last figure after:", ", ".join(f"{name} {step} steps" for name, step in reached.items()) or "nothing is right yet")
 reveal("10.first", first[0] if len(first) == 1 else "both at once" if first else "neither")
 
 # %% [markdown]
-# Timbre and melody are in every frame, and thousands of frames teach them. Words are rare, and each has to be found in the bridge.
+# What one might expect: timbre and melody are in every frame, and thousands of frames teach them; words are rare, and each has to be found in the bridge. Do ear and figures agree with that?
 #
 # ## Sentences it never heard
 #

@@ -70,7 +70,7 @@ features = exam.hear(asked)
 reveal("11.placeholders", len(features[0]), f"vectors of {features[0].shape[1]} numbers")
 
 # %%
-display(show_maps([features[0].T], ["one column a placeholder, one row a number"], columns=1, size=7.0, alt=f"The question's features: {features[0].shape[1]} numbers in each of {len(features[0])} columns."))
+display(show_maps([features[0]], ["a row a placeholder (60 ms), a column a number"], columns=1, size=8.0, alt=f"The question's features: {len(features[0])} rows of {features[0].shape[1]} numbers."))
 
 # %% [markdown]
 # ## How well is it heard?
@@ -229,9 +229,9 @@ reveal("11.minutes", round(result.seconds / 60, 1), "minutes, with looking at he
 # held-out rows:
 
 # %%
-spoken_dots = [entry for entry in read_log(result.log_file, validation=True) if any(entry["codebooks"])]
-earlier = [entry for entry in read_log(run / "log" / "t2a.jsonl", validation=True) if entry["step"] == max(each["step"] for each in read_log(run / "log" / "t2a.jsonl", validation=True))]
-for name, entry in [("at the end of T2A", each) for each in earlier] + [(f"A2A, step {each['step'] + 1}", each) for each in spoken_dots]:
+spoken_entries = [entry for entry in read_log(result.log_file, validation=True) if any(entry["codebooks"])]
+earlier = read_log(run / "log" / "t2a.jsonl", validation=True)[-1:]  # none where the shipped weights were gone on from
+for name, entry in [("at the end of T2A", each) for each in earlier] + [(f"A2A, step {each['step'] + 1}", each) for each in spoken_entries]:
     print(f"{name:18} {entry['validation']}, by codebook: " + "  ".join(f"{loss:.2f}" for loss in entry["codebooks"]))
 
 # %%
@@ -316,7 +316,7 @@ for step, path in [(0, before), *snapshots_of(run, "a2a")]:
 reveal("11.first", "never" if first_right is None else first_right, "" if first_right is None else "steps")
 
 # %% [markdown]
-# Listen to the voice, too: it was there from the start, and the second pass must not lose it. The projector alone brings the first right words; the rest comes when all weights learn.
+# Listen to the voice, too: it was there from the start, and the second pass must not lose it. Up to the end of the first pass, what you heard is the projector's work alone; behind it all weights learn.
 
 # %%
 assistant = Assistant.load(settings, run)
