@@ -289,8 +289,10 @@ def show_losses(records: Sequence[Mapping], validation: Sequence[Mapping] = (), 
     """Loss against step: text and audio on the left, each codebook on the right where it was logged.
 
     records: dicts with `step` and any of `text`, `audio`, `codebooks` (a list), as `training.read_log` gives them.
-    validation: the same, measured on held-out rows, drawn as dots.
+    validation: the same, measured on held-out rows, drawn as dots.  A step without a spoken row has no audio loss (it was logged as 0)
+    and is left out of the audio curves.
     """
+    records, validation = [without_silence(each) for each in records], [without_silence(each) for each in validation]
     by_codebook = [record for record in records if record.get("codebooks")]
     with drawing(9.0 if by_codebook else 5.0, 2.7) as figure:
         left, *right = figure.subplots(1, 2 if by_codebook else 1, squeeze=False)[0]
@@ -308,6 +310,12 @@ def show_losses(records: Sequence[Mapping], validation: Sequence[Mapping] = (), 
         last = records[-1] if records else {}
         figures = ", ".join(f"{name} {last[name]:.3f}" for name in ("text", "audio") if last.get(name) is not None)
         return finish(figure, f"Loss curves over {len(records)} records; last: {figures or 'nothing yet'}. {title}".strip())
+
+
+def without_silence(record: Mapping) -> dict:
+    """A record without the audio losses of a step in which nothing was spoken: sums over no label, which are 0 and no loss."""
+    silent = record.get("audio") == 0 and not any(record.get("codebooks") or ())
+    return {name: value for name, value in record.items() if not (silent and name in ("audio", "codebooks"))}
 
 
 def curve(axes, records: Sequence[Mapping], name: str, colour: str) -> None:

@@ -31,7 +31,7 @@ from mmo.features import Frozen, encode_items
 from mmo.generation import Answer, Generator, Prompt
 from mmo.held_out import set_aside
 from mmo.judge import Judge, Sound, Transcriber
-from mmo.omni import load_model
+from mmo.omni import OmniModel, load_model
 from mmo.profiles import STAGES, Profile
 from mmo.rows import DataError, check_columns, parse_conversation
 from mmo.sequence import frames
@@ -254,10 +254,11 @@ def read_uncoded(data: bytes) -> tuple[np.ndarray, int]:
 
 
 class Candidate:
-    """A checkpoint that answers test items: text, speech, and progress shown."""
+    """A checkpoint, or a model, that answers test items: text, speech, and progress shown."""
 
-    def __init__(self, weights: Path, exam: Exam) -> None:
-        model = load_model(weights).to(exam.device, exam.dtype)
+    def __init__(self, weights: Path | OmniModel, exam: Exam) -> None:
+        model = weights.eval() if isinstance(weights, OmniModel) else load_model(weights)
+        model = model.to(exam.device, exam.dtype)
         self.exam = exam
         self.generator = Generator(model, exam.codec, exam.tokenizer, exam.decoding, precision=exam.precision)
 

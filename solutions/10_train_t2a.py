@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 10 · Train T2A: text in, speech out
 #
-# *Takes 75 minutes (tiny) · builds on 05, 07 · 2 exercises, 5 points*
+# *Takes 90 minutes (tiny) · builds on 05, 07 · 4 exercises, 10 points*
 #
 # **At the end** you have a model of five million weights that writes an answer and reads it aloud, in two voices, in sentences it
 # never heard. It started this notebook mute: its Thinker knows the world's text, its Talker is random.
@@ -29,27 +29,32 @@ budget = "full"  # full, or smoke: a few dozen updates to see that everything ru
 
 # %%
 # %matplotlib inline
+import math
 import time
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mmo import measures
 from mmo.assistant import Assistant
 from mmo.chat import ChatTokenizer
 from mmo.checkpoint import snapshots_of
 from mmo.codec import Codec
 from mmo.course import check, exercise, hint, predict, quiz, reveal, solution
-from mmo.course.pictures import compare_curves
+from mmo.course.clinic import Ward
+from mmo.course.pictures import compare_curves, compare_grids
 from mmo.data import Batches, Layout
 from mmo.display import LossCurves, listen, show_codes, show_delay
+from mmo.examination import SIZES, TIERS, Candidate, Exam, of_tier, spread_voices
 from mmo.omni import OmniModel
-from mmo.optimiser import rate_factor
+from mmo.optimiser import is_hidden_matrix, rate_factor
 from mmo.profiles import profile as find_profile
 from mmo.profiles import run_dir
 from mmo.rows import open_rows
 from mmo.sequence import Markers, build_row, find_assistant_ranges, frames
-from mmo.training import Encoders, Stepper, open_corpora, planned_passes, read_log, train
+from mmo.thinker import load_thinker
+from mmo.training import Encoders, Stepper, open_corpora, peak_memory, planned_passes, read_log, train
 
 settings = find_profile(profile)
 run = run_dir(settings, budget)
@@ -92,6 +97,41 @@ display(show_delay(streams.input_ids[:, :44], config, start, words[:44]))
 # - **dropout** on the projected code embedding, as the prenet of Tacotron has it;
 # - **stretches about a word long are hidden** from the history, half of them as pads, half as random codes;
 # - **some positions hold random codes**: the original's scheduled sampling, 5 % of the answer.
+#
+# ## Exercise: a past that lies
+#
+# *Exercise 10.lie · difficulty ●○○ · importance ●●● · 6 minutes · 2 points · stuck? `hint("10.lie")`*
+#
+# The third of them, by hand. `lies` (Q, T) holds a random code for every place, `drawn` (T,) a number between 0 and 1 for every position. A position of the answer lies where its number is below `share`,
+# and then it lies in all its codebooks.
+
+# %%
+@exercise("10.lie")
+def lie(codes: Tensor, lies: Tensor, spoken: Tensor, drawn: Tensor, share: float) -> Tensor:
+    """codes, lies (Q, T) int64, spoken (T,) bool, drawn (T,) float32 -> (Q, T) what the Talker is fed."""
+    ### BEGIN SOLUTION
+    return torch.where(spoken & (drawn < share), lies, codes)
+    ### END SOLUTION
+
+
+# %%
+check("10.lie")
+
+# %%
+dice = torch.Generator().manual_seed(0)
+fed = streams.input_ids.clone()
+spoken_here = (streams.audio_labels >= 0).any(dim=0)
+lies = torch.randint(config.num_codes, fed[:-1].shape, generator=dice)
+fed[:-1] = lie(fed[:-1], lies, spoken_here, torch.rand(fed.shape[1], generator=dice), 0.15)
+lied = (fed != streams.input_ids).any(dim=0)
+print(f"a share of 0.15, so that there is something to see: {int(lied.sum())} of {int(spoken_here.sum())} positions lie")
+at = max(0, int(lied.nonzero()[0]) - 2) if lied.any() else start
+display(compare_grids(streams.input_ids[:-1, at : at + 9], fed[:-1, at : at + 9], {config.audio_pad_token: ""}, titles=("the true past", "what is fed")))
+
+# %% [markdown]
+# A red edge marks a lie: it goes through all codebooks. The labels stay what they were, so the Talker has to give the true next code after a false one. That is what it will need when one of its own codes is wrong.
+#
+# ## The recipe
 #
 # What is left to trust is the bridge. The original's recipe is one pass over all weights: rate 5e-4, batch 40, every row padded to 512 positions, no warm-up,
 # cosine to a tenth. Ours differs where our profile says so (`mmo/profiles.py`): length buckets, warm-up, Muon on hidden matrices, an average of the weights.
@@ -157,7 +197,8 @@ check("10.average")
 # ## What it costs, before it is paid
 #
 # One update multiplies every weight about six times per position: two operations forward, four backward. A few updates on the clock
-# tell the rest. They are thrown away; the training below starts fresh.
+# tell the rest. They are thrown away; the training below starts fresh. What memory the weights need can be counted: each is there as itself, as its gradient, in its average and
+# in what the optimiser remembers of it (AdamW two numbers, Muon one).
 
 # %%
 weights = sum(p.numel() for p in OmniModel(config).parameters())
@@ -165,6 +206,7 @@ corpora, shares = open_corpora(settings, stage, Encoders())
 trial = Stepper(OmniModel(config).to(settings.device()).train(), stage, stage.steps or 1, settings.device(), settings.dtype())
 batches = Batches(corpora, shares, Layout(config, tokenizer, stage.max_length), stage.token_budget, chunk_rows=stage.chunk_rows).start()
 some = [next(batches) for _ in range(7)]
+first_labels = some[0].audio_labels[:, 0]  # (B, T) of codebook 0: training will begin with this batch, too
 for number, batch in enumerate(some):
     if number == 2:  # the first two warm up
         started = time.perf_counter()
@@ -174,9 +216,16 @@ useful = sum(batch.useful for batch in some) / sum(batch.size for batch in some)
 print(f"{weights / 1e6:.2f} M weights; a batch: {some[-1].input_ids.shape[0]} rows, {some[-1].size} positions, {useful:.0%} of them useful")
 if stage.steps:
     print(f"{stage.steps} updates of at most {stage.token_budget} positions: at most {6 * weights * stage.token_budget * stage.steps / 1e15:.2f} PFLOP")
-print(f"{seconds_a_step:.2f} s an update here")
+rows_a_second = np.mean([len(batch.names) for batch in some[2:]]) / seconds_a_step
+print(f"{seconds_a_step:.2f} s an update here: {np.mean([batch.size for batch in some[2:]]) / seconds_a_step:.0f} positions and {rows_a_second:.1f} rows a second")
+remembered = sum((1 if stage.optimiser == "muon" and is_hidden_matrix(name, p) else 2) * p.numel() for name, p in trial.model.named_parameters())
+held = 4 * (3 * weights + remembered) / 1e6
+print(f"weights, gradients, average and optimiser: {held:.0f} MB; this kernel has held {peak_memory(settings.device()) / 1e6:.0f} MB at most so far")
 del trial, some, batches
-predict("10.minutes", "How many minutes will the training below take on this machine?", None)
+predict("10.minutes", f"{stage.steps} updates: how many minutes will the training below take on this machine?", None)
+
+# %%
+predict("10.memory", "And how many MB will this kernel have held at its peak, with the activations of the largest batch?", None)
 
 # %% [markdown]
 # ## Train
@@ -195,11 +244,46 @@ with LossCurves(run / "log" / "t2a.jsonl", "T2A"):
 
 # %%
 log = read_log(result.log_file)
-reveal("10.start", round(log[0]["codebooks"][0], 2), f"= nearly ln({config.audio_vocab_size}) = {np.log(config.audio_vocab_size):.2f} and what the stop adds, which weighs ten times as much (notebook 08)")
+reveal("10.start", round(log[0]["codebooks"][0], 2), f"where ln({config.audio_vocab_size}) = {np.log(config.audio_vocab_size):.2f}")
 
 # %%
-reveal("10.minutes", round(result.seconds / 60, 1), "minutes")
+trained_rows = sum(entry["rows"] for entry in log)
+clock = sum(entry["seconds"] for entry in log)
+print(f"{len(log)} updates, {clock / max(1, len(log)):.2f} s each ({seconds_a_step:.2f} s when tried), {trained_rows / clock:.1f} rows a second ({rows_a_second:.1f} when tried)")
+reveal("10.minutes", round(result.seconds / 60, 1), "minutes, with looking at held-out rows and saving")
 
+# %%
+reveal("10.memory", round(result.memory / 1e6), f"MB: {held:.0f} for the weights and what belongs to them; the rest is activations, rows, libraries")
+
+# %% [markdown]
+# ## Exercise: where the loss begins
+#
+# *Exercise 10.begin · difficulty ●●○ · importance ●●○ · 8 minutes · 3 points · stuck? `hint("10.begin")`*
+#
+# Above ln(entries), and no accident. Each answer of $F$ frames has $F$ codes and one stop to learn; the stop counts `stop_weight` times in the sum, and once in the number of labels (notebook 08). What does a
+# head pay that gives every entry the same chance?
+
+# %%
+@exercise("10.begin")
+def begin(frames: Tensor, entries: int, stop_weight: float) -> float:
+    """frames (N,) of the answers of a batch -> the loss of codebook 0 before anything is learnt."""
+    ### BEGIN SOLUTION
+    weighted, labels = (frames + stop_weight).sum(), (frames + 1).sum()
+    return math.log(entries) * float(weighted / labels)
+    ### END SOLUTION
+
+
+# %%
+check("10.begin")
+
+# %%
+lengths = (first_labels >= 0).sum(dim=1)
+lengths = lengths[lengths > 0] - 1  # without the stop
+print(f"the first batch: {len(lengths)} answers of {float(lengths.float().mean()):.0f} frames; counted {begin(lengths, config.audio_vocab_size, stage.stop_weight):.2f}, measured {log[0]['codebooks'][0]:.2f}")
+
+# %% [markdown]
+# What the measured one has in addition is the random head's own: its logits are not quite equal, and unequal chances at random cost more than equal ones.
+#
 # %% [markdown]
 # ## Read the curves
 #
@@ -223,15 +307,35 @@ print(f"a code drawn blindly from {config.num_codes}: {np.log(config.num_codes):
 predict("10.first", "What is right first: 'voice' or 'words'?", None)
 
 # %%
-asked = "What is three plus four?"
+question = "What is three plus four?"
 for step, path in snapshots_of(run, "t2a"):
     assistant = Assistant.load(settings, run, path)
-    spoken = assistant.ask(asked, voice=next(iter(assistant.voices), None))
+    spoken = assistant.ask(question, voice=next(iter(assistant.voices), None))
     display(listen(spoken.samples, spoken.sample_rate, f"after {step} steps: {spoken.text}"))
-reveal("10.first", "voice")
 
 # %% [markdown]
-# Timbre and melody are in every frame, and thousands of frames teach them. Words are rare, and each has to be found in the bridge.
+# One sentence is an anecdote. So a few sentences in every voice, at each snapshot: the judge (a speech recogniser) says how many words are right, and the *portrait* of a voice, the mean spectrum of its recordings, whose voice it is: right
+# where the answer is nearer to the portrait that was asked for than to any other.
+
+# %%
+exam = Exam(settings, SIZES[budget], stages=("t2a",))
+ward = Ward(settings)  # holds the portraits
+tried = spread_voices(of_tier(exam.said, "sentence"), 6 if budget == "full" else 2)
+found = {}
+for step, path in snapshots_of(run, "t2a"):
+    said = Candidate(path, exam).answer(exam.text_prompts(tried), f"after {step} steps", speech=True)
+    errors = measures.word_errors([each.text for each in said], exam.judge.transcribe([(each.samples, each.sample_rate) for each in said], workers=1), exam.split)
+    likeness = [ward.nearer(each.samples, item.voice) > 0 for each, item in zip(said, tried)] if len(assistant.voices) > 1 else []
+    found[step] = {"words": max(0.0, 1 - (errors.wer or 0.0))} | ({"voice": float(np.mean(likeness))} if likeness else {})
+    print(f"after {step:5} steps: " + ", ".join(f"{name} {share:4.0%} right" for name, share in found[step].items()) + f"   ({len(said)} answers)")
+final = list(found.values())[-1]
+reached = {name: next(step for step, each in found.items() if each[name] >= 0.9 * share) for name, share in final.items() if share > 0}
+first = [name for name, step in reached.items() if step == min(reached.values())]
+print("nine tenths of the last figure after:", ", ".join(f"{name} {step} steps" for name, step in reached.items()) or "nothing is right yet")
+reveal("10.first", first[0] if len(first) == 1 else "both at once" if first else "neither")
+
+# %% [markdown]
+# What one might expect: timbre and melody are in every frame, and thousands of frames teach them; words are rare, and each has to be found in the bridge. Do ear and figures agree with that?
 #
 # ## Sentences it never heard
 #
@@ -250,6 +354,37 @@ for number in range(0, len(test), max(1, len(test) // 4)):
     display(listen(spoken.samples, spoken.sample_rate, f"{voice}: {spoken.text}"))
 
 # %% [markdown]
+# ## What was forgotten?
+#
+# All weights learnt, the Thinker's too, and most of the gradient came from the sound. What became of what it knew? The same written questions, once to the Thinker as it was before T2A, once to it as it is now, in three tiers:
+# `sentence` (the answer was known as text, and its words were spoken in other sentences), `pair` (known as text, but some pair of its words was never spoken), `fact` (in no text: to be worked out). **Predict** before you run it.
+
+# %%
+predict("10.forgotten", "Will it answer written questions better, the same or worse than before T2A? 'better', 'same' or 'worse'", None)
+
+# %%
+thinker = OmniModel(config)
+load_thinker(thinker.model, settings.thinker_file)
+once = list({item.question: item for item in exam.said}.values())  # each question once, whoever speaks its answer
+papers = {tier: measures.spread(of_tier(once, tier), 100 if budget == "full" else 6) for tier in TIERS}
+hits = {}
+for name, model in (("before", thinker), ("after", result.model_file)):
+    candidate = Candidate(model, exam)
+    for tier, items in papers.items():
+        texts = candidate.texts(exam.text_prompts(items), f"{name} T2A: {tier}") if items else []
+        hits[name, tier] = np.array([measures.same_words(text, item.truth) for text, item in zip(texts, items)])
+for tier, items in papers.items():
+    if items:
+        before, after = hits["before", tier], hits["after", tier]
+        print(f"{tier:9} {before.mean():4.0%} -> {after.mean():4.0%} of {len(items)} right; {int((before & ~after).sum())} lost, {int((~before & after).sum())} won")
+before, after = (np.concatenate([hits[name, tier] for tier in papers]) for name in ("before", "after"))
+change = measures.interval(after.astype(int) - before.astype(int), np.ones(len(after), dtype=int))
+print(f"all together: {after.mean() - before.mean():+.1%}, 95 % interval {change[0]:+.1%} to {change[1]:+.1%}")
+reveal("10.forgotten", "same" if change[0] <= 0 <= change[1] else "better" if change[0] > 0 else "worse")
+
+# %% [markdown]
+# Each row of T2A carries its text, too, and its text loss is the rehearsal: what stands in the rows is kept, what does not is left to chance. What else could be forgotten? Nothing: it could neither hear nor see.
+#
 # ## Five questions
 #
 # Every choice says why it is right or wrong.
@@ -263,6 +398,7 @@ quiz("10")
 # - One matrix of hidden states is all that passes from the Thinker to the Talker, and it is enough to speak from.
 # - The past is made untrustworthy, so that the bridge is read. The rate warms up and falls; the average of the weights is kept.
 # - Codebooks are learnt in their order; a loss is not speech.
+# - Where a loss begins can be counted beforehand, and so can what a training costs; what it made forgotten can only be asked.
 #
 # What is left open: the model can read and speak, but it cannot hear. That is [notebook 11](11_train_a2a.ipynb).
 #

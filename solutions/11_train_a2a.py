@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 11 · Train A2A: speech in, speech out
 #
-# *Takes 60 minutes (tiny) · builds on 10 · 1 exercises, 4 points*
+# *Takes 75 minutes (tiny) · builds on 10 · 3 exercises, 9 points*
 #
 # **At the end** you ask aloud, in a voice the model never heard, and it answers aloud. You can tell which of its mistakes were misheard and which were misunderstood.
 #
@@ -26,20 +26,26 @@ budget = "full"
 
 # %%
 # %matplotlib inline
+from dataclasses import replace
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from mmo import measures
 from mmo.assistant import Assistant
 from mmo.checkpoint import latest_weights, snapshots_of, stage_file
 from mmo.course import check, exercise, hint, predict, quiz, reveal, solution
+from mmo.course.cost import try_pass
+from mmo.course.pictures import show_maps
 from mmo.display import LossCurves, listen
 from mmo.examination import SIZES, Candidate, Exam, of_tier
 from mmo.features import read_sound
 from mmo.measures import words
+from mmo.omni import load_model
 from mmo.profiles import profile as find_profile
 from mmo.profiles import run_dir
-from mmo.training import planned_passes, read_log, train
+from mmo.training import peak_memory, planned_passes, read_log, train
 
 settings = find_profile(profile)
 run = run_dir(settings, budget)
@@ -62,6 +68,9 @@ predict("11.placeholders", "How many placeholders?", None)
 # %%
 features = exam.hear(asked)
 reveal("11.placeholders", len(features[0]), f"vectors of {features[0].shape[1]} numbers")
+
+# %%
+display(show_maps([features[0]], ["a row a placeholder (60 ms), a column a number"], columns=1, size=8.0, alt=f"The question's features: {len(features[0])} rows of {features[0].shape[1]} numbers."))
 
 # %% [markdown]
 # ## How well is it heard?
@@ -116,15 +125,114 @@ assert sum(errors) == measures.word_errors([item.question for item in asked], he
 # The features are computed once and kept (`mmo.features`), in several differently disturbed copies: other speeds, rooms and noises.
 
 # %%
-for stage in planned_passes(settings, "a2a", budget, None):
+passes = planned_passes(settings, "a2a", budget, None)
+for stage in passes:
     print(f"{stage.name:14} learning: {stage.trainable:10} {stage.steps} steps, {stage.draws.silent:.0%} of its own rows silent, rehearsal: {', '.join(f'{each.share:.0%} {each.data[0]}' for each in stage.rehearsal) or 'none'}")
-predict("11.right", "Which share of the questions, in percent, will be answered rightly when it is done?", None)
+
+# %% [markdown]
+# ## Exercise: whose labels are they?
+#
+# *Exercise 11.labels · difficulty ●○○ · importance ●●● · 6 minutes · 2 points · stuck? `hint("11.labels")`*
+#
+# A quarter of the rows is rehearsal. Is it a quarter of what is learnt from? Text and sound have a loss each, and each loss is a mean over its own labels. Given the share of each source in the rows, how many of its rows are silent, and the labels a row
+# brings in text and in each codebook: whose are the labels?
+
+# %%
+@exercise("11.labels")
+def label_shares(shares: Tensor, silent: Tensor, written: Tensor, spoken: Tensor) -> Tensor:
+    """All (S,), S sources -> (2, S): each source's share of the text labels, and of the audio labels of a codebook."""
+    ### BEGIN SOLUTION
+    labels = torch.stack((shares * written, shares * (1 - silent) * spoken))
+    return labels / labels.sum(dim=1, keepdim=True)
+    ### END SOLUTION
+
+
+# %%
+check("11.labels")
+
+# %%
+whole_pass = passes[-1]
+rehearsed = sum(each.share for each in whole_pass.rehearsal)
+silent = [whole_pass.draws.silent, whole_pass.rehearsal[0].draws.silent if whole_pass.rehearsal else 0.0]
+answers = [len(exam.tokenizer.encode(item.truth)) + 1 for item in exam.said]  # with the end sign
+lengths = [item.codes.shape[1] + 1 for item in exam.said]  # with the stop
+per_row = torch.tensor([float(np.mean(answers))] * 2), torch.tensor([float(np.mean(lengths))] * 2)
+found = label_shares(torch.tensor([1 - rehearsed, rehearsed]), torch.tensor(silent), *per_row)
+for name, (own, other) in zip(("text", "sound"), found.tolist()):
+    print(f"{name:6} labels: {own:4.0%} of the pass's own rows, {other:4.0%} of the rehearsal")
+
+# %% [markdown]
+# So the few rehearsed rows are most of what the Talker learns from, and the hearing is learnt in writing.
+#
+# ## Exercise: what freezing saves
+#
+# *Exercise 11.cost · difficulty ●●○ · importance ●●○ · 8 minutes · 3 points · stuck? `hint("11.cost")`*
+#
+# The first pass trains two small layers in front of a frozen Thinker. How much cheaper is that than training all? Forward, every weight costs two operations a position. Backward, two more for its own gradient, if it learns; and two more for the
+# gradient of its input, if anybody in front wants one.
+
+# %%
+@exercise("11.cost")
+def operations(weights: Tensor, learns: Tensor) -> int:
+    """weights (P,) int64, learns (P,) bool, parts in the order of the data -> operations a position, forward and backward."""
+    ### BEGIN SOLUTION
+    behind = (learns.cumsum(0) - learns.long()) > 0  # something in front of the part learns
+    return int(2 * (weights * (1 + learns.long() + behind.long())).sum())
+    ### END SOLUTION
+
+
+# %%
+check("11.cost")
 
 # %%
 before, which = latest_weights(settings, run, before="a2a")
+model = load_model(before)
+parts = torch.tensor([sum(p.numel() for p in part.parameters()) for part in (model.audio_proj, model.model)])
+alone, together = operations(parts, torch.tensor([True, False])), operations(parts, torch.tensor([True, True]))
+print(f"projector {parts[0] / 1e3:.0f} k, Thinker {parts[1] / 1e6:.2f} M weights")
+print(f"a position of a silent row: {alone / 1e6:.1f} M operations with the projector alone, {together / 1e6:.1f} M with both: {alone / together:.0%}")
+
+# %% [markdown]
+# A small part that learns in front of a large one is not cheap: the gradient has to come back through all of it.
+#
+# ## What it costs, before it is paid
+#
+# A few updates of each pass on the clock; they are thrown away. From these lines and the numbers of updates above you can tell the minutes.
+
+# %%
+trials = []
+for stage in passes:
+    trials.append(try_pass(settings, stage, load_model(before), exam.encoders))
+    print(trials[-1], f"({trials[-1].opening:.0f} s to open its files, features included where they were not kept)")
+print(f"this kernel has held {peak_memory(settings.device()) / 1e6:.0f} MB at most so far")
+predict("11.minutes", f"{' and '.join(str(stage.steps) for stage in passes)} updates: how many minutes will both passes take together?", None)
+
+# %%
+predict("11.right", "Which share of the questions, in percent, will be answered rightly when it is done?", None)
+
+# %%
 print(which)
 with LossCurves(run / "log" / "a2a.jsonl", "A2A"):
     result = train(settings, "a2a", budget, run, snapshots=True)
+
+# %%
+log = read_log(result.log_file)
+for trial in trials:
+    own = [entry for entry in log if entry["pass"] == trial.name]
+    seconds = sum(entry["seconds"] for entry in own)
+    print(f"{trial.name:14} {seconds / max(1, len(own)):.2f} s an update ({trial.seconds:.2f} when tried), {sum(entry['positions'] for entry in own) / seconds:.0f} positions a second ({trial.positions / trial.seconds:.0f})")
+print(f"at most {result.memory / 1e6:.0f} MB")
+reveal("11.minutes", round(result.seconds / 60, 1), "minutes, with looking at held-out rows and saving")
+
+# %% [markdown]
+# Left the losses of the whole, right the codebooks; steps in which nothing was spoken have no audio loss and are left out. The codebooks were learnt in notebook 10. What do they do here: come down, stay, or rise, when everything begins to learn (the second pass)? In figures, on
+# held-out rows:
+
+# %%
+spoken_entries = [entry for entry in read_log(result.log_file, validation=True) if any(entry["codebooks"])]
+earlier = read_log(run / "log" / "t2a.jsonl", validation=True)[-1:]  # none where the shipped weights were gone on from
+for name, entry in [("at the end of T2A", each) for each in earlier] + [(f"A2A, step {each['step'] + 1}", each) for each in spoken_entries]:
+    print(f"{name:18} {entry['validation']}, by codebook: " + "  ".join(f"{loss:.2f}" for loss in entry["codebooks"]))
 
 # %%
 for entry in read_log(result.log_file, validation=True):
@@ -190,12 +298,25 @@ reveal("11.forgotten", "the same" if abs(difference) < 0.03 else "better" if dif
 # %% [markdown]
 # ## Ask aloud
 #
-# And on the way there: the first question, asked of each snapshot.
+# And on the way there: one question, one voice, one seed, asked of each snapshot and of the model before A2A. **Predict:** when is the answer right for the first time?
 
 # %%
-print(f"asked: {asked[0].question}")
-for step, path in snapshots_of(run, "a2a"):
-    print(f"after {step:4} steps: {Candidate(path, exam).texts(prompts[:1], f'step {step}')[0]}")
+predict("11.first", "After how many steps is this question first answered rightly?", None)
+
+# %%
+hear = next((n for n, good in enumerate(right["spoken"]) if good), 0)  # one that the finished model answers rightly, if there is one
+print(f"asked aloud by {asked[hear].voice}: {asked[hear].question}")
+voice = next(iter(exam.voices.values()), None)
+prompt = replace(prompts[hear], speaker=voice, seed=0)
+first_right = None
+for step, path in [(0, before), *snapshots_of(run, "a2a")]:
+    answer = Candidate(path, exam).answer([prompt], f"step {step}", speech=True)[0]
+    first_right = step if first_right is None and measures.same_words(answer.text, asked[hear].truth) else first_right
+    display(listen(answer.samples, answer.sample_rate, f"after {step} steps: {answer.text}"))
+reveal("11.first", "never" if first_right is None else first_right, "" if first_right is None else "steps")
+
+# %% [markdown]
+# Listen to the voice, too: it was there from the start, and the second pass must not lose it. Up to the end of the first pass, what you heard is the projector's work alone; behind it all weights learn.
 
 # %%
 assistant = Assistant.load(settings, run)

@@ -1,14 +1,25 @@
 """Notebooks 10 to 12: what their exercises are compared with is what the package computes."""
 
+from itertools import islice
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from mmo.chat import ChatTokenizer
+from mmo.config import IGNORE, Draws
+from mmo.course.cost import WARM, try_pass
 from mmo.course.tasks import errors, training, trusting
+from mmo.data import Batches, Corpus, Layout, disturb
 from mmo.measures import interval
 from mmo.measures import word_errors as package_word_errors
+from mmo.omni import OmniModel
 from mmo.optimiser import Average
+from mmo.profiles import profile
+from mmo.sequence import Row
+from mmo.training import Encoders, open_corpora
 
 
 def test_average_is_the_packages():
@@ -34,3 +45,80 @@ def test_interval_is_the_packages():
     drawn = torch.from_numpy(np.random.default_rng(0).integers(80, size=(1000, 80)))
     found = interval(hits.numpy().astype(int), np.ones(80, dtype=int), 0)
     assert [round(float(edge), 4) for edge in trusting.interval(hits, drawn)] == found
+
+
+def test_the_lie_is_the_packages():
+    """`disturb` draws a number for each position (once for hidden stretches, once for lies), then the lies."""
+    config = profile("tiny").model
+    Q, T, first = config.num_codebooks, 40, 12
+    ids = torch.cat((torch.randint(config.num_codes, (Q, T)), torch.zeros(1, T, dtype=torch.long)))
+    labels = torch.where(torch.arange(T) >= first, ids[:-1], IGNORE)
+    row = Row(ids, torch.full((T,), IGNORE), labels, stop_cut=0, answer_cut=False)
+    fed = disturb(row, Draws.none(random_codes=0.3), np.random.default_rng(5), config).input_ids
+
+    draws = np.random.default_rng(5)
+    draws.random(T)
+    drawn = torch.from_numpy(draws.random(T))
+    spoken = torch.arange(T) >= first
+    here = spoken & (drawn < 0.3)
+    lies = torch.zeros(Q, T, dtype=torch.long)
+    lies[:, here] = torch.from_numpy(draws.integers(config.audio_vocab_size, size=(Q, int(here.sum()))))
+    assert int(here.sum()) > 3
+    assert torch.equal(fed[:-1], training.lie(ids[:-1], lies, spoken, drawn, 0.3))
+
+
+def test_the_loss_begins_where_a_blind_head_leaves_it():
+    frames, entries, weight = torch.tensor([3, 8]), 50, 10.0
+    assert training.begin(frames, entries, weight) == pytest.approx(np.log(entries) * (11 + 2 * weight) / 13, rel=1e-6)
+
+
+@pytest.mark.parametrize("learns", [(True, False, False), (True, True, True), (False, True, False), (False, False, True), (False, False, False)])
+def test_operations_are_torchs(learns):
+    """A chain of linear layers, counted by torch itself."""
+    widths, positions = (4, 8, 16, 8), 5
+    chain = nn.Sequential(*(nn.Linear(one, other, bias=False) for one, other in zip(widths, widths[1:])))
+    for part, learning in zip(chain, learns):
+        part.requires_grad_(learning)
+    with FlopCounterMode(display=False) as counter:
+        result = chain(torch.randn(positions, widths[0])).sum()
+        if any(learns):
+            result.backward()
+    weights = torch.tensor([part.weight.numel() for part in chain])
+    assert errors.operations(weights, torch.tensor(learns)) == counter.get_total_flops() / positions
+
+
+def test_label_shares_are_those_of_batches():
+    """Two corpora of the same rows, one mostly silent: the labels counted in the examples of one chunk."""
+    settings = profile("tiny")
+    stage = settings.stages["t2a"][0]
+    file = open_corpora(settings, stage, Encoders())[0][0].files
+    silent = [0.85, 0.0]
+    corpora = [Corpus(file, Draws.none(silent=share)) for share in silent]
+    layout = Layout(settings.model, ChatTokenizer.load(settings.tokenizer_dir), stage.max_length)
+    batches = Batches(corpora, [0.75, 0.25], layout, stage.token_budget, chunk_rows=800)
+    found = torch.zeros(2, 2)
+    for which, epoch, row in batches.drawn(0):
+        example = batches.example(which, epoch, row).row
+        found[:, which] += torch.tensor([(example.text_labels != IGNORE).sum(), (example.audio_labels[0] != IGNORE).sum()])
+    wanted = errors.label_shares(torch.tensor([0.75, 0.25]), torch.tensor(silent), torch.full((2,), 9.0), torch.full((2,), 26.0))
+    torch.testing.assert_close(found / found.sum(dim=1, keepdim=True), wanted, atol=0.06, rtol=0)
+
+
+def test_change_is_the_packages():
+    before, after = torch.arange(90) % 4 > 0, torch.arange(90) % 5 > 0
+    drawn = torch.from_numpy(np.random.default_rng(0).integers(90, size=(1000, 90)))
+    found = interval(after.numpy().astype(int) - before.numpy().astype(int), np.ones(90, dtype=int), 0)
+    assert [round(float(edge), 4) for edge in trusting.change(before, after, drawn)] == found
+
+
+def test_a_pass_is_tried_on_the_batches_that_it_will_begin_with():
+    settings = profile("tiny")
+    stage = settings.stages["t2a"][0]
+    model = OmniModel(settings.model)
+    tried = try_pass(settings, stage, model, Encoders(), updates=1)
+    corpora, shares = open_corpora(settings, stage, Encoders())
+    layout = Layout(settings.model, ChatTokenizer.load(settings.tokenizer_dir), stage.max_length)
+    batch = list(islice(Batches(corpora, shares, layout, stage.token_budget, chunk_rows=stage.chunk_rows).start(), WARM + 1))[-1]
+    assert (tried.rows, tried.positions, tried.speaking) == (len(batch.names), batch.size, 1.0)
+    assert tried.useful == batch.useful / batch.size
+    assert tried.minutes == stage.steps * tried.seconds / 60 > 0

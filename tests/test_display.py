@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from mmo.display import (
-    Curves, LossCurves, listen, mel_spectrogram, read_records, show_codes, show_delay, show_losses, smooth,
+    Curves, LossCurves, listen, mel_spectrogram, read_records, show_codes, show_delay, show_losses, smooth, without_silence,
 )  # fmt: skip
 from mmo.sequence import Markers, build_row
 from speakers import TOY
@@ -91,6 +91,16 @@ def test_losses(tmp_path):
         pass
     assert picture(curves.picture).width > 600 and "text 0.100" in curves.picture.alt
     assert picture(show_losses([])).width > 300  # before the first step
+
+
+def test_a_step_in_which_nothing_was_spoken_has_no_audio_loss():
+    """It was logged as 0, which would draw a curve down to the axis and back."""
+    spoken = [{"step": step, "text": 0.1, "audio": 3.0, "codebooks": [2.0, 4.0]} for step in range(0, 20, 2)]
+    silent = [{"step": step, "text": 0.1, "audio": 0.0, "codebooks": [0.0, 0.0]} for step in range(1, 20, 2)]
+    mixed = sorted(spoken + silent, key=lambda record: record["step"])
+    written = [{"step": record["step"], "text": 0.1} for record in silent]
+    assert show_losses(mixed).png == show_losses(sorted(spoken + written, key=lambda record: record["step"])).png
+    assert without_silence(mixed[0]) == mixed[0]
 
 
 def test_live_curves_follow_the_file(tmp_path):

@@ -1,10 +1,12 @@
-"""Notebook 11: the word error rate, by which hearing is measured."""
+"""Notebook 11: what a pass with frozen parts costs, whose labels a mixed batch holds, and the word error rate by which hearing is measured."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import jiwer
+import torch
+from torch import Tensor
 
 from mmo.course.exercises import Bug, Case, Exercise
 
@@ -84,4 +86,99 @@ WORD_ERRORS = Exercise(
     ),
 )
 
-EXERCISES = (WORD_ERRORS,)
+# --- 11.cost -----------------------------------------------------------------------------------------------------
+
+
+def operations(weights: Tensor, learns: Tensor) -> int:
+    """What `torch.utils.flop_counter` counts for one position of a chain of linear layers, forward and backward.
+
+    weights (P,) int64, learns (P,) bool, in the order in which the data flows.  The gradient with respect to a part's input is wanted where
+    something in front of it learns.
+    """
+    behind = (learns.cumsum(0) - learns.long()) > 0
+    return int(2 * (weights * (1 + learns.long() + behind.long())).sum())
+
+
+COST = Exercise(
+    id="11.cost",
+    title="What freezing saves",
+    difficulty=2,
+    importance=2,
+    minutes=8,
+    points=3,
+    looks="6 for each weight where all learns (4 in the first part); about 4 where only the first part does; about 2 where only the last does.",
+    hints=(
+        "Forward, each weight multiplies and adds once a position: two operations, whether it learns or not.",
+        "Backward there are two products of the same size: one for the gradient of the weights (where they learn), one for the gradient of the part's input.",
+        "The input's gradient is wanted only where something in front of the part learns: (learns.cumsum(0) - learns.long()) > 0.",
+    ),
+    reference=operations,
+    package_name="torch.utils.flop_counter",
+    cases=lambda: [
+        Case("a small part that learns in front of a large frozen one", (torch.tensor([50, 3000]), torch.tensor([True, False]))),
+        Case("both learn", (torch.tensor([50, 3000]), torch.tensor([True, True]))),
+        Case("only the last of three learns", (torch.tensor([50, 3000, 2000]), torch.tensor([False, False, True]))),
+        Case("nothing learns", (torch.tensor([50, 3000]), torch.tensor([False, False]))),
+    ],
+    bugs=(
+        Bug("A frozen part costs only its forward in your count. But the gradient has to get through it to what learns in front of it: two more a weight.",
+            lambda weights, learns: int((weights * torch.where(learns, 6, 2)).sum())),
+        Bug("Six a weight, learning or not: that is the rule for a model that learns as a whole. A frozen weight needs no gradient of its own.",
+            lambda weights, learns: int(6 * weights.sum())),
+        Bug("The gradient runs on to the very front. Nobody wants the gradient of the first learning part's input: nothing in front of it learns.",
+            lambda weights, learns: int(2 * (weights * (1 + learns.long() + (learns.cumsum(0) > 0).long())).sum())),
+        Bug("You count one operation for a weight. It multiplies and adds: two.", lambda weights, learns: operations(weights, learns) // 2),
+    ),
+)
+
+
+# --- 11.labels ---------------------------------------------------------------------------------------------------
+
+
+def label_shares(shares: Tensor, silent: Tensor, written: Tensor, spoken: Tensor) -> Tensor:
+    """What a count of the labels of `mmo.data.Batches` comes to: (2, S), each row sums to 1.
+
+    shares, silent (S,): of the rows, and how many of these are silent; written, spoken (S,): labels a row in text, and in each codebook.
+    """
+    labels = torch.stack((shares * written, shares * (1 - silent) * spoken))
+    return labels / labels.sum(dim=1, keepdim=True)
+
+
+def label_cases() -> Sequence[Case]:
+    return [
+        Case("three quarters mostly silent, one quarter spoken", tuple(torch.tensor(each) for each in ([0.75, 0.25], [0.85, 0.0], [9.0, 9.0], [26.0, 26.0]))),
+        Case("three sources of other lengths", tuple(torch.tensor(each) for each in ([0.5, 0.2, 0.3], [0.5, 0.0, 0.85], [14.0, 9.0, 9.0], [30.0, 26.0, 24.0]))),
+    ]
+
+
+LABELS = Exercise(
+    id="11.labels",
+    title="Whose labels are they?",
+    difficulty=1,
+    importance=3,
+    minutes=6,
+    points=2,
+    looks="Two rows that sum to 1: in text the shares are nearly those of the rows, in sound they are not.",
+    hints=(
+        "In a thousand rows: how many of each source, and how many labels do these bring?",
+        "Text: shares · written. Sound: only rows that are not silent bring any, shares · (1 − silent) · spoken.",
+        "torch.stack((…, …)), then divide by the sum over the sources, .sum(dim=1, keepdim=True).",
+    ),
+    reference=label_shares,
+    package_name="a count of the labels of mmo.data.Batches",
+    cases=label_cases,
+    bugs=(
+        Bug("Those are labels a row of the batch, not shares: divide each line by its own sum.",
+            lambda shares, silent, written, spoken: torch.stack((shares * written, shares * (1 - silent) * spoken))),
+        Bug("Silent rows are counted as spoken ones. A silent row has no audio label at all.",
+            lambda shares, silent, written, spoken: label_shares(shares, torch.zeros_like(silent), written, spoken)),
+        Bug("You count the silent rows for the ones that speak: 1 − silent of the rows bring sound.",
+            lambda shares, silent, written, spoken: label_shares(shares, 1 - silent, written, spoken)),
+        Bug("Silent rows are left out of the text, too. They are written all the same: that is what they are for.",
+            lambda shares, silent, written, spoken: label_shares(shares * (1 - silent), torch.zeros_like(silent), written, spoken)),
+        Bug("You divide by the sum over both kinds. Text and sound have a loss each, with a denominator of its own.",
+            lambda shares, silent, written, spoken: (lambda labels: labels / labels.sum())(torch.stack((shares * written, shares * (1 - silent) * spoken)))),
+    ),
+)
+
+EXERCISES = (WORD_ERRORS, COST, LABELS)

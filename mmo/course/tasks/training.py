@@ -1,7 +1,8 @@
-"""Notebook 10: the learning rate's way, and the average of the weights."""
+"""Notebook 10: a past that lies, the learning rate's way, the average of the weights, and where the loss begins."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -9,7 +10,59 @@ from torch import Tensor
 
 from mmo.config import StageConfig
 from mmo.course.exercises import Bug, Case, Exercise
+from mmo.omni import audio_loss_sums
 from mmo.optimiser import rate_factor
+
+# --- 10.lie ------------------------------------------------------------------------------------------------------
+
+
+def lie(codes: Tensor, lies: Tensor, spoken: Tensor, drawn: Tensor, share: float) -> Tensor:
+    """What `mmo.data.disturb` makes of the Talker's input, with its draws given: codes, lies (Q, T), spoken (T,) bool, drawn (T,) in [0, 1)."""
+    return torch.where(spoken & (drawn < share), lies, codes)
+
+
+def lie_cases() -> Sequence[Case]:
+    def case(name: str, Q: int, T: int, first: int, share: float, seed: int) -> Case:
+        generator = torch.Generator().manual_seed(seed)
+        codes = torch.randint(512, (Q, T), generator=generator)
+        lies = torch.randint(600, 1100, (Q, T), generator=generator)
+        return Case(name, (codes, lies, torch.arange(T) >= first, torch.rand(T, generator=generator), share))
+
+    return [
+        case("3 codebooks, 12 positions, the answer from position 4 on, a share of 0.4", 3, 12, 4, 0.4, 3),
+        case("a share of 0", 3, 12, 4, 0.0, 1),
+        case("8 codebooks, 80 positions, a share of 0.05", 8, 80, 30, 0.05, 2),
+    ]
+
+
+LIE = Exercise(
+    id="10.lie",
+    title="A past that lies",
+    difficulty=1,
+    importance=3,
+    minutes=6,
+    points=2,
+    looks="The same codes, but for some columns of the answer that are wholly of the other tensor; the prompt untouched.",
+    hints=(
+        "A position lies or does not, in all its codebooks together: one draw a position, not one a code.",
+        "It lies where the answer is spoken and its draw is below `share`: a mask of shape (T,).",
+        "torch.where(spoken & (drawn < share), lies, codes): the mask is broadcast over the codebooks.",
+    ),
+    reference=lie,
+    package_name="mmo.data.disturb",
+    cases=lie_cases,
+    bugs=(
+        Bug("The prompt lies, too. Only positions of the answer may: `spoken` says which.",
+            lambda codes, lies, spoken, drawn, share: torch.where(drawn < share, lies, codes)),
+        Bug("It is the other way round: these are the positions that should have stayed true. A draw below `share` lies, one in twenty at 0.05.",
+            lambda codes, lies, spoken, drawn, share: torch.where(spoken & (drawn >= share), lies, codes)),
+        Bug("Only codebook 0 lies. The others would still tell the true frame: a position lies in all codebooks or in none.",
+            lambda codes, lies, spoken, drawn, share: torch.cat((lie(codes, lies, spoken, drawn, share)[:1], codes[1:]))),
+        Bug("Everything spoken lies. A Talker that never sees a true past does not learn what to do with one.",
+            lambda codes, lies, spoken, drawn, share: torch.where(spoken, lies, codes)),
+    ),
+)
+
 
 # --- 10.rate -----------------------------------------------------------------------------------------------------
 
@@ -119,4 +172,46 @@ AVERAGE = Exercise(
     ),
 )
 
-EXERCISES = (RATE, AVERAGE)
+# --- 10.begin ----------------------------------------------------------------------------------------------------
+
+
+def begin(frames: Tensor, entries: int, stop_weight: float) -> float:
+    """`mmo.omni.audio_loss_sums` of a head that gives every entry the same chance, on answers of frames (N,) frames, each ended by a stop."""
+    labels = torch.tensor([label for count in frames.tolist() for label in [0] * count + [entries - 1]])
+    total, count = audio_loss_sums(torch.zeros(1, len(labels), entries), labels[None], entries - 1, stop_weight)
+    return float(total / count)
+
+
+BEGIN = Exercise(
+    id="10.begin",
+    title="Where the loss begins",
+    difficulty=2,
+    importance=2,
+    minutes=8,
+    points=3,
+    looks="A little above ln(entries): the shorter the answers, the more.",
+    hints=(
+        "What does one position cost when each of the entries has the chance 1 / entries?",
+        "An answer of F frames has F + 1 labels, the last of which is the stop. Each costs ln(entries), but the stop counts stop_weight times in the sum.",
+        "ln(entries) · Σ(F + stop_weight) / Σ(F + 1), sums over the answers: the denominator counts each label once.",
+    ),
+    reference=begin,
+    package_name="mmo.omni.audio_loss_sums",
+    cases=lambda: [
+        Case("one answer of 30 frames, 576 entries, the stop ten times", (torch.tensor([30]), 576, 10.0)),
+        Case("three answers", (torch.tensor([12, 25, 40]), 2112, 10.0)),
+        Case("a stop that weighs as much as any code", (torch.tensor([12, 25]), 576, 1.0)),
+    ],
+    bugs=(
+        Bug("That is ln(entries), what one code costs. The stop is in the mean, too, and counts stop_weight times in the sum, but once in the number of labels.",
+            lambda frames, entries, stop_weight: math.log(entries)),
+        Bug("The stop has no place in the denominator. It is a label as any other: F + 1 a row.",
+            lambda frames, entries, stop_weight: math.log(entries) * float((frames + stop_weight).sum()) / float(frames.sum())),
+        Bug("That is the mean of the answers' means. The sums run over all labels of the batch: a long answer counts for more.",
+            lambda frames, entries, stop_weight: math.log(entries) * float(((frames + stop_weight) / (frames + 1)).mean())),
+        Bug("The logarithm is to the base 2 (bits). Cross-entropy is in nats: the natural logarithm.",
+            lambda frames, entries, stop_weight: math.log2(entries) * float((frames + stop_weight).sum()) / float((frames + 1).sum())),
+    ),
+)
+
+EXERCISES = (LIE, RATE, AVERAGE, BEGIN)

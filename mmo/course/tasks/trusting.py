@@ -1,4 +1,4 @@
-"""Notebook 12: how far a share of hits can be trusted."""
+"""Notebook 12: what is right without looking, how far a share of hits can be trusted, and a change of it."""
 
 from __future__ import annotations
 
@@ -76,4 +76,98 @@ INTERVAL = Exercise(
     ),
 )
 
-EXERCISES = (INTERVAL,)
+# --- 12.change ---------------------------------------------------------------------------------------------------
+
+
+def change(before: Tensor, after: Tensor, drawn: Tensor) -> Tensor:
+    """`mmo.measures.interval` of the items' differences: each draw takes the same items before and after."""
+    return interval(after.long() - before.long(), drawn)
+
+
+def change_cases() -> Sequence[Case]:
+    generator = torch.Generator().manual_seed(3)
+    before = torch.rand(60, generator=generator) < 0.9
+    lost = torch.rand(60, generator=generator) < 0.1
+    return [
+        Case("60 questions, a few of them lost", (before, before & ~lost, draws(500, 60))),
+        Case("40 questions, as many won as lost", (hits(40, 20), hits(40, 20).roll(3), draws(500, 40, 1))),
+        Case("nothing changed", (hits(20, 15), hits(20, 15), draws(500, 20, 2))),
+    ]
+
+
+def unpaired(before: Tensor, after: Tensor, drawn: Tensor) -> Tensor:
+    """Other items before than after."""
+    shares = after.double()[drawn].mean(dim=1) - before.double()[drawn.flip(0)].mean(dim=1)
+    return torch.quantile(shares, torch.tensor([0.025, 0.975], dtype=torch.float64))
+
+
+CHANGE = Exercise(
+    id="12.change",
+    title="Is it forgotten, or is it chance?",
+    difficulty=2,
+    importance=3,
+    minutes=8,
+    points=3,
+    looks="Two numbers around the difference of the two shares; both 0 where nothing changed.",
+    hints=(
+        "The same questions were asked before and after. Which part of the swing do both shares have in common?",
+        "Take the difference item by item, -1, 0 or 1, and then do with it what you did with the hits.",
+        "(after.double() - before.double())[drawn].mean(dim=1), then the two percentiles.",
+    ),
+    reference=change,
+    package_name="mmo.measures.interval",
+    cases=change_cases,
+    bugs=(
+        Bug("It is before minus after: what was lost would come out as won.", lambda before, after, drawn: change(after, before, drawn)),
+        Bug("Before and after are drawn apart. They were asked the same questions: draw the questions, once, and take both answers to each.", unpaired),
+        Bug("You subtract the edges of two intervals. The percentiles of a difference are not the difference of percentiles: subtract first, item by item.",
+            lambda before, after, drawn: interval(after, drawn) - interval(before, drawn)),
+        Bug("The sign is gone: answers won and answers lost add up. Only the sum of both with their signs says whether it got better.",
+            lambda before, after, drawn: interval((after != before), drawn)),
+    ),
+)
+
+
+# --- 12.blind ----------------------------------------------------------------------------------------------------
+
+
+def blind(seen: list[str], asked: list[str]) -> float:
+    """Share of `asked` that is right when the answer is always the most frequent of `seen` (of equals the first in it)."""
+    answer = max(dict.fromkeys(seen), key=seen.count)
+    return asked.count(answer) / len(asked)
+
+
+def uniform(seen: list[str], asked: list[str]) -> float:
+    return 1 / len(set(seen))
+
+
+BLIND = Exercise(
+    id="12.blind",
+    title="Right without looking",
+    difficulty=1,
+    importance=2,
+    minutes=5,
+    points=2,
+    looks="A share between 0 and 1: what a model gets that has never opened its eyes.",
+    hints=(
+        "Without a picture the best answer is always the same one. Which?",
+        "The most frequent one of the training; of equally frequent ones take the first that comes.",
+        "max(dict.fromkeys(seen), key=seen.count), then the share of `asked` that equals it.",
+    ),
+    reference=blind,
+    package_name="a count of the most frequent answer",
+    cases=lambda: [
+        Case("red is the most frequent of both", (["red", "blue", "red", "green"], ["red", "red", "blue", "green"])),
+        Case("another one is frequent in the test", (["red", "blue", "red", "green"], ["blue", "blue", "red", "blue", "green"])),
+        Case("two equally frequent", (["blue", "red", "red", "blue"], ["red", "blue", "blue"])),
+        Case("the answer never asked for", (["star", "star", "moon"], ["moon", "heart"])),
+    ],
+    bugs=(
+        Bug("You took the most frequent one of the test. Nobody who answers has seen that: count in what was learnt from.",
+            lambda seen, asked: blind(asked, asked)),
+        Bug("That is a throw of dice among all answers. A model that knows how often each comes does better: always the most frequent.", uniform),
+        Bug("That is how often the answer comes in training. What counts is how often it is right in the test.", lambda seen, asked: blind(seen, seen)),
+    ),
+)
+
+EXERCISES = (BLIND, INTERVAL, CHANGE)
