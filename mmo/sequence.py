@@ -43,14 +43,21 @@ from torch import Tensor
 
 from mmo.config import IGNORE, ModelConfig
 
+STORED = 8  # codes a frame in every data file, the original's and ours
 THINK_WINDOW = 50  # a leading think block must end within this many tokens of the answer's start
 
 
-def frames(flat: Sequence[int], num_codebooks: int = 8, num_codes: int | None = None) -> Tensor:
+def frames(flat: Sequence[int], num_codebooks: int = STORED, num_codes: int | None = None) -> Tensor:
     """Flat, frame-major codes of a data file -> (Q, F).
 
-    Raises ValueError where a frame is incomplete or, given num_codes, where a value is no code.
+    Raises ValueError where num_codebooks is not what a file's frames hold (nothing in the codes themselves would show it), where a
+    frame is incomplete or, given num_codes, where a value is no code.
     """
+    if num_codebooks != STORED:
+        raise ValueError(
+            f"the rows of a data file hold {STORED} codes a frame; cut by {num_codebooks} they would be frames of nonsense. "
+            f"Read all {STORED}, then keep the first {num_codebooks}: frames(flat)[:{num_codebooks}]"
+        )
     codes = torch.tensor(flat, dtype=torch.long)  # a copy: rows read from a memory map cannot be written to
     if codes.dim() != 1 or len(codes) % num_codebooks:
         raise ValueError(f"{codes.numel()} codes are no whole number of frames of {num_codebooks}")

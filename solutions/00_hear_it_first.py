@@ -133,8 +133,8 @@ for item in asked:
     features, lengths = ear.encode([sound])
     answer = ask(sound=features[0, : int(lengths[0])])
     verdict = "right" if same_words(answer.text, item.truth) else f"not right: {item.truth}"
-    display(listen(sound, 16_000, f"asked: {item.question}", picture=False))
-    display(listen(answer.samples, answer.sample_rate, f"answered: {answer.text} ({verdict})", picture=False))
+    display(listen(sound, 16_000, f"asked: {item.question}"))
+    display(listen(answer.samples, answer.sample_rate, f"answered: {answer.text} ({verdict})"))
 
 # %% [markdown]
 # Nobody turned the question into text. The *speech encoder* made a vector for every 60 milliseconds of it, and these vectors stand where the words of a
@@ -157,7 +157,7 @@ for item in seen:
         axes.imshow(shown)
         axes.axis("off")
         display(finish(figure, f"The picture shown: {item.truth}"))
-    display(listen(answer.samples, answer.sample_rate, f"asked: {item.question} Answered: {answer.text} ({verdict})", picture=False))
+    display(listen(answer.samples, answer.sample_rate, f"asked: {item.question} Answered: {answer.text} ({verdict})"))
 
 # %% [markdown]
 # It knows these words, shapes and colours, but not these scenes: none of them was drawn for training, and none of these captions was spoken there. Read and
@@ -177,6 +177,28 @@ predict("00.numbers", "How many whole numbers does it write for each second of s
 
 # %%
 reveal("00.numbers", round(codec.frame_rate * codec.num_codebooks), f"({codec.frame_rate} frames of {codec.num_codebooks} codes)")
+
+# %% [markdown]
+# ## What it really reads
+#
+# And on the way in? A question becomes *tokens*, most of them words, and each token has a number, its *id*. The id picks one row of a table, the *embedding*: a vector. Below is a whole prompt: tokens, ids and, under each, its vector as a column of colours.
+# Where a sound or a picture is asked about, its vectors stand in this same row. From here on the model sees nothing but columns.
+
+# %%
+ids = tokenizer.prompt([{"role": "user", "content": "What is three plus four?"}])
+tokens = [tokenizer.tokenizer.id_to_token(each).replace("Ġ", " ").replace("Ċ", "↵") for each in ids]
+vectors = model.model.embed_tokens.weight.detach()[ids]  # (T, D): a row for each token
+with drawing(9.0, 3.2) as figure:
+    axes = figure.add_subplot()
+    top = float(vectors.abs().quantile(0.98))
+    axes.imshow(vectors[:, :64].T, aspect="auto", cmap="RdBu_r", vmin=-top, vmax=top, interpolation="nearest")
+    axes.set_xticks(range(len(ids)), [f"{token}\n{each}" for token, each in zip(tokens, ids)], fontsize=7)
+    axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, length=0)
+    axes.set(ylabel=f"the first 64 of {vectors.shape[1]} numbers")
+    axes.grid(False)
+    picture = finish(figure, f"A prompt of {len(ids)} tokens with their ids, and under each token its vector of {vectors.shape[1]} numbers as a column of colours; the same token has the same column wherever it stands.")
+display(picture)
+print(f"{len(ids)} ids -> {tuple(vectors.shape)} numbers")
 
 # %% [markdown]
 # ## The map

@@ -124,10 +124,13 @@ with drawing(9.0, 2.1) as figure:
     left.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     picture = finish(figure, "One window before and after, as samples on the left and as a spectrum on the right: low tones are pushed down, the rest stays.")
 print(f"{tuple(sound.shape)} -> {tuple(cut.shape)}; drawn is window {voiced}")
+for name, low, high in (("below 300 Hz", 0, 300), ("1 to 3 kHz", 1000, 3000), ("above 4 kHz", 4000, SAMPLE_RATE // 2)):
+    bins = slice(round(low * 512 / SAMPLE_RATE), round(high * 512 / SAMPLE_RATE))
+    print(f"{name:12} {float((spectra[1] - spectra[0])[bins].mean()):+5.0f} decibels on average")
 display(picture)
 
 # %% [markdown]
-# On the right you see what pre-emphasis does: the low end comes down by twenty decibels and more, the middle stays, and what the strong low tones had spilt into the empty band above 4 kHz goes down with
+# On the right you see what pre-emphasis does: the low end comes down the most (its decibels stand above the picture), the middle stays, and what the strong low tones had spilt into the empty band above 4 kHz goes down with
 # them. The narrow peaks, one close to the next, are the voice's pitch and its multiples; the slow hills over them are the mouth's shape, and they make the vowel.
 #
 # ## Exercise: mel bands
@@ -290,7 +293,7 @@ print(f"after one call the tensor is {float((given / theirs).median()):.0f} time
 second, _ = encoder.model.encoder(given, lengths)
 print(f"after two calls {float((given / theirs).median()):.0f} times; features of values up to {first.abs().max():.1f} differ by up to {(first - second).abs().max():.1f}")
 print(f"words: {encoder.spell(first, lengths)[0]!r}, then {encoder.spell(second, lengths)[0]!r}")
-reveal("02.twice", "no")
+reveal("02.twice", "yes" if torch.equal(first, second) else "no")
 
 # %% [markdown]
 # The library's line is `xs_pad *= self.output_size() ** 0.5`: with `=`, the caller's tensor is scaled. `SpeechEncoder.encode_frames` clones first. Whenever

@@ -64,9 +64,9 @@ tokenizer = ChatTokenizer.load(settings.tokenizer_dir)
 ear, eye = SpeechEncoder.load(settings.speech_encoder_dir), VisionEncoder.load(settings.vision_encoder_dir)
 
 
-def new_model() -> OmniModel:
+def new_model(seed: int = 0) -> OmniModel:
     """A Thinker that has learnt to read and write, and projectors that have learnt nothing."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = OmniModel(config)
     load_thinker(model.model, settings.thinker_file)
     return model
@@ -335,8 +335,24 @@ def write(model: OmniModel, features: Tensor, most: int = 24) -> str:
     return tokenizer.decode(ids[start:])
 
 
+def heard_questions() -> list[tuple[str, str, Tensor]]:
+    """Question, its answer and its features (1, N, D_in): the one from above and two more, each of another kind, as they stand in the file."""
+    chosen = {}
+    for each in (row, *rows):
+        chosen.setdefault(each["kind"], each)
+    found = []
+    for each in list(chosen.values())[:3]:
+        turns = json.loads(each["conversations"])
+        given, lengths = ear.encode([read_sound(each["question_audios"][0])])
+        found.append((turns[0]["content"], turns[1]["content"], given[:, : int(lengths[0])]))
+    return found
+
+
+three = heard_questions()
 figures = {"asked in writing": measure(model, asked_in_writing), "aloud, projector untrained": measure(model, asked_aloud)}
-print(f"asked: {question}\nbefore: {write(model, features)!r}")
+before = [write(model, given) for _, _, given in three]
+for (asked, _, _), written in zip(three, before):
+    print(f"asked: {asked:40} before: {written!r}")
 
 # %%
 predict("04.after", "After a minute of training: what share of the answers' tokens is right, in percent? (Untrained: " + f"{100 * figures['aloud, projector untrained'][1]:.0f}; in writing: {100 * figures['asked in writing'][1]:.0f})", None)
@@ -345,14 +361,14 @@ predict("04.after", "After a minute of training: what share of the answers' toke
 STEPS, RATE = (8 if budget == "smoke" else 200), 3e-3
 
 
-def train(model: OmniModel, corpus: Corpus, title: str) -> list[float]:
-    """Train the audio projector alone; returns the loss of each step, which is drawn while it falls."""
+def train(model: OmniModel, corpus: Corpus, title: str, seed: int = 0) -> list[float]:
+    """Train the audio projector alone on rows in the seed's order; returns the loss of each step, which is drawn while it falls."""
     learns = choose_trainable(model, "audio_proj")
     optimiser = torch.optim.AdamW(learns.values(), lr=RATE, weight_decay=0.01)
     log = run_dir(settings, budget) / "log" / f"04-{title.replace(' ', '-')}.jsonl"
     log.parent.mkdir(parents=True, exist_ok=True)
     losses = []
-    batches = Batches([corpus], [1.0], layout, 1280, chunk_rows=1024).start()
+    batches = Batches([corpus], [1.0], layout, 1280, seed=seed, chunk_rows=1024).start()
     with open(log, "w") as file, LossCurves(log, title), tqdm(total=STEPS, desc=title) as bar:
         for step in range(STEPS):
             for group in optimiser.param_groups:
@@ -381,7 +397,8 @@ figures["aloud, projector trained"] = measure(model, asked_aloud)
 figures["the same, another question's sound"] = measure(model, asked_aloud, another=True)
 for name, (loss, tokens, whole) in figures.items():
     print(f"{name:36} loss {loss:5.2f}, {100 * tokens:3.0f} % of the tokens, {100 * whole:3.0f} % of the answers")
-print(f"\nasked: {question}\nafter: {write(model, features)!r}")
+for (asked, true, given), written in zip(three, before):
+    print(f"\nasked:  {asked}\nbefore: {written!r}\nafter:  {write(model, given)!r}\ntrue:   {true!r}")
 reveal("04.after", round(100 * figures["aloud, projector trained"][1]), "percent")
 
 # %% [markdown]
@@ -390,7 +407,7 @@ reveal("04.after", round(100 * figures["aloud, projector trained"][1]), "percent
 #
 # ## The clocks do not match either
 #
-# Look at what the Thinker has to read. Heard, the question above is 31 vectors. In writing it is about as many tokens as it has words. A word is spread over several vectors, and between the words there are vectors that say "nothing new". A
+# Look at what the Thinker has to read. Heard, the question above is as many vectors as it had placeholders. In writing it is about as many tokens as it has words. A word is spread over several vectors, and between the words there are vectors that say "nothing new". A
 # projector sees *one vector at a time*. It can change what a vector says, but it cannot gather three into one, nor drop any. That work is left to the Thinker's attention, which is frozen and never learnt it.
 #
 # Is that the reason? An experiment will tell, and no trained part need change for it. The encoder's own CTC head (notebook 02), which writes at each vector a word or a blank, knows where the words are. We keep one vector a word, the first at which the head
@@ -432,7 +449,8 @@ figures["aloud, one vector a word"] = measure(on_the_words, held_out(on_words(te
 # %%
 for name, (loss, tokens, whole) in figures.items():
     print(f"{name:36} loss {loss:5.2f}, {100 * tokens:3.0f} % of the tokens, {100 * whole:3.0f} % of the answers")
-print(f"\nasked: {question}\nafter: {write(on_the_words, torch.from_numpy(few)[None])!r}")
+for asked, true, given in three:
+    print(f"\nasked: {asked}\nafter: {write(on_the_words, torch.from_numpy(one_per_word(given[0].numpy()))[None])!r}")
 with drawing(8.5, 2.5) as figure:
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.1))
     for (name, losses), colour in zip(curves.items(), (ORANGE, BLUE)):
@@ -447,7 +465,23 @@ display(picture)
 reveal("04.clocks", round(100 * figures["aloud, one vector a word"][1]), "percent")
 
 # %% [markdown]
-# Two matrices of the same size, but on a clock that the Thinker knows, and more answers are right to their end. (One question, like the one printed, shows little; the share of all answers counts.) So why not always do this? Because the head's mistakes
+# Two matrices of the same size, but on a clock that the Thinker knows, and more answers are right to their end. (A few questions, like those printed, show little; the share of all answers counts.)
+#
+# Is the difference larger than chance? Both trainings once more, with other first weights and the rows in another order:
+
+# %%
+again = {}
+for name, corpus, asked in (("every vector", training, asked_aloud), ("one vector a word", on_words(training), held_out(on_words(test)))):
+    pupil = new_model(seed=1)
+    train(pupil, corpus, f"{name}, seed 1", seed=1)
+    again[name] = measure(pupil, asked)
+for name, first in (("every vector", figures["aloud, projector trained"]), ("one vector a word", figures["aloud, one vector a word"])):
+    print(f"{name:18} seed 0: {100 * first[1]:3.0f} % of the tokens, {100 * first[2]:3.0f} % of the answers   seed 1: {100 * again[name][1]:3.0f} % of the tokens, {100 * again[name][2]:3.0f} % of the answers")
+
+# %% [markdown]
+# Compare down a column before you compare along a line: what differs between the seeds is chance, and only a difference that is much larger than that is one between the ways.
+#
+# So why not always use one vector a word? Because the head's mistakes
 # would be final, because a real encoder's tokens are no neat words, and because what lies between the words (voice, doubt, a laugh) would be gone. MiniMind-O keeps every vector and
 # lets the Thinker learn to read them: a first pass trains the projector alone, a second one all weights ([notebook 11](11_train_a2a.ipynb)). Others put a small model between, which gathers vectors (a Q-Former, a resampler), or stack several into one.
 #
@@ -486,10 +520,15 @@ display(picture)
 #
 # ## The same for pictures
 #
-# `vision_proj` is the same class with another width, and a picture has 64 vectors in a fixed order. Nothing else differs. **Predict:** how many seconds of speech take as many positions as one picture?
+# `vision_proj` is the same class with another width, and a picture has 64 vectors in a fixed order. Nothing else differs.
 
 # %%
-print(f"a picture: {eye.patches} positions; a second of speech: {16_000 / 160 / 6:.1f}; a second of Mimi's codes: 12.5, in rows of their own")
+predict("04.seconds", "How many seconds of speech take as many positions as one picture?", None)
+
+# %%
+a_second = 16_000 / 160 / 6  # vectors: a window every 160 samples, of which every sixth is kept
+print(f"a picture: {eye.patches} positions; a second of speech: {a_second:.1f}; a second of Mimi's codes: 12.5, in rows of their own")
+reveal("04.seconds", round(eye.patches / a_second, 1), "seconds")
 
 # %% [markdown]
 # ## Four questions

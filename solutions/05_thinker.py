@@ -14,7 +14,8 @@
 # *Takes 75 minutes (tiny) · runs in 4 s on one core (tiny) · builds on nothing before it · 6 exercises, 14 points*
 #
 # **At the end** you have written every part of a modern language model: norm, positions, attention with its mask and its cache, the gated
-# feed-forward. Your functions run the weights that come with the course, and they answer you in writing.
+# feed-forward. Your functions run the weights that come with the course, and they answer you in writing. And you have pretrained a Thinker of your own for a
+# minute, from random numbers, and read what it writes on the way.
 #
 # **You need** matrix products, softmax, and what a token is. If attention is new to you, read the first paper at the end beside this notebook.
 #
@@ -25,21 +26,25 @@
 
 # %% tags=["parameters"]
 profile = "tiny"
-budget = "full"
+budget = "full"  # smoke: a few steps where a Thinker is trained
 
 # %%
+import json
+import math
 import time
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from mmo.chat import ChatTokenizer
 from mmo.course import check, exercise, hint, predict, quiz, reveal, solution
-from mmo.display import BLUE, ORANGE, drawing, finish
+from mmo.display import BLUE, ORANGE, Curves, drawing, finish
 from mmo.profiles import profile as find_profile
 from mmo.thinker import Thinker, load_thinker
 from mmo.transformer import KVCache, CacheLengths, make_window, rotary_table
+from mmo.world import train_thinker
 
 settings = find_profile(profile)
 config = settings.model.thinker
@@ -47,7 +52,7 @@ tokenizer = ChatTokenizer.load(settings.tokenizer_dir)
 thinker = Thinker(settings.model).eval()
 load_thinker(thinker, settings.thinker_file)
 weights = thinker.state_dict()
-torch.set_grad_enabled(False)  # nothing is trained here; the checks turn gradients on for themselves
+torch.set_grad_enabled(False)  # gradients are turned on where something learns: in the checks, and in the training at the end
 
 D, H, G, E = config.hidden_size, config.num_heads, config.num_kv_heads, config.head_dim
 print(f"{sum(p.numel() for p in thinker.parameters()) / 1e6:.2f} M weights: {config.num_layers} blocks of width {D}, {H} query heads over {G} key heads of {E}")
@@ -64,6 +69,24 @@ stream = weights["embed_tokens.weight"][ids]  # (T, D)
 tokens = [tokenizer.tokenizer.id_to_token(each).replace("Ġ", " ").replace("Ċ", "↵") for each in ids]
 print(list(zip(tokens, ids)))
 print("stream:", tuple(stream.shape))
+
+# %% [markdown]
+# The stream is the tensor of this notebook. Here it is at both ends, a column for each token: as it comes from the table, and as the package's Thinker leaves it behind the
+# last block. On the left equal tokens have equal columns (look at the two `<|im_start|>`). On the right no two are alike: each column has read what stands before it, and says what comes next.
+
+# %%
+window = make_window(config, len(ids), "cpu")
+package, _ = thinker.upper(thinker.lower(thinker.embed_tokens(torch.tensor(ids)[None]), window)[0], window)  # (1, T, D)
+with drawing(9.5, 3.0) as figure:
+    for axes, each, title in zip(figure.subplots(1, 2, sharey=True), (stream, package[0]), ("from the embedding: (T, D)", "behind the last block and its norm: (T, D)")):
+        top = float(each.abs().quantile(0.98))
+        axes.imshow(each[:, :64].T, aspect="auto", cmap="RdBu_r", vmin=-top, vmax=top, interpolation="nearest")
+        axes.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=7)
+        axes.set(title=title)
+        axes.grid(False)
+    figure.axes[0].set_ylabel("the first 64 numbers")
+    picture = finish(figure, f"Two heat maps of the stream, {len(ids)} tokens by the first 64 of {D} numbers: from the embedding, where equal tokens have equal columns, and behind the last block, where all columns differ.")
+display(picture)
 
 # %% [markdown]
 # ## Exercise: RMSNorm
@@ -125,7 +148,8 @@ def product(at_query: int, at_key: int) -> float:
     return float((turned[0] * turned[1]).sum())
 
 
-print(f"7 and 4: {product(7, 4):.4f}   27 and 24: {product(27, 24):.4f}   7 and 5: {product(7, 5):.4f}")
+before, after = product(7, 4), product(27, 24)
+print(f"7 and 4: {before:.4f}   27 and 24: {after:.4f}   7 and 5: {product(7, 5):.4f}")
 with drawing(6.5, 2.0) as figure:
     axes = figure.add_subplot()
     for pair, colour in ((0, BLUE), (E // 8, ORANGE)):
@@ -134,7 +158,7 @@ with drawing(6.5, 2.0) as figure:
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     picture = finish(figure, "Cosine against position for a fast and a slower pair.")
 display(picture)
-reveal("05.shift", "no")
+reveal("05.shift", "no" if abs(before - after) < 1e-3 else "yes", f"(by {abs(before - after):.0e})")
 
 # %% [markdown]
 # ## Exercise: grouped queries
@@ -191,7 +215,7 @@ check("05.seen")
 # Queries and keys get a norm of their own per head, so that no product can grow without bound. Read the shapes beside each step.
 
 # %%
-def attention(x: Tensor, layer: int, cached: int = 0, past: tuple[Tensor, Tensor] | None = None):
+def attention(x: Tensor, layer: int, cached: int = 0, past: tuple[Tensor, Tensor] | None = None, weights: dict[str, Tensor] = weights):
     """x (T, D), normed -> what was heard (T, D), the keys and values so far, the attention weights (H, T, S)."""
     name = f"layers.{layer}.self_attn."
     T = len(x)
@@ -238,14 +262,14 @@ check("05.swiglu")
 # Norm, attention, add. Norm, feed-forward, add. As many times as there are blocks, and one norm at the end.
 
 # %%
-def think(ids: list[int], cached: int = 0, pasts: list | None = None):
+def think(ids: list[int], cached: int = 0, pasts: list | None = None, weights: dict[str, Tensor] = weights):
     """ids (T) -> hidden states (T, D), keys and values of every block, attention weights of every block."""
     x = weights["embed_tokens.weight"][ids]
     kept, looks = [], []
     for layer in range(config.num_layers):
         name = f"layers.{layer}."
         heard, past, shares = attention(
-            rms_norm(x, weights[name + "input_layernorm.weight"], config.rms_norm_eps), layer, cached, pasts[layer] if pasts else None
+            rms_norm(x, weights[name + "input_layernorm.weight"], config.rms_norm_eps), layer, cached, pasts[layer] if pasts else None, weights
         )
         x = x + heard
         normed = rms_norm(x, weights[name + "post_attention_layernorm.weight"], config.rms_norm_eps)
@@ -256,9 +280,6 @@ def think(ids: list[int], cached: int = 0, pasts: list | None = None):
 
 
 hidden, pasts, looks = think(ids)
-window = make_window(config, len(ids), "cpu")
-bridge, _ = thinker.lower(thinker.embed_tokens(torch.tensor(ids)[None]), window)
-package, _ = thinker.upper(bridge, window)
 print(f"largest difference to mmo.thinker.Thinker: {float((hidden - package[0]).abs().max()):.1e}, of values up to {float(hidden.abs().max()):.1f}")
 assert torch.allclose(hidden, package[0], atol=1e-3)
 
@@ -311,21 +332,21 @@ predict("05.cache", "An answer of a few words behind a prompt: how many times as
 END = settings.model.im_end_token
 
 
-def write(question: str, use_cache: bool = True, most: int = 32) -> tuple[str, int]:
+def write(question: str, use_cache: bool = True, most: int = 32, weights: dict[str, Tensor] = weights) -> tuple[str, int]:
     """The answer to a question, and how many positions were computed for it."""
     ids = tokenizer.prompt([{"role": "user", "content": question}])
     written, computed = [], len(ids)
-    hidden, pasts, _ = think(ids)
+    hidden, pasts, _ = think(ids, weights=weights)
     while len(written) < most:
         token = next_token(hidden, weights["embed_tokens.weight"])
         if token == END:
             break
         written.append(token)
         if use_cache:
-            hidden, pasts, _ = think([token], len(ids) + len(written) - 1, pasts)
+            hidden, pasts, _ = think([token], len(ids) + len(written) - 1, pasts, weights)
             computed += 1
         else:
-            hidden, _, _ = think(ids + written)
+            hidden, _, _ = think(ids + written, weights=weights)
             computed += len(ids) + len(written)
     return tokenizer.decode(written), computed
 
@@ -357,6 +378,77 @@ print(f"package, in two parts with its cache, against yours at once: {float((sta
 assert torch.allclose(states[0], hidden[5:], atol=1e-3)
 
 # %% [markdown]
+# ## Where the weights come from: pretraining
+#
+# So far the weights were given. Now a Thinker of the same size begins with random ones and reads conversations: sums, comparisons, days, greetings, sentences to be read aloud. It does one thing all the time, in parallel at
+# every position of an answer: it says how likely each token is to be the next one, and is told which it was. The loss is the mean of $-\log p$ over the answers' tokens,
+# in nats. All that it comes to know, it comes to know from this.
+#
+# `mmo/world/train_thinker.py` made the shipped weights, and this is the same code: its `Training`, with fewer steps and a smaller store of sentences. Some sentences are never read, to be asked for later.
+# **Predict** the loss of the first step, when nothing is learnt:
+
+# %%
+STEPS = 8 if budget == "smoke" else 400
+V = len(tokenizer)
+recipe = train_thinker.Settings(steps=STEPS, warmup_steps=max(1, STEPS // 10), ema_decay=0.98, drawn_facts=400 if budget == "smoke" else 4000, held_out=100)
+corpus = train_thinker.read_corpus(recipe, planned=False)
+asked = {f"never read: {name}": [(fact.questions[0], fact.answer) for fact in facts[:60]] for name, facts in (("to read aloud", corpus.held_out["say"]), ("where is it?", corpus.held_out["where"]))}
+asked["read: sums, days, opposites …"] = [(fact.questions[0], fact.answer) for fact in corpus.closed[:: len(corpus.closed) // 60]]
+for name, turns in asked.items():
+    print(f"{name:30} {turns[0][0]}  ->  {turns[0][1]}")
+predict("05.start", f"{V} tokens, nothing learnt: what is the loss of the first step, in nats a token?", None)
+
+# %%
+MOMENTS = sorted({0, STEPS // 16, STEPS // 4, STEPS // 2, STEPS})
+QUESTIONS = (asked["never read: to read aloud"][0][0], "What is three plus four?", "What is the opposite of hot?")
+aloud = asked["never read: to read aloud"]
+threads = torch.get_num_threads()
+torch.set_num_threads(1)  # steps of a model so small are too short to share between threads
+started, losses, said = time.perf_counter(), [], {}
+with torch.enable_grad(), Curves("loss of the answers, nats a token") as curves:
+    training = train_thinker.Training(corpus, tokenizer, recipe)
+    for step in tqdm(range(STEPS + 1), desc="Thinker", unit="step"):
+        if step in MOMENTS:
+            said[step] = [write(question, weights=training.averaged.state_dict())[0] for question in QUESTIONS]
+            curves.dot(step, curves.names[0], train_thinker.mean_loss(training.averaged, aloud, tokenizer))
+        if step < STEPS:
+            losses.append(float(training.step(step)))
+            curves.add(step, losses[-1])
+torch.set_num_threads(threads)
+print(f"{STEPS} steps in {time.perf_counter() - started:.0f} s")
+
+# %%
+reveal("05.start", round(losses[0], 2), f"(the logarithm of {V} is {math.log(V):.2f})")
+
+# %% [markdown]
+# Each token of $V$ as likely as any other, $p = 1/V$, is a loss of $\ln V$; random weights are not quite that even, so it begins a little above. What it wrote on the way, with *your* functions around its
+# weights:
+
+# %%
+for place, question in enumerate(QUESTIONS):
+    print(question)
+    for step, answers_then in said.items():
+        print(f"   after {step:4} steps: {answers_then[place]!r}")
+
+# %% [markdown]
+# And beside the shipped Thinker, of the same size and from the same code (steps and seconds are those that its training noted):
+
+# %%
+shipped = json.loads((settings.data_dir / "figures" / "thinker.json").read_text(encoding="utf-8"))
+print(f"steps: yours {STEPS}, shipped {shipped['settings']['steps']} ({shipped['curve'][-1]['cpu_seconds']:.0f} s of a core); loss in training at the end: yours {sum(losses[-20:]) / len(losses[-20:]):.3f}, shipped {shipped['curve'][-1]['loss']:.3f}")
+for name, turns in asked.items():
+    found = []
+    for each in (training.averaged, thinker):
+        right = train_thinker.right(each, turns, tokenizer)
+        found.append(f"loss {train_thinker.mean_loss(each, turns, tokenizer):.3f}, {sum(right) / len(right):4.0%} of the answers right")
+    print(f"{name:30} yours: {found[0]}   shipped: {found[1]}")
+
+# %% [markdown]
+# Read the answers from top to bottom. First it knows that answers begin with a capital and end with a full stop; then the commonest words and the shape of a sentence; then it copies what it is asked to read
+# aloud, which serves for every sentence, also one that it never read. Facts come last: each sum is one of hundreds and has to be met many times. So the same loss hides very unlike things, and a Thinker that
+# reads aloud well may not know what three plus four is. The rest is patience: the same curve, further on.
+
+# %% [markdown]
 # ## Four questions
 #
 # Every choice says why it is right or wrong.
@@ -371,12 +463,13 @@ quiz("05")
 # - RoPE turns queries and keys; what meets in attention is the distance.
 # - Key heads are shared to save cache; the mask is one comparison, cache or not.
 # - The same weights in your functions and in `mmo.thinker` give the same states, and text.
+# - Pretraining begins at $\ln V$ and asks one thing only: the next token. Copying is learnt before facts.
 #
 # **Often mistaken.** *"The cache makes another model."* It gives the same numbers with less work. *"The model knows the question from the answer."* It sees one row of
 # tokens; roles are tokens too. *"The Talker will get these words."* It gets hidden states, from the middle of this very stack.
 #
 # **To try.** Leave out the rotation (`rotate = lambda x, cos, sin: x`) and write again. Give every query head the key head of its neighbour. Stop after the
-# second block: what does the head make of that hidden state?
+# second block: what does the head make of that hidden state? Train with `question_weight=1.0`, so that questions are learnt too: does it learn the answers sooner or later?
 #
 # **Where to read on.** In this course: `mmo/transformer.py`, `mmo/thinker.py`, then [notebook 07](07_sequence_and_delay.ipynb). Papers:
 #

@@ -38,7 +38,7 @@ from tqdm.auto import tqdm
 
 from mmo.chat import ChatTokenizer
 from mmo.course import check, exercise, hint, predict, quiz, reveal, solution
-from mmo.display import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, drawing, finish
+from mmo.display import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, Curves, drawing, finish
 from mmo.moe import MixtureOfExperts, count_parameters
 from mmo.omni import OmniModel
 from mmo.profiles import profile as find_profile
@@ -53,11 +53,15 @@ config = settings.model.replace(use_moe=True)
 D, I, E, K = config.hidden_size, config.thinker.moe_intermediate_size, config.num_experts, config.num_experts_per_tok
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE)
 print(f"width {D}, inner width {I}, {E} experts, {K} a position")
+with torch.device("meta"):  # shapes without memory
+    block = OmniModel(dense_config).model.layers[0]
+whole, forward = (sum(p.numel() for p in part.parameters()) for part in (block, block.mlp))
+print(f"a dense block: {whole:,} weights, {forward / whole:.0%} of them in its feed-forward layer")
 
 # %% [markdown]
 # ## Why more than one
 #
-# Three quarters of a block's weights are in its feed-forward layer, and each position runs through all of them: a comma as well as a number.
+# Most of a block's weights are in its feed-forward layer (the share stands above), and each position runs through all of them: a comma as well as a number.
 # A **mixture of experts** keeps several such layers and sends each position through a few. It stores more and computes as much as before.
 #
 #     scores = softmax(router(x))              (N, E)
@@ -311,8 +315,8 @@ text = [tokenizer.prompt(rows[n].conversation[:1]) + tokenizer.encode(rows[n].co
 small = config.replace(num_hidden_layers=2, bridge_layer=0, hidden_size=96, num_attention_heads=4, num_key_value_heads=2, head_dim=None, intermediate_size=None, moe_intermediate_size=None)
 
 
-def train_small(keep: bool, coefficient: float, name: str) -> dict:
-    """Losses (updates,) and shares (updates, E) of the first block's experts: of the real positions, and of the padding."""
+def train_small(keep: bool, coefficient: float, name: str, curves: Curves) -> dict:
+    """Losses (updates,), drawn while they fall, and shares (updates, E) of the first block's experts: of the real positions, and of the padding."""
     torch.manual_seed(1)
     thinker = OmniModel(small.replace(keep_top1_gate=keep, router_aux_loss_coef=coefficient)).model.train()
     optimiser = torch.optim.AdamW(thinker.parameters(), lr=3e-3, weight_decay=0.0, fused=True)
@@ -327,7 +331,7 @@ def train_small(keep: bool, coefficient: float, name: str) -> dict:
                 record[name].append(F.one_hot(picked[:, 0], E).float().mean(dim=0))
 
     handle = layer.register_forward_pre_hook(watch)
-    for _ in tqdm(range(updates), desc=name, mininterval=1.0):
+    for step in tqdm(range(updates), desc=name, mininterval=1.0):
         batch = [text[n] for n in order.choice(len(text), 24)]
         lengths = torch.tensor([len(ids) for ids in batch])
         record["real"] = torch.arange(int(lengths.max())) < lengths[:, None]
@@ -336,6 +340,7 @@ def train_small(keep: bool, coefficient: float, name: str) -> dict:
         (loss + extra).backward()
         optimiser.step()
         record["loss"].append(loss.item())
+        curves.add(step, *(record["loss"][-1] if each == name else None for each in RUNS))
     handle.remove()
     for each in ("share", "padding"):
         record[each] = torch.stack(record[each]).nan_to_num().numpy()
@@ -343,7 +348,8 @@ def train_small(keep: bool, coefficient: float, name: str) -> dict:
 
 
 RUNS = {"renormalised": (False, 0.0), "renormalised, balanced": (False, 1e-2), "kept": (True, 0.0), "kept, balanced": (True, 1e-2)}
-runs = {name: train_small(*choice, name) for name, choice in RUNS.items()}
+with Curves(*(f"loss, {name}" for name in RUNS)) as curves:
+    runs = {name: train_small(*choice, name, curves) for name, choice in RUNS.items()}
 
 # %%
 tail = max(1, updates // 10)

@@ -50,7 +50,7 @@ from mmo.course import check, exercise, hint, predict, quiz, reveal, solution
 from mmo.course.depth import DepthTransformer
 from mmo.course.looking import attention_shares, hear_by
 from mmo.data import Corpus, DataFile, Layout, collate, realise
-from mmo.display import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, LossCurves, drawing, finish, listen, show_delay, smooth
+from mmo.display import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, Curves, LossCurves, drawing, finish, listen, show_delay, smooth
 from mmo.forcing import forced
 from mmo.generation import Answer, Generator, Prompt, for_decoding
 from mmo.judge import Judge
@@ -62,6 +62,7 @@ from mmo.talker import CodeHead, Talker
 from mmo.thinker import load_thinker
 from mmo.training import Stepper, named
 from mmo.transformer import CacheLengths, KVCache, make_window, run_blocks
+from mmo.world.text import closed_facts
 
 settings = find_profile(profile)
 config = settings.model
@@ -564,7 +565,7 @@ def show_gaze(spoken: Spoken, block: int, head: int):
 for spoken in few[:2]:
     picture, _ = show_gaze(spoken, *best)
     display(picture)
-    display(listen(codec.decode(spoken.codes[None])[0, 0], codec.sample_rate, spoken.answer, picture=False))
+    display(listen(codec.decode(spoken.codes[None])[0, 0], codec.sample_rate, spoken.answer))
 
 # %% [markdown]
 # A gaze is no proof: a head may look and make nothing of it. So we make heads blind, one at a time: the words are hidden from this head, all others still see them. How much does the loss of codebook 0 rise?
@@ -640,12 +641,43 @@ for question, true, lie in LIES:
     alike = float((truly.codes[0, :shared] == falsely.codes[0, :shared]).float().mean())
     notes.append(heard(falsely.samples))
     for answer in (truly, falsely):
-        display(listen(answer.samples, codec.sample_rate, f'written: "{answer.text}"   the judge hears: {heard(answer.samples)}', picture=answer is falsely))
+        display(listen(answer.samples, codec.sample_rate, f'written: "{answer.text}"   the judge hears: {heard(answer.samples)}'))
     print(f"codes of codebook 0 that are the same in both: {alike:.0%}\n")
 reveal("08.lie", notes[0].split()[-1] if notes[0] else "listen")
 
 # %% [markdown]
-# Could it have the true sentence by heart? Not the second one: that was never spoken in training.
+# Could it have the true sentence by heart? Not the second one: that was never spoken in training. But two sentences are two. Here are twenty sums, each with a false last word; and the same twenty as they should be, to see how often the judge hears
+# what is meant. **Predict:**
+
+# %%
+predict("08.lies", "Of the lies whose last word the judge makes out: in how many percent is it the true one?", None)
+
+# %%
+LAST = "seven eight nine ten eleven twelve".split()
+sums = [fact for fact in closed_facts() if fact.kind == "plus" and fact.answer.split()[-1].rstrip(".") in LAST]
+sums = sums[:: len(sums) // (4 if budget == "smoke" else 20)][: 4 if budget == "smoke" else 20]
+
+
+def with_last(answer: str, word: str) -> str:
+    """The sentence with another last word."""
+    return f"{answer.rpartition(' ')[0]} {word}."
+
+
+trues = [fact.answer.split()[-1].rstrip(".") for fact in sums]
+lies = [LAST[(LAST.index(true) + 3) % len(LAST)] for true in trues]
+prompts = [Prompt(tokenizer.prompt([{"role": "user", "content": fact.questions[0]}]), many[1].speaker[0]) for fact in sums]
+nothing = [torch.empty(Q, 0, dtype=torch.long)] * len(sums)
+counts = {}
+for name, last_words in (("true", trues), ("a lie", lies)):
+    spoken_answers = forced(Generator(model, codec, tokenizer, settings.decoding), prompts, [with_last(fact.answer, word) for fact, word in zip(sums, last_words)], nothing, given=0)
+    said = [heard(answer.samples).split()[-1:] for answer in spoken_answers]
+    counts[name] = [sum(found == [word] for found, word in zip(said, words_of)) for words_of in (trues, lies)]
+    print(f"written: {name:6} of {len(sums)} answers the judge's last word is the true number in {counts[name][0]}, the lie in {counts[name][1]}, another word in {len(sums) - sum(counts[name])}")
+made_out = sum(counts["a lie"])
+reveal("08.lies", round(100 * counts["a lie"][0] / made_out) if made_out else "not known", f"percent of {made_out}" if made_out else "(the judge made out none)")
+
+# %% [markdown]
+# The first line is the judge's and the Talker's own accuracy; the second is what the lie does to it. The more often the true number is heard there, the less the written word counts.
 #
 # **Not to be confused.** The Talker does not receive what the Thinker wrote. It receives what the Thinker, half-way up its stack, *was about to* write. Where the two agree, which is nearly always, nobody notices. It is also why text and
 # speech of such a model can drift apart, and why `mmo/evaluation.py` measures its speech against its own text.
@@ -829,9 +861,9 @@ print(f"{STEPS} updates and {len(MOMENTS)} answers in {time.perf_counter() - sta
 for step, answer in attempts.items():
     shared = min(answer.codes.shape[1], one.codes.shape[1])
     right = [float((answer.codes[k, :shared] == one.codes[k, :shared]).float().mean()) if shared else 0.0 for k in range(Q)]
-    display(listen(answer.samples, codec.sample_rate, f'after {step} updates; the judge hears: {heard(answer.samples)}   right codes by codebook: {" ".join(f"{share:.0%}" for share in right)}', picture=step == STEPS))
+    display(listen(answer.samples, codec.sample_rate, f'after {step} updates; the judge hears: {heard(answer.samples)}   right codes by codebook: {" ".join(f"{share:.0%}" for share in right)}', ))
 recording = codec.decode(one.codes[None])[0, 0].numpy()
-display(listen(recording, codec.sample_rate, f"the recording, through the codec: {one.answer}   the judge hears: {heard(recording)}", picture=False))
+display(listen(recording, codec.sample_rate, f"the recording, through the codec: {one.answer}   the judge hears: {heard(recording)}"))
 below = next((step + 1 for step, each in enumerate(history) if each["audio"] < 0.5), None)
 reveal("08.overfit", below if below else f"not within {STEPS}", "updates" if below else "updates")
 
@@ -844,7 +876,7 @@ reveal("08.overfit", below if below else f"not within {STEPS}", "updates" if bel
 # %%
 other = lay_out(rows[2])
 asked = Generator(learner, codec, tokenizer, greedy).answer(Prompt(tokenizer.prompt([{"role": "user", "content": other.question}]), one.speaker[0]))
-display(listen(asked.samples, codec.sample_rate, f'asked: {other.question}   it writes: "{asked.text}"   the judge hears: {heard(asked.samples)}', picture=False))
+display(listen(asked.samples, codec.sample_rate, f'asked: {other.question}   it writes: "{asked.text}"   the judge hears: {heard(asked.samples)}'))
 
 # %% [markdown]
 # ## Against a depth transformer
@@ -948,14 +980,16 @@ def train_writer(way: str) -> tuple[Tensor, list[float], float]:
     learning = {name: weight for name, weight in writer.named_parameters() if weight.requires_grad}
     recipe = StageConfig(way, ("none",), 2e-3, steps=RACE_STEPS, warmup_steps=10, schedule="linear", final_rate=0.05)
     optimisers, curve, started = Optimisers(learning, recipe), [], time.perf_counter()
-    for step in tqdm(range(RACE_STEPS), desc=way, unit="step"):
-        optimisers.set_rate(rate_factor(step, RACE_STEPS, recipe))
-        losses = writer(training[int(order.integers(len(training)))])
-        losses.mean().backward()
-        nn.utils.clip_grad_norm_(list(learning.values()), 1.0)
-        optimisers.step(torch.zeros(()))
-        optimisers.zero_grad()
-        curve.append(float(losses.detach().sum()))
+    with Curves(f"nats a frame, {way}") as curves:
+        for step in tqdm(range(RACE_STEPS), desc=way, unit="step"):
+            optimisers.set_rate(rate_factor(step, RACE_STEPS, recipe))
+            losses = writer(training[int(order.integers(len(training)))])
+            losses.mean().backward()
+            nn.utils.clip_grad_norm_(list(learning.values()), 1.0)
+            optimisers.step(torch.zeros(()))
+            optimisers.zero_grad()
+            curve.append(float(losses.detach().sum()))
+            curves.add(step, curve[-1])
     seconds = time.perf_counter() - started
     with torch.no_grad():
         held = torch.stack([writer.eval()(rows) for rows in held_out]).mean(dim=0)

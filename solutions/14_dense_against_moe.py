@@ -39,7 +39,7 @@ from mmo.chat import ChatTokenizer
 from mmo.config import Decoding
 from mmo.course import check, exercise, hint, predict, quiz, reveal, solution
 from mmo.data import Batches, Layout
-from mmo.display import BLUE, GREEN, GREY, ORANGE, drawing, finish
+from mmo.display import BLUE, GREEN, GREY, ORANGE, Curves, drawing, finish
 from mmo.generation import Generator, Prompt
 from mmo.moe import MixtureOfExperts, count_parameters, upcycle
 from mmo.omni import OmniModel
@@ -170,16 +170,19 @@ steppers = {name: Stepper(models[name].train(), stage, updates, device, torch.fl
 
 for name in PAIR:  # each optimiser notes its own seconds
     steppers[name].optimisers.step = Stopwatch(steppers[name].optimisers.step, device)
-positions = 0
-for step in tqdm(range(updates), desc="both", unit="step"):
-    batch = next(batches)
-    positions += batch.size
-    for name in PAIR if step % 2 else PAIR[::-1]:
-        step_seconds[name].append(seconds_of(lambda: steppers[name].step(batch, step), device))
-    if (step + 1) % every == 0:
-        for name in PAIR:
-            found = measure(name)
-            curve[name].append((step + 1, sum(step_seconds[name]), found["audio"], found["text"]))
+positions, panels = 0, {name: f"audio loss, {name}" for name in PAIR}
+with Curves(*panels.values()) as curves:
+    for step in tqdm(range(updates), desc="both", unit="step"):
+        batch, figures = next(batches), {}
+        positions += batch.size
+        for name in PAIR if step % 2 else PAIR[::-1]:
+            step_seconds[name].append(seconds_of(lambda: figures.update({name: steppers[name].step(batch, step)}), device))
+        curves.add(step, *(named(figures[name].tolist()[:-2])["audio"] for name in PAIR))
+        if (step + 1) % every == 0:
+            for name in PAIR:
+                found = measure(name)
+                curve[name].append((step + 1, sum(step_seconds[name]), found["audio"], found["text"]))
+                curves.dot(step, panels[name], found["audio"])
 
 # %%
 with drawing(9.0, 2.3) as figure:

@@ -299,7 +299,7 @@ reveal("A1.collapse", used[0], "of 256" if not smoke else "of 32")
 # %% [markdown]
 # The codebooks are nearly dead, and the decoder has learnt to say the same thing whatever comes. Two things went wrong.
 #
-# 1. **The latent says nothing.** PyTorch's default weights shrink a signal by about 0.6 a layer, and from sound to latent there are fourteen layers. What comes out are the biases: the same vector for
+# 1. **The latent says nothing.** PyTorch's default weights shrink a signal layer by layer, and from sound to latent there are many. What comes out are the biases: the same vector for
 #    every frame, and on it a trace of sound. The picture below shows it before any training.
 # 2. **Codes came too soon.** The encoder moves fast at first, the running means follow slowly. What is left behind is dead; with one live entry everything falls to it.
 #
@@ -430,7 +430,7 @@ display(listen(shipped_codec.decode(shipped_codec.encode(original))[0, 0], SAMPL
 display(listen(my_codec.decode(my_codec.encode(original))[0, 0], SAMPLE_RATE, f"your codec, 8 codebooks: {example.text}"))
 
 # %% [markdown]
-# An honest word. Minutes give the melody of speech and few of its words. The shipped codec is of the same class and was trained by the same losses; it is a little wider, and saw some ten thousand steps on more than ten hours of two voices: hours of a core.
+# An honest word. Minutes give the melody of speech and few of its words. The shipped codec is of the same class and was trained by the same losses; it is a little wider, and went on for many more steps on more than ten hours of two voices: hours of a core.
 # Mimi itself is far wider, heard far more, and had an adversary besides, a second network that learns to tell its sound from real sound: that is what takes away the hum.
 #
 # What the tiny one has instead: in a part of its steps the later codebooks are left out (`codebook_dropout`), or hold codes of other frames (`FalseCodes`), so that its decoder lives with the mistakes of a Talker. Which codebooks a Talker can predict decided more

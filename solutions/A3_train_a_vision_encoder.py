@@ -247,6 +247,7 @@ with drawing(8.0, 2.6) as figure:
 display(picture)
 print(f"guessing costs {np.log(len(text.SIZES)) + np.log(len(text.COLOURS)) + np.log(len(text.SHAPES)):.2f}: size {np.log(len(text.SIZES)):.2f}, colour {np.log(len(text.COLOURS)):.2f}, shape {np.log(len(text.SHAPES)):.2f}")
 bend = next((each for each in theirs if each["looks_loss"] < np.log(len(text.SHAPES)) / 2), None)
+print(f"the shipped encoder: {figures['settings']['drawn']:,} pictures, {figures['settings']['steps']} steps, {figures['cpu_seconds'] / 60:.0f} minutes of a core")
 print(f"yours ended at {smooth([point[3] for point in curves.points])[-1]:.2f}")
 reveal("A3.shapes", bend["step"] if bend else "never", f"steps, {bend['seconds'] / 60:.0f} minutes of a core" if bend else "")
 
@@ -285,7 +286,7 @@ display(show_maps(grids, [f"patches of {patch}" for patch in costs], size=2.6))
 reveal("A3.cost", round(costs[6] / costs[12], 1), "times as long")
 
 # %% [markdown]
-# Four times the vectors are four times the work in every layer, and sixteen times the pairs in attention. Larger patches are cheap, but then a small thing is a few pixels in one patch, and one linear map must tell its shape. When the shipped encoder was designed this was measured on whole trainings: 25 patches of 16 pixels read shapes to 41 percent, 64 of 12 pixels to 97.
+# Four times the vectors are four times the work in every layer, and sixteen times the pairs in attention. Larger patches are cheap, but then a small thing is a few pixels in one patch, and one linear map must tell its shape.
 #
 # ## The same eyes, two schools
 #
@@ -432,7 +433,7 @@ print("some pictures of families, and the caption that your encoder takes for th
 display(show_maps([shown["families"][number] for number in chosen], [f"{in_lines(told[number])}\n-> {in_lines(told[int(likeness[number].argmax())])}" for number in chosen], columns=3, size=2.6))
 
 # %% [markdown]
-# Look at *how* it is wrong: the colours are mostly right; the shape, the count or the relation is not. The shipped encoder had twenty thousand pictures and about forty minutes of one core. SigLIP 2 itself learnt from billions of pictures with captions that people wrote. There nobody can draw the ones that are nearly right; batches of tens of thousands must bring them by
+# Look at *how* it is wrong: the colours are mostly right; the shape, the count or the relation is not. What the shipped encoder had is printed with its curve. SigLIP 2 itself learnt from billions of pictures with captions that people wrote. There nobody can draw the ones that are nearly right; batches of tens of thousands must bring them by
 # chance, and relations remain a weak point.
 
 # %% [markdown]

@@ -382,7 +382,7 @@ print(f"one step of one card {step_seconds(one_batch):.2f} s; exchange among 8 {
 #
 # ## What it costs, predicted
 #
-# First something that can be measured here: how fast is this machine, on one thread? Then the same arithmetic for the mini set: its T2A part has about 470 hours of speech in 515 000 rows.
+# First something that can be measured here: how fast is this machine, on one thread? Then the same arithmetic for the mini set: its T2A part has about 470 hours of speech in 515 000 rows (`mmo/rehearsal/rows.py` keeps these two numbers).
 
 # %%
 batch = next(iter(batches.start()))
@@ -526,8 +526,8 @@ for kept in (8, 4):
     print(f"{kept} codebooks: {sum(p.numel() for p in OmniModel(config.replace(num_codebooks=kept)).talker.parameters()) / 1e6:.2f} M weights in the Talker")
 
 # %% [markdown]
-# `config.replace(num_codebooks=4)` and `Codec.load(..., num_codebooks=4)` are the easy part. **Mind the rows:** they hold eight codes a frame, and `sequence.frames(flat, 4)` would cut them into twice as many
-# frames of nonsense without a word of complaint. Read them as eight, then keep four (`realise` in `mmo/data.py`). `codebook_weights` in the recipe is as long as there are codebooks.
+# `config.replace(num_codebooks=4)` and `Codec.load(..., num_codebooks=4)` are the easy part. **Mind the rows:** they hold eight codes a frame. Cut by four they would be twice as many
+# frames of nonsense, so `sequence.frames(flat, 4)` refuses. Read them as eight, then keep four (`realise` in `mmo/data.py`). `codebook_weights` in the recipe is as long as there are codebooks.
 #
 # | | holds | good | excellent |
 # |---|---|---|---|

@@ -67,6 +67,14 @@ def test_frames_are_whole_and_in_range():
         frames([0] * 7 + [512], num_codes=512)
 
 
+@pytest.mark.parametrize("wanted", [4, 2, 16])
+def test_rows_of_eight_are_not_cut_into_frames_of_another_size(wanted):
+    """16 codes are as well four whole frames of four: nothing but the file's own size tells them apart."""
+    with pytest.raises(ValueError, match=rf"hold 8 codes a frame; cut by {wanted} .* frames\(flat\)\[:{wanted}\]"):
+        frames(list(range(16)), wanted)
+    assert torch.equal(frames(list(range(16)))[:4, 1], torch.arange(8, 12)), "the way that the message names"
+
+
 # --- Finding the answer ------------------------------------------------------------------------------------------------
 
 

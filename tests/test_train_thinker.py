@@ -132,6 +132,22 @@ def test_a_batch_has_the_loss_of_its_rows(corpus, tokenizer, thinker):
     assert not (answer & (labels == IGNORE)).any()
 
 
+def test_the_mean_loss_does_not_depend_on_the_batches(corpus, tokenizer, thinker):
+    """Token by token, not batch by batch: short and long answers in one batch or in many."""
+    turns = [("Hello.", "Hello! How can I help you?"), ("Who are you?", "My name is Mini."), ("Count.", "One, two, three, four, five, six, seven.")]
+    in_one, in_many = (making.mean_loss(thinker, turns, tokenizer, budget) for budget in (8192, 20))
+    assert abs(in_one - in_many) < 1e-5
+    learn(thinker, turns, tokenizer)
+    assert making.mean_loss(thinker, turns, tokenizer) < 0.1 * in_one
+
+
+def test_without_the_plans_held_out_facts_are_still_never_read(monkeypatch):
+    monkeypatch.setattr(making, "planned_facts", lambda: pytest.fail("the plans take seconds"))
+    corpus = making.read_corpus(making.Settings(drawn_facts=300, held_out=20), planned=False)
+    hidden = {fact.answer for facts in corpus.held_out.values() for fact in facts}
+    assert len(hidden) == 40 and corpus.closed and not hidden & {fact.answer for fact in corpus.drawn}
+
+
 def test_right_means_that_greedy_decoding_gives_the_answer(tokenizer, thinker):
     """Teacher-forced hits equal word-by-word greedy decoding, for right and for wrong answers."""
     turns = [("Hello.", "Hello! How can I help you?"), ("Who are you?", "My name is Mini."), ("Thank you.", "You are welcome.")]

@@ -123,19 +123,22 @@ def planned_facts() -> list[text.Fact]:
     return facts
 
 
-def read_corpus(settings: Settings) -> Corpus:
-    """Everything, tier `fact` left out; held-out facts share neither question nor answer with what is read."""
+def read_corpus(settings: Settings, planned: bool = True) -> Corpus:
+    """Everything, tier `fact` left out; held-out facts share neither question nor answer with what is read.
+
+    planned: with the sentences and captions of the speech and picture plans, which take seconds to make.
+    """
     rng = random.Random(f"thinker {settings.seed}")
     held_out: dict[str, list[text.Fact]] = defaultdict(list)
-    planned = [fact for fact in planned_facts() if known(fact.kind, fact.answer)]
+    listing = [fact for fact in planned_facts() if known(fact.kind, fact.answer)] if planned else []
     listed = {fact.kind for fact in text.closed_facts()}
     supply = [fact for fact in text.open_facts(rng, settings.drawn_facts + 6 * settings.held_out) if known(fact.kind, fact.answer)]
-    taken = {fact.answer for fact in planned}
+    taken = {fact.answer for fact in listing}
     for fact in supply:
         if len(held_out[fact.kind]) < settings.held_out and fact.answer not in taken:
             held_out[fact.kind].append(fact)
     hidden = {fact.answer for facts in held_out.values() for fact in facts}
-    pool = [*(fact for fact in planned if fact.kind not in listed), *supply]
+    pool = [*(fact for fact in listing if fact.kind not in listed), *supply]
     drawn = {(fact.answer, fact.questions): fact for fact in pool if fact.answer not in hidden}
     closed = [fact for fact in text.closed_facts() if known(fact.kind, fact.answer)]
     return Corpus(closed, list(drawn.values()), dict(held_out))
@@ -310,6 +313,16 @@ def right(thinker: Thinker, turns: Sequence[Turn], tokenizer: ChatTokenizer, tok
     return found
 
 
+@torch.no_grad()
+def mean_loss(thinker: Thinker, turns: Sequence[Turn], tokenizer: ChatTokenizer, token_budget: int = 8192) -> float:
+    """Mean cross-entropy of all tokens of all answers, in nats; how the turns are cut into batches does not count."""
+    total, tokens = 0.0, 0
+    for batch in buckets([tokenise(messages(*turn), tokenizer) for turn in turns], token_budget):
+        count = sum(sum(row.answer) for row in batch)
+        total, tokens = total + float(loss_of(thinker, batch, 0.0)) * count, tokens + count
+    return total / tokens
+
+
 def groups(corpus: Corpus) -> dict[str, list[Turn]]:
     """What is asked at the end, by name: listed facts by tier and form, the plans' held-out questions, unread facts."""
     asked: dict[str, list[Turn]] = defaultdict(list)
@@ -352,6 +365,41 @@ def optimiser_for(thinker: Thinker, settings: Settings) -> torch.optim.Optimizer
     return torch.optim.AdamW(kinds, lr=settings.learning_rate, betas=settings.betas, fused=True)
 
 
+class Training:
+    """A Thinker that learns from a corpus: its weights, their running average, the optimiser and the supply of conversations.
+
+        training = Training(corpus, tokenizer, Settings(steps=400))
+        for step in range(400):
+            loss = training.step(step)          # a scalar: the mean cross-entropy of the answers' tokens, before the update
+        training.averaged                       # the Thinker to keep
+
+    start: a file of weights to go on from; without one the weights are drawn with the settings' seed.
+    """
+
+    def __init__(self, corpus: Corpus, tokenizer: ChatTokenizer, settings: Settings, start: Path | None = None) -> None:
+        torch.manual_seed(settings.seed)
+        self.settings, self.config = settings, SIZES.replace(vocab_size=len(tokenizer))
+        self.thinker = OmniModel(self.config).model.train()
+        if start:
+            load_thinker(self.thinker, start)
+        self.averaged = deepcopy(self.thinker).eval().requires_grad_(False)
+        self.optimiser = optimiser_for(self.thinker, settings)
+        self.supply = batches(Speaker(corpus, settings), tokenizer, settings)
+
+    def step(self, step: int) -> Tensor:
+        """One update, the `step`-th, from 0; returns the loss of its batch, detached."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate(step, self.settings)
+        loss = loss_of(self.thinker, next(self.supply), self.settings.question_weight)
+        self.optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.thinker.parameters(), self.settings.clip_norm)
+        self.optimiser.step()
+        decay = min(self.settings.ema_decay, (step + 1) / (step + 10))
+        torch._foreach_lerp_(list(self.averaged.parameters()), list(self.thinker.parameters()), 1 - decay)
+        return loss.detach()
+
+
 def train(
     corpus: Corpus, asked: dict[str, list[Turn]], tokenizer: ChatTokenizer, settings: Settings, every: int = 250,
     start: Path | None = None,
@@ -360,36 +408,20 @@ def train(
 
     Returns the averaged Thinker, its configuration, and the curve (a list of measurements).
     """
-    torch.manual_seed(settings.seed)
-    config = SIZES.replace(vocab_size=len(tokenizer))
-    thinker = OmniModel(config).model.train()
-    if start:
-        load_thinker(thinker, start)
-    averaged = deepcopy(thinker).eval().requires_grad_(False)
-    optimiser = optimiser_for(thinker, settings)
-    supply = batches(Speaker(corpus, settings), tokenizer, settings)
+    training = Training(corpus, tokenizer, settings, start)
     watched = {name: turns[:: 1 + len(turns) // 400] for name, turns in asked.items()}
     curve, running, began = [], [], (time.time(), time.process_time())
     bar = tqdm(range(settings.steps), desc="Thinker")
     for step in bar:
-        for group in optimiser.param_groups:
-            group["lr"] = rate(step, settings)
-        loss = loss_of(thinker, next(supply), settings.question_weight)
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(thinker.parameters(), settings.clip_norm)
-        optimiser.step()
-        decay = min(settings.ema_decay, (step + 1) / (step + 10))
-        torch._foreach_lerp_(list(averaged.parameters()), list(thinker.parameters()), 1 - decay)
-        running.append(loss.detach())
+        running.append(training.step(step))
         if (step + 1) % every == 0 or step + 1 == settings.steps:
             point = {"step": step + 1, "loss": round(torch.stack(running).mean().item(), 5),
                      "seconds": round(time.time() - began[0], 1), "cpu_seconds": round(time.process_time() - began[1], 1)}
             running.clear()
-            point |= {name: round(share, 4) for name, share in shares(averaged, watched, tokenizer).items()}
+            point |= {name: round(share, 4) for name, share in shares(training.averaged, watched, tokenizer).items()}
             curve.append(point)
             bar.write(json.dumps(point))
-    return averaged, config, curve
+    return training.averaged, training.config, curve
 
 
 # --- Report --------------------------------------------------------------------------------------------------------
