@@ -665,7 +665,7 @@ def course_grade(
     begun = time.monotonic()
     with plain_errors("mmo course grade", CannotStart):
         rules = Rules(Limits(seconds=seconds, memory=memory * MEGABYTE), jobs, marked_points, variant)
-        grades = grade(submissions, out, numbers_in(notebooks), rules)
+        grades = grade(submissions, out, numbers_in(notebooks), rules, warned=lambda words: print(words, flush=True))
     show_class(grades)
     print(f"{len(grades)} grades in {time.monotonic() - begun:.0f} s: {out / 'class.html'}, {out / 'grades.csv'}")
 
