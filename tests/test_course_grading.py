@@ -38,7 +38,7 @@ from mmo.course.grading.marks import Trace, marks, package_codes
 from mmo.course.grading.pages import COLUMNS, harmless
 from mmo.course.grading.pool import Outcome, method
 from mmo.course.grading.report import show_class
-from mmo.course.grading.summary import hardest_first
+from mmo.course.grading.summary import hardest_first, seen_most
 
 FILE = "07_sequence_and_delay.ipynb"
 LINKS = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes and links")
@@ -408,6 +408,29 @@ def test_the_class_page_has_the_hardest_exercise_first(graded):
     assert page.index("07.delay") < page.index("07.labels")
     assert 'href="students/renamed.html"' in page
     assert "the file is called final (2).ipynb" in page and "2000 MB" in page, "what is the matter with a file is seen at once"
+
+
+def test_the_class_page_ranks_the_mistakes_seen_most(graded):
+    mistakes = seen_most(graded.grades, most=99)
+    counts = [len(each.students) for each in mistakes]
+    assert counts == sorted(counts, reverse=True) and counts[0] > 1
+    assert {each.words for each in mistakes} >= {graded.of("staircase").reason.splitlines()[0], graded.of("loop").reason.splitlines()[0]}
+    page = html.unescape((graded.out / "class.html").read_text(encoding="utf-8"))
+    ranked = page[page.index("Mistakes seen most") : page.index("<h2>Students</h2>")]
+    places = [ranked.index(f"<td>{each.exercise}</td><td>{each.words}</td><td>{', '.join(each.students)}</td>") for each in mistakes[:10]]
+    assert places == sorted(places) and ranked.count("<tr>") == 1 + min(10, len(mistakes))
+
+
+def test_a_mistake_is_counted_over_the_class_whatever_numbers_follow_it():
+    def told(student: str, exercise: str, reason: str, kind: str = "wrong") -> Grade:
+        return Grade(student, exercise[:2], exercise, 0.0, 3, kind, reason)
+
+    found = seen_most([
+        told("a", "07.delay", "One."), told("a", "05.seen", "Two.\n(3 of 4)"), told("b", "05.seen", "Two.\n(1 of 4)"), told("c", "05.seen", "Two.", "partly"), told("b", "07.delay", "One."),
+        told("c", "07.delay", "Still open", "open"), told("d", "05.seen", "Right.", "right"), told("d", "07.delay", "Not there", "missing"), told("d", "05.rotate", "Three.", "stopped"),
+    ])  # fmt: skip
+    assert [(each.exercise, each.words, each.students) for each in found] == [("05.seen", "Two.", ("a", "b", "c")), ("07.delay", "One.", ("a", "b")), ("05.rotate", "Three.", ("d",))]
+    assert seen_most([]) == [] and len(seen_most([told(str(n), "05.seen", str(n)) for n in range(30)])) == 10
 
 
 def test_the_summary_counts_what_was_said_most():

@@ -18,7 +18,7 @@ from mmo.course.catalogue import Notebook
 from mmo.course.exercises import exercises_of, find
 from mmo.course.grading.grades import KINDS, Grade
 from mmo.course.grading.submissions import Submission
-from mmo.course.grading.summary import hardest_first
+from mmo.course.grading.summary import hardest_first, seen_most
 from mmo.display import GREEN, GREY, ORANGE, RED
 
 COLUMNS = ("student", "notebook", "exercise", "points", "reason")
@@ -53,6 +53,10 @@ CLASS = HEAD + """<h1>{{ title }}</h1>
 {% for line in lines %}<tr><td>{{ line.exercise }}</td><td class="number">{{ "%.0f" | format(100 * line.share) }} %</td>
 {% for kind in kinds %}<td class="number">{{ line.kinds[kind] or "" }}</td>{% endfor %}
 <td>{% if line.often %}{{ line.times }} × {{ line.often }}{% endif %}</td></tr>{% endfor %}</table>
+{% for mistake in mistakes %}{% if loop.first %}<h2>Mistakes seen most</h2>
+<table><tr><th></th><th class="number">students</th><th>exercise</th><th>what they were told</th><th>who</th></tr>{% endif %}
+<tr><td class="number">{{ loop.index }}</td><td class="number">{{ mistake.students | length }}</td><td>{{ mistake.exercise }}</td><td>{{ mistake.words }}</td><td>{{ mistake.students | join(", ") }}</td></tr>
+{% if loop.last %}</table>{% endif %}{% endfor %}
 <h2>Students</h2>
 <table><tr><th>student</th>{% for entry in entries %}<th class="number">{{ entry.number }}</th>{% endfor %}<th class="number">of {{ of }}</th><th>to look at</th><th>the files</th></tr>
 {% for row in rows %}<tr><td><a href="students/{{ row.link }}">{{ row.student }}</a></td>
@@ -132,4 +136,4 @@ def class_page(
         files = "; ".join(dict.fromkeys(words for each in submissions if each.student == name for words in [each.problem, *each.notes] if words))
         rows.append({"student": name, "link": quote(page_name(name)), "parts": parts, "earned": sum(parts), "look": look, "files": files})
     of = sum(task.points for entry in entries for task in exercises_of(entry.number))
-    return environment.from_string(CLASS).render(title="The class", lines=hardest_first(grades), entries=entries, rows=rows, of=of, loose=loose)
+    return environment.from_string(CLASS).render(title="The class", lines=hardest_first(grades), mistakes=seen_most(grades), entries=entries, rows=rows, of=of, loose=loose)
