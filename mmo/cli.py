@@ -589,15 +589,19 @@ def course_release(
     to: Annotated[Path, typer.Option("--to", help="A new folder.")],
     notebooks: Annotated[str, typer.Option("--notebooks", help="Their numbers: 05,07. Without it, all.")] = "",
     variant: Annotated[str | None, typer.Option("--variant", help="Any name: some exercises then ask this class for something else.", show_default=False)] = None,
+    repository: Annotated[str | None, typer.Option("--repository", help="Where you will publish it, https://github.com/OWNER/NAME: with badges for Colab and Binder.", show_default=False)] = None,
+    branch: Annotated[str, typer.Option("--branch", help="The branch there.")] = "main",
 ) -> None:
     """Make a clean hand-out for a class: learner's notebooks, package, tiny data; no solutions."""
-    from mmo.course.release import release
+    from mmo.course.release import Online, release
 
     with plain_errors("mmo course release"):
-        made = release(to, numbers_in(notebooks), variant=variant)
+        made = release(to, numbers_in(notebooks), variant=variant, online=Online(repository, branch) if repository else None)
     print(f"{made.folder}: release {made.stamp}, notebooks {', '.join(entry.number for entry in made.notebooks)}")
     if variant:
         print(f"variant {variant!r} asks for something else in {', '.join(made.varied)}; grade it with --variant {variant!r}")
+    if repository:
+        print(f"publish what is in it: cd {to} && git init -b {branch} && git add -A && git commit -m {made.stamp} && git push {repository} {branch}")
 
 
 def whole_course_or_exit(why: str) -> None:
@@ -665,7 +669,7 @@ def course_grade(
     begun = time.monotonic()
     with plain_errors("mmo course grade", CannotStart):
         rules = Rules(Limits(seconds=seconds, memory=memory * MEGABYTE), jobs, marked_points, variant)
-        grades = grade(submissions, out, numbers_in(notebooks), rules)
+        grades = grade(submissions, out, numbers_in(notebooks), rules, warned=lambda words: print(words, flush=True))
     show_class(grades)
     print(f"{len(grades)} grades in {time.monotonic() - begun:.0f} s: {out / 'class.html'}, {out / 'grades.csv'}")
 

@@ -36,6 +36,14 @@ with open(run / "runs.txt", "a") as file:
     print(profile, budget, loudness, os.environ.get("MMO_STRICT"), file=file)
 print("dropout", dropout)
 """
+SLEEPS = """
+import os, pathlib, time
+begun = pathlib.Path(os.environ["MMO_RUNS"], "begun")
+again = begun.exists()
+begun.touch()
+time.sleep(0 if again else 300)
+print("slept")
+"""
 SOUND = 'HTML(f\'<figure><audio controls src="data:audio/mpeg;base64,AAAA"></audio><figcaption>a tone at {loudness} and {dropout}</figcaption><img src="data:image/png;base64,AAAA"></figure>\')'
 
 
@@ -55,7 +63,7 @@ def root(tmp_path_factory):
     louder = CODE('profile = "tiny"\nbudget = "full"\nloudness = 0.1', metadata={"tags": ["parameters"]})
     write_notebook(root / "solutions/10_one.ipynb", louder, CODE(ONE), CODE(SOUND), TEXT("## Here it may break"), CODE('assert dropout < 0.9, "too much dropout"'), CODE("print('the end')"))
     write_notebook(root / "solutions/11_two.ipynb", plain, CODE("print('two')"))
-    write_notebook(root / "solutions/12_alone.ipynb", plain, CODE("import os, pathlib, time\npathlib.Path(os.environ['MMO_RUNS'], 'begun').touch()\ntime.sleep(300)"))
+    write_notebook(root / "solutions/12_alone.ipynb", plain, CODE(SLEEPS))
     return root
 
 
@@ -151,6 +159,46 @@ def test_stopped_it_saves_and_says_how_to_go_on(root, tmp_path):
     (job,) = json.loads((folder / "report.json").read_text())["jobs"]
     assert job["state"] == "stopped" and (folder / job["copy"]).is_file() and (folder / job["page"]).is_file()
     assert read_batch(folder).notebooks == ("12",), "what was asked for is there to go on with"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_on_the_command_line_it_is_stopped_and_goes_on_by_the_command_that_it_prints(root, tmp_path):
+    """A queue's way: SIGTERM during the second notebook, then the printed words.  The first is not run twice, the second comes to its end."""
+    code = (
+        "from pathlib import Path; from mmo.course import batch; run = batch.run_batch\n"
+        f"batch.run_batch = lambda asked, folder, jobs: run(asked, folder, jobs, root=Path({str(root)!r}))\n"
+        "from mmo.cli import app; app()"
+    )
+
+    def mmo(*words):
+        return subprocess.Popen([sys.executable, "-c", code, *words], env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    process = mmo("course", "run", "--notebooks", "10,12", "--budget", "smoke", "--set", "t2a.code_dropout=0.2", "--to", str(tmp_path))
+    try:
+        until = time.monotonic() + 300
+        while not list(tmp_path.glob("*/begun")) and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        _, complaint = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    (folder,) = tmp_path.iterdir()
+    assert process.returncode == 130, complaint
+    states = [(each["notebook"], each["state"]) for each in json.loads((folder / "report.json").read_text())["jobs"]]
+    assert states == [("10", "done"), ("12", "stopped")]
+
+    (words,) = [line.split("go on with: mmo ")[1] for line in complaint.splitlines() if "go on with: mmo " in line]
+    again = mmo(*words.split())
+    try:
+        said, complaint = again.communicate(timeout=300)
+    finally:
+        again.kill()
+    assert again.returncode == 0, complaint
+    assert [(each["notebook"], each["state"]) for each in json.loads((folder / "report.json").read_text())["jobs"]] == [("10", "done"), ("12", "done")]
+    assert list(tmp_path.iterdir()) == [folder] and "10 with" not in said, "in the same folder, and only what was left"
+    variant = folder / "tiny,t2a.code_dropout=0.2-smoke"
+    assert len((variant / "runs.txt").read_text().splitlines()) == 1, "the first did not run twice"
+    assert "slept" in (variant / "notebooks" / "12_alone.html").read_text(encoding="utf-8")
 
 
 # --- Before anything runs ----------------------------------------------------------------------------------------

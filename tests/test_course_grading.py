@@ -7,10 +7,12 @@ solved, so that a disaster is seen to stay where it happened.
 from __future__ import annotations
 
 import csv
+import html
 import json
 import multiprocessing
 import os
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from mmo.course.exercises import all_exercises, find, judge
 from mmo.course.grading import pool
 from mmo.course.grading.answers import Answer, answers_of, code_cells, needed, offered
 from mmo.course.grading.child import Result
+from mmo.course.grading.files import LARGEST_FILE, read_file
 from mmo.course.grading.grade import Rules, chosen, grade
 from mmo.course.grading.grades import Grade
 from mmo.course.grading.grades import graded as graded_as
@@ -35,8 +38,7 @@ from mmo.course.grading.marks import Trace, marks, package_codes
 from mmo.course.grading.pages import COLUMNS, harmless
 from mmo.course.grading.pool import Outcome, method
 from mmo.course.grading.report import show_class
-from mmo.course.grading.submissions import LARGEST_FILE, read_file
-from mmo.course.grading.summary import hardest_first
+from mmo.course.grading.summary import hardest_first, seen_most
 
 FILE = "07_sequence_and_delay.ipynb"
 LINKS = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes and links")
@@ -118,6 +120,12 @@ ANSWERS = {
     "script": with_answer("raise ValueError('<script>alert(1)</script>')"),
     "=cmd": LEARNERS,
 }
+LONG = "l" * 253
+ANSWERS |= {name: json.loads(json.dumps(SOLVED)) for name in ("stray", "stamp", "outputs")}
+ANSWERS["stray"]["metadata"]["mmo"] = {"release": "0.1.0", "variant": "autumn-25"}
+ANSWERS["stamp"]["metadata"]["mmo"] = {"release": 7, "variant": ["autumn-25"]}
+ANSWERS["outputs"]["cells"][2]["outputs"] = [3, {"data": None}, {"data": {"image/png": "iVBORw0KGgo\ud800"}}]
+ANSWERS["outputs"]["cells"][2]["cell_type"] = "code"
 PASTED = with_answer("return codes", elsewhere="numbers = [" + "0, " * 400_000 + "]")
 DEEP = with_answer("return codes", elsewhere="x = " + "-" * 50_000 + "1\ny = x" + ".real" * 50_000)
 TEXTS = {"broken": '{"cells": [', "strange": '{"cells": 3}', "nothing": "", "pasted": json.dumps(PASTED), "marked": "\ufeff" + json.dumps(SOLVED), "deep": json.dumps(DEEP)}
@@ -132,6 +140,14 @@ def class_of(folder: Path) -> None:
         (folder / name).mkdir()
         (folder / name / FILE).write_text(text, encoding="utf-8")
     (folder / "missing").mkdir()
+    (folder / "ending").mkdir()
+    (folder / "ending" / f"{FILE}.txt").write_text(json.dumps(SOLVED), encoding="utf-8")
+    (folder / "zipped").mkdir()
+    with zipfile.ZipFile(folder / "zipped" / "homework.zip", "w") as archive:
+        archive.writestr(f"../../../{FILE}", json.dumps(SOLVED))
+    (folder / LONG).mkdir()
+    (folder / LONG / FILE).write_text(json.dumps(SOLVED), encoding="utf-8")
+    (folder / FILE).write_text(json.dumps(SOLVED), encoding="utf-8")  # of nobody
     (folder / "renamed" / "my homework").mkdir(parents=True)
     (folder / "renamed" / "my homework" / "final (2).ipynb").write_text(json.dumps(SOLVED), encoding="utf-8")
     (folder / "folder" / FILE).mkdir(parents=True)
@@ -152,8 +168,8 @@ def class_of(folder: Path) -> None:
 class Graded:
     """The class, graded: `graded.of("loop")` is the grade of that student's 07.delay."""
 
-    def __init__(self, out: Path, grades: list[Grade]) -> None:
-        self.out, self.grades = out, grades
+    def __init__(self, out: Path, grades: list[Grade], warned: list[str]) -> None:
+        self.out, self.grades, self.warned = out, grades, warned
 
     def of(self, student: str, exercise: str = "07.delay") -> Grade:
         return next(grade for grade in self.grades if (grade.student, grade.exercise) == (student, exercise))
@@ -169,7 +185,8 @@ def graded(tmp_path_factory) -> Graded:
     rules = Rules(Limits(seconds=3, memory=600_000_000, output=100_000))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pool, "PATIENCE_FOR_RESULT", 5)
-        return Graded(folder / "grades", grade(folder / "submissions", folder / "grades", ["07"], rules))
+        warned: list[str] = []
+        return Graded(folder / "grades", grade(folder / "submissions", folder / "grades", ["07"], rules, warned=warned.append), warned)
 
 
 # --- What an answer earns ----------------------------------------------------------------------------------------
@@ -307,6 +324,37 @@ def test_a_renamed_file_is_known_by_its_exercises(graded):
     assert "the file is called final (2).ipynb" in graded.page("renamed")
 
 
+def test_a_notebook_under_another_ending_is_named_with_what_to_do(graded):
+    assert graded.of("ending").kind == "missing"
+    assert f"{FILE}.txt is not a notebook; rename it to {FILE}" in graded.of("ending").reason
+    assert f"student ending: {FILE}.txt is not a notebook; rename it to {FILE}" in graded.warned
+
+
+def test_a_notebook_in_an_archive_is_graded_and_lands_nowhere(graded):
+    assert graded.of("zipped").kind == "right"
+    assert f"the file is called {FILE} in homework.zip" in graded.page("zipped")
+    assert not list(graded.out.parent.parent.glob(FILE)) and not (graded.out.parent / FILE).exists()
+
+
+def test_a_notebook_of_nobody_stops_nobody(graded):
+    words = f"{FILE} belongs to nobody and was not graded: put it into the folder with the student's name, submissions/NAME/"
+    assert words in graded.warned and words in html.unescape((graded.out / "class.html").read_text(encoding="utf-8"))
+
+
+def test_a_stray_or_broken_stamp_stops_nobody_and_is_named(graded):
+    """In one student's file: a variant that the class has not, a variant that is no text."""
+    assert (graded.of("stray").kind, graded.of("stamp").kind) == ("right", "right")
+    assert "student stray: the file is of the variant 'autumn-25', which is not your class's: graded by the course as it is" in graded.warned
+    assert "student stamp: its metadata `mmo.variant` is broken, and was not looked at" in graded.warned
+    assert "autumn-25" in graded.page("stray") and "mmo.release` is broken" in graded.page("stamp")
+
+
+def test_broken_outputs_and_a_long_name_stop_nobody(graded):
+    assert (graded.of("outputs").kind, graded.of(LONG).kind) == ("right", "right")
+    (page,) = (graded.out / "students").glob("lll*.html")
+    assert f'href="students/{page.name}"' in (graded.out / "class.html").read_text(encoding="utf-8")
+
+
 def test_what_a_file_holds_beside_its_answers_costs_nothing(graded):
     """A mark in front of the JSON; code so deep that it cannot be read, in a cell that no answer needs."""
     assert graded.of("marked").kind == "right"
@@ -360,6 +408,29 @@ def test_the_class_page_has_the_hardest_exercise_first(graded):
     assert page.index("07.delay") < page.index("07.labels")
     assert 'href="students/renamed.html"' in page
     assert "the file is called final (2).ipynb" in page and "2000 MB" in page, "what is the matter with a file is seen at once"
+
+
+def test_the_class_page_ranks_the_mistakes_seen_most(graded):
+    mistakes = seen_most(graded.grades, most=99)
+    counts = [len(each.students) for each in mistakes]
+    assert counts == sorted(counts, reverse=True) and counts[0] > 1
+    assert {each.words for each in mistakes} >= {graded.of("staircase").reason.splitlines()[0], graded.of("loop").reason.splitlines()[0]}
+    page = html.unescape((graded.out / "class.html").read_text(encoding="utf-8"))
+    ranked = page[page.index("Mistakes seen most") : page.index("<h2>Students</h2>")]
+    places = [ranked.index(f"<td>{each.exercise}</td><td>{each.words}</td><td>{', '.join(each.students)}</td>") for each in mistakes[:10]]
+    assert places == sorted(places) and ranked.count("<tr>") == 1 + min(10, len(mistakes))
+
+
+def test_a_mistake_is_counted_over_the_class_whatever_numbers_follow_it():
+    def told(student: str, exercise: str, reason: str, kind: str = "wrong") -> Grade:
+        return Grade(student, exercise[:2], exercise, 0.0, 3, kind, reason)
+
+    found = seen_most([
+        told("a", "07.delay", "One."), told("a", "05.seen", "Two.\n(3 of 4)"), told("b", "05.seen", "Two.\n(1 of 4)"), told("c", "05.seen", "Two.", "partly"), told("b", "07.delay", "One."),
+        told("c", "07.delay", "Still open", "open"), told("d", "05.seen", "Right.", "right"), told("d", "07.delay", "Not there", "missing"), told("d", "05.rotate", "Three.", "stopped"),
+    ])  # fmt: skip
+    assert [(each.exercise, each.words, each.students) for each in found] == [("05.seen", "Two.", ("a", "b", "c")), ("07.delay", "One.", ("a", "b")), ("05.rotate", "Three.", ("d",))]
+    assert seen_most([]) == [] and len(seen_most([told(str(n), "05.seen", str(n)) for n in range(30)])) == 10
 
 
 def test_the_summary_counts_what_was_said_most():
@@ -418,7 +489,7 @@ def test_submissions_need_a_folder_for_each_student(tmp_path):
     with pytest.raises(ValueError, match="no student's folder"):
         grade(tmp_path / "in", tmp_path / "out", ["07"])
     (tmp_path / "in" / FILE).write_text("{}")
-    with pytest.raises(ValueError, match="belong to nobody"):
+    with pytest.raises(ValueError, match=f"no student's folder.*{FILE} belongs to nobody"):
         grade(tmp_path / "in", tmp_path / "out", ["07"])
 
 

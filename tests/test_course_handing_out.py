@@ -41,6 +41,18 @@ def test_a_badge_leads_to_the_learners_notebook(address):
     ast.parse(setup)
 
 
+def test_beside_it_stands_one_for_binder():
+    badge, _ = badge_cells(ADDRESS, "07_sequence_and_delay", "autumn")
+    assert "](https://mybinder.org/v2/gh/somebody/some-course/autumn?urlpath=lab%2Ftree%2Fnotebooks%2F07_sequence_and_delay.ipynb)" in badge
+    assert "/blob/autumn/notebooks/07_sequence_and_delay.ipynb" in badge
+
+
+@pytest.mark.parametrize("branch", ["", "a/b", "a b", '"; import os', "a?b"])
+def test_a_branch_that_is_no_part_of_an_address_is_refused(branch):
+    with pytest.raises(ValueError, match="without slashes and spaces"):
+        badge_cells(ADDRESS, "07_x", branch)
+
+
 @pytest.mark.parametrize("address", ["somebody/some-course", "https://gitlab.com/a/b", "https://github.com/a", "http://github.com/a/b\" ; x"])
 def test_an_address_that_colab_cannot_open_is_refused(address):
     with pytest.raises(ValueError, match="https://github.com/OWNER/NAME"):

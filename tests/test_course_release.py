@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import os
+import re
 
 import nbformat
 import pytest
 from hand_out import said_in
+from typer.testing import CliRunner
 
 from mmo import __version__
+from mmo.cli import app
 from mmo.course import catalogue
 from mmo.course.build import BEGIN, END, Edition, broken_links, leaks
-from mmo.course.release import clean_notebook, is_handed_out, release, version_stamp
+from mmo.course.release import Online, clean_notebook, is_handed_out, release, version_stamp
 
 ENTRIES = {entry.number: entry for entry in catalogue.read_course()}
 
@@ -77,6 +82,82 @@ def test_no_link_in_it_leads_nowhere(handed_out):
         cells = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "markdown"]
         found += [flaw for cell in cells for flaw in broken_links(path, cell.source, folder)]
     assert found == []
+
+
+def test_without_an_address_it_knows_neither_colab_nor_binder(handed_out):
+    folder = handed_out.folder
+    assert not (folder / "binder").exists() and "repository" not in json.loads((folder / "RELEASE.json").read_text(encoding="utf-8"))
+    for path in (*(folder / "notebooks").iterdir(), folder / "README.md"):
+        text = path.read_text(encoding="utf-8")
+        assert "mybinder" not in text and "google.colab" not in text and "colab-badge" not in text, path.name
+
+
+# --- Published ---------------------------------------------------------------------------------------------------
+
+ADDRESS = "https://github.com/somebody/class-26"
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    return release(tmp_path_factory.mktemp("release") / "class", ["05", "07"], online=Online(ADDRESS, "autumn")).folder
+
+
+def test_each_notebook_has_badges_that_lead_to_itself_and_a_cell_that_fetches_this_hand_out(published):
+    for name in ("05_thinker", "07_sequence_and_delay"):
+        notebook = nbformat.read(published / "notebooks" / f"{name}.ipynb", 4)
+        nbformat.validate(notebook)
+        title, badges, setup = notebook.cells[:3]
+        assert title.source.startswith("# ") and (badges.cell_type, setup.cell_type) == ("markdown", "code")
+        assert f"(https://colab.research.google.com/github/somebody/class-26/blob/autumn/notebooks/{name}.ipynb)" in badges.source
+        assert f"(https://mybinder.org/v2/gh/somebody/class-26/autumn?urlpath=lab%2Ftree%2Fnotebooks%2F{name}.ipynb)" in badges.source
+        ast.parse(setup.source)
+        assert f'"--branch", "autumn", "{ADDRESS}", "/content/class-26"' in setup.source and "from mmo.colab import prepare" in setup.source
+        assert not setup.get("outputs") and "nbgrader" not in setup.metadata
+
+
+def test_its_binder_folder_installs_what_lies_in_the_hand_out(published):
+    """repo2docker takes binder/ alone, in the repository's root, and runs postBuild there."""
+    ours = catalogue.REPOSITORY / "binder"
+    assert {path.name for path in (published / "binder").iterdir()} == {path.name for path in ours.iterdir()} == {"postBuild", "runtime.txt"}
+    for path in ours.iterdir():
+        copy = published / "binder" / path.name
+        assert copy.read_bytes() == path.read_bytes() and (os.name == "nt" or os.access(copy, os.X_OK) == os.access(path, os.X_OK))
+    words = (published / "binder" / "postBuild").read_text(encoding="utf-8")
+    for needed in re.findall(r"-c (\S+) -e (\S+)", words)[0]:
+        assert (published / needed).exists(), f"{needed}, which postBuild installs from"
+    assert (published / "pyproject.toml").is_file() and (published / "mmo" / "colab.py").is_file()
+
+
+def test_what_colab_installs_is_known_in_it(published):
+    """`mmo.colab` there reads the hand-out's own constraints and requirements."""
+    said = said_in(published, "from mmo.colab import REPOSITORY, plan, project_requirements, read_pins\n"
+                              "print(len(plan(project_requirements(), read_pins((REPOSITORY / 'constraints.txt').read_text()), {'torch': '2.9.0'}).install))")  # fmt: skip
+    assert int(said) > 10
+
+
+def test_readme_and_stamps_name_the_address(published):
+    text = (published / "README.md").read_text(encoding="utf-8")
+    assert "https://mybinder.org/v2/gh/somebody/class-26/autumn?urlpath=lab%2Ftree%2Fnotebooks" in text and ADDRESS in text
+    about = json.loads((published / "RELEASE.json").read_text(encoding="utf-8"))
+    assert (about["repository"], about["branch"]) == (ADDRESS, "autumn") and catalogue.repository_address(published) == ADDRESS
+    assert broken_links(published / "README.md", text, published) == []
+
+
+def test_an_address_that_colab_cannot_open_is_refused_before_anything_is_written(tmp_path):
+    for words in (["--repository", "somebody/x"], ["--repository", ADDRESS, "--branch", "a/b"]):
+        found = CliRunner().invoke(app, ["course", "release", "--to", str(tmp_path / "out"), "--notebooks", "05", *words])
+        assert found.exit_code == 1 and ("https://github.com/OWNER/NAME" in found.output or "without slashes" in found.output), found.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_says_how_to_publish_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("mmo.course.release.fill", lambda *words: None)
+    found = CliRunner().invoke(app, ["course", "release", "--to", str(tmp_path / "out"), "--notebooks", "05", "--repository", ADDRESS, "--branch", "autumn"])
+    assert found.exit_code == 0, found.output
+    assert f"git push {ADDRESS} autumn" in found.output.replace("\n", "")
+
+
+# --- Flaws -------------------------------------------------------------------------------------------------------
 
 
 def test_links_to_what_is_not_handed_out_become_words():

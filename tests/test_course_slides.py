@@ -1,10 +1,13 @@
 """Slides follow from the notebook: titles, claims, pictures and sounds are there, solutions are not; what explains comes after what it
 explains; a deck is one file that asks nothing of a network."""
 
+import base64
+import io
 import re
 
 import nbformat
 import pytest
+import soundfile
 from typer.testing import CliRunner
 
 from mmo.cli import app
@@ -105,6 +108,22 @@ def test_a_deck_is_one_file_without_a_network(tmp_path):
     assert not re.search(r"@import|url\(\s*['\"]?https?:", deck)
     assert "Reveal.initialize" in deck and "RevealNotes" in deck and "<math" in deck and deck.count("<section") > 15
     assert f'href="{page.name}"' in contents.read_text(encoding="utf-8")
+
+
+def test_a_rendered_deck_holds_sounds_that_can_be_played(tmp_path):
+    """Notebook 07's: each player of the executed notebook stands on a slide, with controls, and what it holds is a sound that can be decoded and heard."""
+    _, page = write_slides(tmp_path, ["07"])
+    deck = page.read_text(encoding="utf-8")
+    slide_parts = deck[deck.index('class="slides"') :]
+    players = re.findall(r"<audio\b([^>]*)>(?:\s*<source\b([^>]*)>)?", slide_parts)
+    notebook = nbformat.read(Edition(next(each for each in read_course() if each.number == "07"), REPOSITORY).solution, 4)
+    wanted = sum("".join(out.get("data", {}).get("text/html", "")).count("<audio") for cell in notebook.cells for out in cell.get("outputs", []))
+    assert len(players) == wanted > 0
+    for attributes in (" ".join(player) for player in players):
+        assert "controls" in attributes
+        kind, data = re.search(r'src="data:(audio/[\w.+-]+)[^,]*;base64,([^"]+)"', attributes).groups()
+        wave, rate = soundfile.read(io.BytesIO(base64.b64decode(data, validate=True)))
+        assert len(wave) > 0.1 * rate and abs(wave).max() > 0.01, f"a {kind} of {len(wave) / rate:.2f} s that nobody hears"
 
 
 def test_the_command_names_what_is_not_there(tmp_path):

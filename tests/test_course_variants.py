@@ -83,7 +83,21 @@ def test_groups_are_what_they_are_called():
     kv = torch.arange(3.0).view(1, 3, 1, 1)
     assert ASKED["groups", "round robin", "05.repeat_heads"].function(kv, 2).flatten().tolist() == [0, 1, 2, 0, 1, 2]
     assert ASKED["groups", "last first", "05.repeat_heads"].function(kv, 2).flatten().tolist() == [2, 2, 1, 1, 0, 0]
+    assert ASKED["groups", "half as many", "05.repeat_heads"].function(kv, 2).flatten().tolist() == [0.5] * 4 + [2, 2]
+    assert ASKED["groups", "one group", "05.repeat_heads"].function(kv, 2).flatten().tolist() == [1] * 6
     assert ASKED["mask", "window and first", "05.seen"].function(2, 2).tolist() == [[True, True, True, False], [True, False, True, True]]
+
+
+@pytest.mark.parametrize("option, count", [("three", 3), ("five", 5), ("six", 6)])
+def test_another_number_of_codebooks_is_the_same_in_every_exercise(option, count):
+    x, codebooks = torch.randn(4, 3), torch.randn(8, 5, 3)
+    residual, add, heads = (ASKED["codebooks", option, id].function for id in ("01.residual", "01.sum", "08.heads"))
+    codes = residual(x, codebooks)
+    assert torch.equal(codes, standard("01.residual").reference(x, codebooks)[:count]), "coarse to fine: the first are what they were"
+    assert torch.equal(add(standard("01.residual").reference(x, codebooks), codebooks), standard("01.sum").reference(codes, codebooks))
+    weights = torch.randn(2, 3, 4), torch.randn(12, 4), torch.randn(8, 2, 4), torch.randn(8, 12, 2)
+    assert heads(*weights).shape == (2, 3, count, 12)
+    assert residual(x, codebooks[:2]).shape == (2, 4), "fewer than that are all used"
 
 
 # --- Names -------------------------------------------------------------------------------------------------------

@@ -103,7 +103,7 @@ def plain_cell(cell: NotebookNode, source: str, id: str) -> NotebookNode:
 
 
 def learners(text: NotebookNode, badge: tuple[str, str] | None = None) -> NotebookNode:
-    """The learner's edition of a text form, marked for nbgrader.  badge: two cells below the title, for Colab."""
+    """The learner's edition of a text form, marked for nbgrader.  badge: two cells below the title, for Colab and Binder."""
     ids = cell_ids(text.cells)
     cells = [plain_cell(cell, emptied(cell.source) if cell.cell_type == "code" else cell.source, id) for cell, id in zip(text.cells, ids)]
     if badge:
@@ -171,7 +171,7 @@ def contents(edition: Edition) -> dict[Path, str]:
         badge = badge_cells(repository_address(edition.root), edition.entry.file)
         return {edition.solution: written(solved(text, before)), edition.learner: written(learners(text, badge))}
     except ValueError as error:
-        raise BuildError(f"{edition.text.name}: {error}") from None
+        raise BuildError(f"{edition.text.name}, or course.yml: {error}") from None
 
 
 def build(root: Path = REPOSITORY) -> list[Path]:

@@ -5,6 +5,7 @@
     data/tiny/     the tiny world
     course.yml, environment.yml, constraints.txt, pyproject.toml, licences, docs/install.md, README.md, RELEASE.json
     variant.json   with --variant NAME: what this class is asked, and the right results of the checks' cases (mmo/course/variant.py)
+    binder/        with --repository ADDRESS: what Binder makes an image from; each notebook then has badges for Colab and Binder (mmo/course/badge.py)
 
 No solutions/, no tests, no history.  The package is what the notebooks build, so it does hold the right functions: see
 docs/instructor/grading.md for how to live with that.
@@ -29,6 +30,7 @@ import yaml
 from nbformat import NotebookNode
 
 from mmo import __version__
+from mmo.course.badge import badge_cells, binder_badge, owner_and_name
 from mmo.course.build import EXERCISE, BuildError, Edition, leaks, learners, plain_cell, written
 from mmo.course.catalogue import REPOSITORY, Notebook, chosen
 from mmo.course.exercises import exercises_of
@@ -37,6 +39,7 @@ from mmo.course.variant import FILE, write_variant
 
 FILES = ("environment.yml", "constraints.txt", "pyproject.toml", "LICENSE", "LICENSE-text", "docs/install.md")
 FOLDERS = ("mmo", "data/tiny")
+BINDER = "binder"
 LEFT_OUT = ("__pycache__", "*.pyc", ".ipynb_checkpoints", ".*", "grading")
 WORDS_AND_TARGET = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)\s]+)\)")
 README = """# MiniMind-O by hand: hand-out {stamp}
@@ -63,8 +66,27 @@ OF_A_VARIANT = """
 Some exercises ask your class for something else than the package does; it stands above them, under **In your class**. There the notebook goes
 on with the package's own function, whatever you wrote; try yours as `NAME.yours(…)`.
 """
+ONLINE = """
+## Without installing
+
+{badge}
+
+Each notebook has two badges below its title. Colab opens it on a machine of Google's: its first cell fetches this hand-out, `{repository}`, and installs
+what is missing there. Binder needs no account and has one to two GB of memory; save your notebook on your own machine before it ends.
+"""
 IN_YOUR_CLASS = "**In your class** this exercise asks for something else. {task}\n\nYour function is judged by that. Try it as `{name}.yours(…)`: where the notebook goes on with `{name}`, it is the course's own."
 DOCSTRING = re.compile(r'""".*?"""', re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Online:
+    """Where a hand-out will be published: its own address on GitHub, not the course's, and the branch.  Raises ValueError for what Colab cannot open."""
+
+    repository: str
+    branch: str = "main"
+
+    def __post_init__(self) -> None:
+        owner_and_name(self.repository, self.branch)
 
 
 @dataclass(frozen=True)
@@ -77,10 +99,10 @@ class Release:
     varied: tuple[str, ...] = ()  # ids of the exercises that ask this class for something else
 
 
-def release(to: Path, numbers: Sequence[str] = (), root: Path = REPOSITORY, variant: str | None = None) -> Release:
+def release(to: Path, numbers: Sequence[str] = (), root: Path = REPOSITORY, variant: str | None = None, online: Online | None = None) -> Release:
     """Write a hand-out of the notebooks with these numbers, or of all, into `to`.
 
-    variant: any name; it chooses what some exercises ask this class (mmo/course/grading/variants).
+    variant: any name; it chooses what some exercises ask this class (mmo/course/grading/variants).  online: where it will be published, for badges and Binder.
     Raises ValueError for an unknown number, a variant of which these notebooks have nothing, or a target that holds anything, BuildError where a notebook would show a solution,
     FileNotFoundError where a part is missing.  Whatever is raised, nothing half-done is left.
     """
@@ -93,7 +115,7 @@ def release(to: Path, numbers: Sequence[str] = (), root: Path = REPOSITORY, vari
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     try:
-        fill(unfinished, entries, stamp, root, variant, asked)
+        fill(unfinished, entries, stamp, root, variant, asked, online)
         if to.exists():
             to.rmdir()
         unfinished.rename(to)
@@ -134,7 +156,9 @@ def git(root: Path, *arguments: str) -> str:
     return subprocess.run(["git", "-C", str(root), *arguments], check=True, capture_output=True, text=True).stdout.strip()
 
 
-def fill(folder: Path, entries: Sequence[Notebook], stamp: str, root: Path, variant: str | None = None, asked: Mapping[str, Any] = MappingProxyType({})) -> None:
+def fill(
+    folder: Path, entries: Sequence[Notebook], stamp: str, root: Path, variant: str | None = None, asked: Mapping[str, Any] = MappingProxyType({}), online: Online | None = None,
+) -> None:  # fmt: skip
     """Write every part of a hand-out."""
     for name in FOLDERS:
         shutil.copytree(root / name, folder / name, ignore=shutil.ignore_patterns(*LEFT_OUT))
@@ -145,10 +169,14 @@ def fill(folder: Path, entries: Sequence[Notebook], stamp: str, root: Path, vari
     (folder / "notebooks").mkdir()
     names = {entry.file for entry in entries}
     for entry in entries:
-        (folder / "notebooks" / f"{entry.file}.ipynb").write_text(clean_notebook(entry, stamp, names, root, variant, asked), encoding="utf-8")
-    (folder / "course.yml").write_text(course_file(entries, root), encoding="utf-8")
-    (folder / "README.md").write_text(readme(entries, stamp) + (OF_A_VARIANT if asked else ""), encoding="utf-8")
+        (folder / "notebooks" / f"{entry.file}.ipynb").write_text(clean_notebook(entry, stamp, names, root, variant, asked, online), encoding="utf-8")
+    (folder / "course.yml").write_text(course_file(entries, root, online), encoding="utf-8")
+    (folder / "README.md").write_text(readme(entries, stamp) + (OF_A_VARIANT if asked else "") + (ways_online(online) if online else ""), encoding="utf-8")
+    if online:
+        shutil.copytree(root / BINDER, folder / BINDER, ignore=shutil.ignore_patterns(*LEFT_OUT))  # with its modes: repo2docker runs postBuild
     about = {"release": stamp, "version": __version__, "notebooks": [entry.number for entry in entries], "made": datetime.now(timezone.utc).isoformat(timespec="seconds")}
+    if online:
+        about |= {"repository": online.repository, "branch": online.branch}
     if variant:
         from mmo.course.grading.variants import asked_in
 
@@ -162,13 +190,15 @@ def without_test_tools(path: Path) -> None:
     path.write_text(path.read_text(encoding="utf-8").replace(".[test]", ".").replace(" and the test tools", ""), encoding="utf-8")
 
 
-def clean_notebook(entry: Notebook, stamp: str, names: set[str], root: Path, variant: str | None = None, asked: Mapping[str, Any] = MappingProxyType({})) -> str:
+def clean_notebook(
+    entry: Notebook, stamp: str, names: set[str], root: Path, variant: str | None = None, asked: Mapping[str, Any] = MappingProxyType({}), online: Online | None = None,
+) -> str:  # fmt: skip
     """The learner's edition, from the solution's cells, with links that lead somewhere in a hand-out of notebooks `names`.
 
     Raises BuildError where a line of a solution stands in it, FileNotFoundError where there is no solution to make it from.
     """
     source = nbformat.read(Edition(entry, root).solution, 4)
-    notebook = learners(source)
+    notebook = learners(source, badge_cells(online.repository, entry.file, online.branch) if online else None)
     found = leaks(source, notebook)
     if found:
         raise BuildError(f"{entry.file}: {'; '.join(found)}")
@@ -216,12 +246,18 @@ def is_handed_out(target: str, names: set[str]) -> bool:
     return inside in FILES or (inside.startswith(("mmo/", "data/tiny/")) and "/grading" not in inside)
 
 
-def course_file(entries: Sequence[Notebook], root: Path) -> str:
-    """course.yml with the chosen notebooks only, and what they need among these."""
+def course_file(entries: Sequence[Notebook], root: Path, online: Online | None = None) -> str:
+    """course.yml with the chosen notebooks only, and what they need among these; and where the hand-out is published."""
     numbers = {entry.number for entry in entries}
     listed = yaml.safe_load((root / "course.yml").read_text(encoding="utf-8"))["notebooks"]
     kept = [each | {"needs": [number for number in each.get("needs") or [] if number in numbers]} for each in listed if each["number"] in numbers]
-    return yaml.safe_dump({"notebooks": kept}, allow_unicode=True, sort_keys=False)
+    address = {"repository": online.repository} if online else {}
+    return yaml.safe_dump(address | {"notebooks": kept}, allow_unicode=True, sort_keys=False)
+
+
+def ways_online(online: Online) -> str:
+    """What the README says of Colab and Binder."""
+    return ONLINE.format(badge=binder_badge(online.repository, online.branch), repository=online.repository)
 
 
 def readme(entries: Sequence[Notebook], stamp: str) -> str:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 DECORATED = re.compile(r"""^[ \t]*@exercise\(\s*(["'])(.+?)\1\s*\)""", re.MULTILINE)
 
+PNG = re.compile(r"iVBORw0KGgo[A-Za-z0-9+/]*={0,2}")  # PNG's first eight bytes, in base64, and more of it
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -49,12 +51,14 @@ def without_magics(source: str) -> str:
 
 
 def pictures_of(cell: dict) -> Iterator[str]:
-    """PNG pictures in the outputs of a cell, in base64; what only pretends to be one is left out."""
-    for output in cell.get("outputs") or ():
-        data = output.get("data", {}).get("image/png")
-        data = "".join(data) if isinstance(data, list) else data
-        if isinstance(data, str) and data.startswith("iVBORw0KGgo"):  # PNG's first eight bytes, in base64
-            yield "".join(data.split())
+    """PNG pictures in the outputs of a cell, in base64; what only pretends to be one, and broken outputs, are left out."""
+    outputs = cell.get("outputs")
+    for output in outputs if isinstance(outputs, list) else ():
+        data = output.get("data") if isinstance(output, dict) else None
+        data = data.get("image/png") if isinstance(data, dict) else None
+        data = "".join(each for each in data if isinstance(each, str)) if isinstance(data, list) else data
+        if isinstance(data, str) and PNG.fullmatch(found := "".join(data.split())):
+            yield found
 
 
 def ids_in(source: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,12 +13,13 @@ from mmo.course.catalogue import REPOSITORY, Notebook, read_course
 from mmo.course.exercises import Exercise, exercises_of
 from mmo.course.grading.answers import Answer, Cell, answers_of, code_cells
 from mmo.course.grading.child import Job
+from mmo.course.grading.files import printable
 from mmo.course.grading.grades import Grade, graded, without_answer
 from mmo.course.grading.limits import Limits
 from mmo.course.grading.marks import marks
 from mmo.course.grading.pages import write_pages
 from mmo.course.grading.pool import Outcome, run_all
-from mmo.course.grading.submissions import Submission, collect, handed_in
+from mmo.course.grading.submissions import Submission, collect, handed_in, loose_files
 from mmo.course.grading.variants import PLAIN, known_name, using
 
 
@@ -59,10 +61,12 @@ class Attempted:
     marks: tuple[str, ...]
 
 
-def grade(folder: Path, out: Path, numbers: Sequence[str] = (), rules: Rules = Rules(), root: Path = REPOSITORY, told: Callable[[str], None] = lambda words: None) -> list[Grade]:
+def grade(folder: Path, out: Path, numbers: Sequence[str] = (), rules: Rules = Rules(), root: Path = REPOSITORY,
+          told: Callable[[str], None] = lambda words: None, warned: Callable[[str], None] = lambda words: None) -> list[Grade]:  # fmt: skip
     """Grade a class and write `out`.  numbers: of the notebooks; without them, those that somebody handed in.
 
-    Raises ValueError for an unknown number, files of a variant where none is named, a notebook without exercises, a folder without students, or an `out` that holds other things.
+    told: called with each grade as it comes, "ada 07.delay".  warned: called, before anything runs, with what is the matter with somebody's files.
+    Raises ValueError for an unknown number, a class of a variant where none is named, a notebook without exercises, a folder without students, or an `out` that holds other things.
     """
     refuse_strange(out, folder)
     entries = chosen(numbers, root) if numbers else handed_in(folder, read_course(root))
@@ -70,26 +74,38 @@ def grade(folder: Path, out: Path, numbers: Sequence[str] = (), rules: Rules = R
         raise ValueError(f"{folder} holds no notebook of the course; name those that were due: --notebooks 05,07")
     submissions = collect(folder, entries)
     submissions = known_variant(submissions, rules.variant)
+    for words in warnings_of(folder, submissions):
+        warned(words)
     with using(rules.variant):
         grades = grade_all(submissions, {entry.number: clean(entry, root) for entry in entries}, rules, (root / "solutions", folder, out), told)
-        write_pages(out, entries, submissions, grades)
+        write_pages(out, entries, submissions, grades, loose_files(folder))
     return grades
 
 
 def known_variant(submissions: Sequence[Submission], variant: str | None) -> list[Submission]:
-    """The submissions, with a note where one is of another variant.  Raises ValueError where files are of a variant and none is named.
+    """The submissions, with a note where one is of another variant than the class.
 
-    The instructor's word counts, never the file's: a file of last year's would choose last year's answers.
+    The instructor's word counts, never the file's: a file of last year's would choose last year's answers.  One stray file is one student's matter,
+    and is graded as everybody's.  Raises ValueError only where most files are of a variant and none is named: then the word is missing.
     """
-    strays = [each for each in submissions if each.variant]
-    if strays and variant is None:
-        raise ValueError(f"{strays[0].student}'s {strays[0].notebook.file} is of the variant {strays[0].variant!r}: grade with --variant {strays[0].variant!r}, or with --variant {PLAIN}")
-    found = []
-    for each in submissions:
-        other = not each.problem and variant not in (None, PLAIN) and each.variant != variant
-        note = f"the file is of {f'the variant {each.variant!r}' if each.variant else 'no variant'}, graded by {variant!r}"
-        found.append(replace(each, notes=(*each.notes, note)) if other else each)
-    return found
+    read = [each for each in submissions if not each.problem]
+    strays = [each for each in read if each.variant]
+    if variant is None and 2 * len(strays) > len(read):
+        name = Counter(each.variant for each in strays).most_common(1)[0][0]
+        raise ValueError(f"{len(strays)} of {len(read)} files are of a variant, {strays[0].student}'s {strays[0].notebook.file} for instance: grade with --variant {name!r}, or with --variant {PLAIN}")
+    return [each if each.problem or variant == PLAIN or each.variant == variant else replace(each, notes=(*each.notes, variant_note(each, variant))) for each in submissions]
+
+
+def variant_note(submission: Submission, variant: str | None) -> str:
+    """What a student is told whose file is of another variant than the class."""
+    own = f"the variant {submission.variant!r}" if submission.variant else "no variant"
+    return f"the file is of {own}, graded by {variant!r}" if variant else f"the file is of {own}, which is not your class's: graded by the course as it is"
+
+
+def warnings_of(folder: Path, submissions: Sequence[Submission]) -> list[str]:
+    """What is the matter with files, a line each: the student, and what to do."""
+    own = [f"student {each.student}: {words}" for each in submissions for words in (each.problem, *each.notes) if words]
+    return list(dict.fromkeys([*loose_files(folder), *own]))
 
 
 def refuse_strange(out: Path, folder: Path) -> None:
@@ -144,10 +160,18 @@ def attempted(submissions: Sequence[Submission], clean_ones: dict[str, Clean]) -
         own, problem = read_answers(each, clean_ones[each.notebook.number].cells)
         for task in exercises_of(each.notebook.number):
             if task.id in own:
-                attempts.append(Attempted(each, task, own[task.id], marks(own[task.id], task)))
+                attempts.append(Attempted(each, task, own[task.id], marks_of(own[task.id], task)))
             else:
                 found[each.student, task.id] = without_answer(each.student, task, f"Not there: {problem or f'no cell with @exercise({task.id!r})'}.")
     return attempts, found
+
+
+def marks_of(answer: Answer, task: Exercise) -> tuple[str, ...]:
+    """Its marks; one that says so where its text defeats the looking."""
+    try:
+        return marks(answer, task)
+    except Exception as error:  # as below
+        return (f"has a text that cannot be looked through ({type(error).__name__})",)
 
 
 def read_answers(submission: Submission, clean_cells: Sequence[Cell]) -> tuple[dict[str, Answer], str | None]:
@@ -157,4 +181,4 @@ def read_answers(submission: Submission, clean_cells: Sequence[Cell]) -> tuple[d
     try:
         return answers_of(submission.cells, clean_cells), None
     except Exception as error:  # whatever a file may hold, it is one student's: the rest of the class is graded
-        return {}, f"its cells cannot be read ({type(error).__name__}: {error})"
+        return {}, f"its cells cannot be read ({type(error).__name__}: {printable(str(error))})"

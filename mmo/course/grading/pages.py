@@ -6,6 +6,7 @@ Everything a student wrote is text here: the templates escape it, and pictures a
 from __future__ import annotations
 
 import csv
+import hashlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from mmo.course.catalogue import Notebook
 from mmo.course.exercises import exercises_of, find
 from mmo.course.grading.grades import KINDS, Grade
 from mmo.course.grading.submissions import Submission
-from mmo.course.grading.summary import hardest_first
+from mmo.course.grading.summary import hardest_first, seen_most
 from mmo.display import GREEN, GREY, ORANGE, RED
 
 COLUMNS = ("student", "notebook", "exercise", "points", "reason")
@@ -52,12 +53,19 @@ CLASS = HEAD + """<h1>{{ title }}</h1>
 {% for line in lines %}<tr><td>{{ line.exercise }}</td><td class="number">{{ "%.0f" | format(100 * line.share) }} %</td>
 {% for kind in kinds %}<td class="number">{{ line.kinds[kind] or "" }}</td>{% endfor %}
 <td>{% if line.often %}{{ line.times }} × {{ line.often }}{% endif %}</td></tr>{% endfor %}</table>
+{% for mistake in mistakes %}{% if loop.first %}<h2>Mistakes seen most</h2>
+<table><tr><th></th><th class="number">students</th><th>exercise</th><th>what they were told</th><th>who</th></tr>{% endif %}
+<tr><td class="number">{{ loop.index }}</td><td class="number">{{ mistake.students | length }}</td><td>{{ mistake.exercise }}</td><td>{{ mistake.words }}</td><td>{{ mistake.students | join(", ") }}</td></tr>
+{% if loop.last %}</table>{% endif %}{% endfor %}
 <h2>Students</h2>
 <table><tr><th>student</th>{% for entry in entries %}<th class="number">{{ entry.number }}</th>{% endfor %}<th class="number">of {{ of }}</th><th>to look at</th><th>the files</th></tr>
 {% for row in rows %}<tr><td><a href="students/{{ row.link }}">{{ row.student }}</a></td>
 {% for part in row.parts %}<td class="number">{{ points(part) }}</td>{% endfor %}<td class="number">{{ points(row.earned) }}</td><td>{{ row.look }}</td><td>{{ row.files }}</td></tr>{% endfor %}
-</table></body></html>
+</table>
+{% for words in loose %}{% if loop.first %}<h2>Files of nobody</h2><ul>{% endif %}<li>{{ words }}</li>{% if loop.last %}</ul>{% endif %}{% endfor %}
+</body></html>
 """
+LONGEST_NAME = 200  # bytes of a page's name; file systems take 255
 
 
 def points(number: float) -> str:
@@ -77,16 +85,23 @@ def templates() -> Environment:
     return environment
 
 
-def write_pages(out: Path, entries: Sequence[Notebook], submissions: Sequence[Submission], grades: Sequence[Grade]) -> None:
-    """Write everything into `out`; pages of an earlier grading go."""
+def page_name(student: str) -> str:
+    """The name of a student's page; a name too long for a file is cut, and stays one of its own."""
+    name = student.encode()
+    cut = name[:LONGEST_NAME].decode(errors="ignore") + "-" + hashlib.sha256(name).hexdigest()[:12]
+    return f"{student if len(name) <= LONGEST_NAME else cut}.html"
+
+
+def write_pages(out: Path, entries: Sequence[Notebook], submissions: Sequence[Submission], grades: Sequence[Grade], loose: Sequence[str] = ()) -> None:
+    """Write everything into `out`; pages of an earlier grading go.  loose: what lay beside the students' folders, in words."""
     pages = out / "students"
     shutil.rmtree(pages, ignore_errors=True)
     pages.mkdir(parents=True)
     environment = templates()
     names = list(dict.fromkeys(each.student for each in submissions))
     for name in names:
-        (pages / f"{name}.html").write_text(student_page(environment, name, submissions, grades), encoding="utf-8")
-    (out / "class.html").write_text(class_page(environment, names, entries, submissions, grades), encoding="utf-8")
+        (pages / page_name(name)).write_text(student_page(environment, name, submissions, grades), encoding="utf-8")
+    (out / "class.html").write_text(class_page(environment, names, entries, submissions, grades, loose), encoding="utf-8")
     write_csv(out / "grades.csv", grades)
 
 
@@ -110,13 +125,15 @@ def student_page(environment: Environment, student: str, submissions: Sequence[S
     return environment.from_string(STUDENT).render(words, earned=sum(each.points for each in own), of=sum(each.of for each in own))
 
 
-def class_page(environment: Environment, names: Sequence[str], entries: Sequence[Notebook], submissions: Sequence[Submission], grades: Sequence[Grade]) -> str:
+def class_page(
+    environment: Environment, names: Sequence[str], entries: Sequence[Notebook], submissions: Sequence[Submission], grades: Sequence[Grade], loose: Sequence[str],
+) -> str:  # fmt: skip
     rows = []
     for name in names:
         own = [grade for grade in grades if grade.student == name]
         parts = [sum(grade.points for grade in own if grade.notebook == entry.number) for entry in entries]
         look = ", ".join(grade.exercise for grade in own if grade.marks)
-        files = "; ".join(words for each in submissions if each.student == name for words in [each.problem, *each.notes] if words)
-        rows.append({"student": name, "link": quote(f"{name}.html"), "parts": parts, "earned": sum(parts), "look": look, "files": files})
+        files = "; ".join(dict.fromkeys(words for each in submissions if each.student == name for words in [each.problem, *each.notes] if words))
+        rows.append({"student": name, "link": quote(page_name(name)), "parts": parts, "earned": sum(parts), "look": look, "files": files})
     of = sum(task.points for entry in entries for task in exercises_of(entry.number))
-    return environment.from_string(CLASS).render(title="The class", lines=hardest_first(grades), entries=entries, rows=rows, of=of)
+    return environment.from_string(CLASS).render(title="The class", lines=hardest_first(grades), mistakes=seen_most(grades), entries=entries, rows=rows, of=of, loose=loose)

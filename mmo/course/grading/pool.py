@@ -23,8 +23,8 @@ from pathlib import Path
 import psutil
 
 from mmo.course.grading.child import WARM, Job, Result, main
+from mmo.course.grading.files import printable
 from mmo.course.grading.limits import MEGABYTE, Limits
-from mmo.course.grading.submissions import printable
 
 PAUSE = 0.02  # seconds between two looks at what runs
 PATIENCE_AT_START = 600  # seconds until a process is ready; the first waits for the server, which imports torch

@@ -1,4 +1,4 @@
-"""Which exercises the class found hard."""
+"""Which exercises the class found hard, and which mistakes it made most."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mmo.course.grading.grades import KINDS, Grade
+
+NOT_RIGHT = ("wrong", "partly", "stopped")  # there was an answer, and something was said of it
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,30 @@ class Line:
     times: int
 
 
+@dataclass(frozen=True)
+class Mistake:
+    """What was said of several answers to one exercise, or of one.  words: the diagnosis; students: who was told it."""
+
+    exercise: str
+    words: str
+    students: tuple[str, ...]
+
+
+def seen_most(grades: Sequence[Grade], most: int = 10) -> list[Mistake]:
+    """The mistakes of the class over all exercises, the one that most students made first; of equals the exercise that comes first."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for grade in grades:
+        if grade.kind in NOT_RIGHT:
+            found.setdefault((grade.exercise, diagnosis(grade)), []).append(grade.student)
+    mistakes = [Mistake(exercise, words, tuple(students)) for (exercise, words), students in found.items()]
+    return sorted(mistakes, key=lambda each: (-len(each.students), each.exercise, each.words))[:most]
+
+
+def diagnosis(grade: Grade) -> str:
+    """The first line of a reason; what follows are the numbers of one student's result."""
+    return grade.reason.splitlines()[0]
+
+
 def hardest_first(grades: Sequence[Grade]) -> list[Line]:
     """A line for each exercise, the one with the smallest share of points first."""
     by_exercise: dict[str, list[Grade]] = {}
@@ -30,8 +56,7 @@ def hardest_first(grades: Sequence[Grade]) -> list[Line]:
 
 def line(exercise: str, group: Sequence[Grade]) -> Line:
     counts = Counter(grade.kind for grade in group)
-    # The first line is the diagnosis; what follows are the numbers of one student's result.
-    said = Counter(grade.reason.splitlines()[0] for grade in group if grade.kind in ("wrong", "partly", "stopped"))
+    said = Counter(diagnosis(grade) for grade in group if grade.kind in NOT_RIGHT)
     often, times = said.most_common(1)[0] if said else ("", 0)
     often = often if times > 1 else ""
     share = sum(grade.points for grade in group) / sum(grade.of for grade in group)

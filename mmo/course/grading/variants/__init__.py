@@ -6,6 +6,7 @@ how to compute them (mmo/course/variant.py); the grader, here, knows both.
 
     delays.py      notebook 07
     blocks.py      notebooks 01, 05, 08
+    codebooks.py   notebooks 01 and 08 with another number of codebooks
     asked.py       what a task of a variant is, and which a name chooses
 """
 

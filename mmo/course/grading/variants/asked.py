@@ -40,9 +40,10 @@ class Family:
 
 def families() -> tuple[Family, ...]:
     from mmo.course.grading.variants.blocks import FAMILIES as blocks
+    from mmo.course.grading.variants.codebooks import FAMILIES as codebooks
     from mmo.course.grading.variants.delays import FAMILIES as delays
 
-    return (*blocks, *delays)
+    return (*blocks, *delays, *codebooks)
 
 
 def known_name(name: str) -> str:
