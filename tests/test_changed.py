@@ -108,6 +108,7 @@ def test_texts_with_gaps_are_patterns():
     assert "*-test.parquet" in used('read(f"{stage}-test.parquet")').texts
     assert names_file("t2a-*.parquet", "t2a-test.parquet") and names_file("data/*.parquet", "t2a-test.parquet")
     assert not names_file("*", "t2a-test.parquet") and not names_file("a2a-*.parquet", "t2a-test.parquet") and not names_file("t2a", "t2a-test.parquet")
+    assert not names_file("x", "x")
 
 
 # --- A stand-in --------------------------------------------------------------------------------------------------

@@ -148,8 +148,9 @@ def stem(path: str) -> str:
 
 
 def names_file(text: str, name: str) -> bool:
-    """Whether a text in code, taken as a pattern, is that file's name; a pattern must at least know the ending."""
-    return text == name or ("*" in text and text.endswith(PurePosixPath(name).suffix) and fnmatchcase(name, text.rpartition("/")[2]))
+    """Whether a text in code, taken as a pattern, is that file's name; both must at least know an ending, for "x" is any text."""
+    ending = PurePosixPath(name).suffix
+    return bool(ending) and (text == name or ("*" in text and text.endswith(ending) and fnmatchcase(name, text.rpartition("/")[2])))
 
 
 def profile_paths(asked: Profile) -> dict[str, str]:
