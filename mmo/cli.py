@@ -152,10 +152,13 @@ def test(
     if changed:
         from mmo.course.changed import changed_files, touched
 
-        names = [entry.file for entry in touched(changed_files())]
-        if not names:
+        with plain_errors("mmo test"):
+            found = touched(changed_files())
+        if not found:
             print("no notebook is touched by what changed since the last commit")
             raise typer.Exit(0)
+        print("\n".join(f"{entry.file}: {why}" for entry, why in found), flush=True)
+        names = [entry.file for entry, _ in found]
         chosen = ["tests/test_notebooks.py", "tests/test_course.py", "-k", " or ".join([*names, *(f"{name[:2]}." for name in names)])]
     repository = Path(__file__).resolve().parents[1]
     command = [sys.executable, "-m", "pytest", "-n", str(tests_side_by_side()), "--dist", "loadgroup", *chosen, *more.args]

@@ -12,6 +12,7 @@ import nbformat
 from nbconvert import HTMLExporter
 
 from mmo.report import is_open
+from mmo.settled import settle
 
 HEADLINES = {  # dotted key in report.json -> how the page calls it, how it is written
     "t2a.answer_accuracy": ("Text to speech: the answer is right", "{:.1%}"),
@@ -87,11 +88,11 @@ def players(samples: Path) -> str:
 
 
 def joined(notebooks: list[Path]) -> nbformat.NotebookNode:
-    """Several executed notebooks as one, each under a line with its name."""
+    """Several executed notebooks as one, each under a line with its name, progress bars and controls as words."""
     whole = nbformat.v4.new_notebook()
     for path in notebooks:
         whole.cells.append(nbformat.v4.new_markdown_cell(f"---\n*{path.name}*"))
-        whole.cells.extend(nbformat.read(path, as_version=4).cells)
+        whole.cells.extend(settle(nbformat.read(path, as_version=4)).cells)
     for number, cell in enumerate(whole.cells):
         cell.id = f"cell-{number}"  # ids may repeat from notebook to notebook
     return whole

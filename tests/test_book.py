@@ -45,6 +45,15 @@ def test_solutions_are_folded(book):
     assert "raise" in open_part and "delayed[k, k : k + F] = codes[k]" not in re.sub(r"<[^>]+>", "", open_part)
 
 
+def test_what_was_live_is_words(book):
+    """No bar at 0 %, no `FloatSlider(…)`: nobody can move these on a page."""
+    for name, text in book.items():
+        for stub in ("0%|", "0step [", "FloatSlider(", "Dropdown(", "Button(description", "Output()</pre>", "jupyter.widget"):
+            assert stub not in re.sub(r'<div class="highlight.*?</pre>', "", text, flags=re.DOTALL), f"{name}: {stub}"
+    assert "Controls that work when you run this notebook: question" in book["13_talk_to_it.html"]
+    assert "t2a: 2400 steps" in book["10_train_t2a.html"]
+
+
 @pytest.mark.parametrize(
     ("target", "wanted"),
     [

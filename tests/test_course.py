@@ -527,6 +527,24 @@ def test_outputs_stay_until_code_changes(repository):
     assert exercise_cell(nbformat.read(solution, 4).cells).execution_count is None
 
 
+def test_outputs_that_were_live_are_kept_as_words(repository):
+    """An executed copy with its widgets, as papermill leaves it, may be laid in the place of a solution."""
+    solution = repository / "solutions" / "07_sequence_and_delay.ipynb"
+    notebook = nbformat.read(solution, 4)
+    states = {name: {"state": {"_model_name": kind, **more}} for name, kind, more in (
+        ("bar", "HBoxModel", {"children": ["IPY_MODEL_left", "IPY_MODEL_middle", "IPY_MODEL_right"]}), ("left", "HTMLModel", {"value": "rows: 100%"}),
+        ("middle", "FloatProgressModel", {}), ("right", "HTMLModel", {"value": " 90/90 [01:05&lt;00:00,  1.38row/s]"}),
+    )}  # fmt: skip
+    notebook.metadata.widgets = {"application/vnd.jupyter.widget-state+json": {"state": states}}
+    shown = {"application/vnd.jupyter.widget-view+json": {"model_id": "bar"}, "text/plain": "rows:   0%|          | 0/90 [00:00<?, ?row/s]"}
+    exercise_cell(notebook.cells).outputs = [nbformat.v4.new_output("display_data", data=shown)]
+    nbformat.write(notebook, solution)
+    build.build(repository)
+    kept = nbformat.read(solution, 4)
+    assert [output.data for output in exercise_cell(kept.cells).outputs] == [{"text/plain": "rows: 90 rows in 1:05"}]
+    assert not kept.metadata.get("widgets") and build.problems(repository) == []
+
+
 def test_work_in_a_learners_notebook_is_kept_when_it_is_restored(repository, tmp_path):
     handed_out = learner(repository).read_bytes()
 

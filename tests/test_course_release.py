@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from mmo import __version__
 from mmo.cli import app
 from mmo.course import catalogue
-from mmo.course.build import BEGIN, END, Edition, broken_links, leaks
+from mmo.course.build import BEGIN, END, Edition, leaks
+from mmo.course.links import broken_links
 from mmo.course.release import Online, clean_notebook, is_handed_out, release, version_stamp
 
 ENTRIES = {entry.number: entry for entry in catalogue.read_course()}

@@ -250,3 +250,14 @@ def test_the_page_holds_without_samples(tmp_path):
     write_notebook(tmp_path / "empty.ipynb")
     page = write_page(tmp_path, [tmp_path / "empty.ipynb"], {"profile": "tiny", "budget": "full"})
     assert "not measured" in page.read_text() and "<audio" not in page.read_text()
+
+
+def test_the_page_tells_what_became_of_progress_bars(tmp_path):
+    """The copy keeps them as they were; on the page nothing moves."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("from tqdm.auto import tqdm\nfor _ in tqdm(range(3), desc='rows of it', unit='row'): pass")])
+    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, tmp_path / "book.ipynb")
+    weekend.run_notebook(tmp_path / "book.ipynb", tmp_path / "copy.ipynb", {}, weekend.Watch(Console(quiet=True)))
+    text = write_page(tmp_path, [tmp_path / "copy.ipynb"], {"profile": "tiny", "budget": "full"}).read_text(encoding="utf-8")
+    assert "rows of it: 3 rows in less than a second" in text and "0%|" not in text and "jupyter.widget" not in text
+    assert nbformat.read(tmp_path / "copy.ipynb", 4).metadata.get("widgets")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import html
 import re
+from copy import deepcopy
 from pathlib import Path
 
 import nbformat
@@ -20,8 +21,10 @@ from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 
-from mmo.course.build import BEGIN, END, LINK, Edition, emptied
+from mmo.course.build import BEGIN, END, Edition, emptied
 from mmo.course.catalogue import REPOSITORY, Notebook, read_course
+from mmo.course.links import LINK
+from mmo.settled import settle
 
 CSS = """<style>
 body { max-width: 1000px; margin: 0 auto !important; }
@@ -35,7 +38,7 @@ details.solution pre { background: #f6f6f6; padding: 8px; overflow-x: auto; }
 </style>"""
 
 
-# What nbconvert would load from elsewhere: formulas are pictures here, widgets are left still, and no notebook draws with mermaid.
+# What nbconvert would load from elsewhere: equations are MathML here, widgets are words, and no notebook draws with mermaid.
 MATHJAX = re.compile(r"<!-- Load mathjax -->.*?<!-- End of mathjax configuration -->", re.DOTALL)
 REQUIRE = re.compile(r'<script src="https?://[^"]*require[^"]*"></script>')
 MERMAID = re.compile(r'<script type="module">(?:(?!</script>).)*mermaid(?:(?!</script>).)*</script>', re.DOTALL)
@@ -52,7 +55,10 @@ class Renderer(IPythonRenderer):
 
 
 class PageExporter(HTMLExporter):
-    """nbconvert's exporter with the renderer above."""
+    """nbconvert's exporter with the renderer above, for notebooks whose widgets nobody can move any more."""
+
+    def from_notebook_node(self, nb: NotebookNode, resources=None, **more) -> tuple[str, dict]:
+        return super().from_notebook_node(settle(deepcopy(nb)), resources, **more)
 
     @pass_context
     def markdown2html(self, context, source: str) -> str:

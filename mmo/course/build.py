@@ -17,7 +17,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote
 
 import nbformat
 from nbformat import NotebookNode
@@ -26,14 +25,15 @@ from mmo.course import teaching
 from mmo.course.badge import badge_cells
 from mmo.course.catalogue import REPOSITORY, Notebook, read_course, repository_address, with_table
 from mmo.course.exercises import Exercise, exercises_of, find
+from mmo.course.links import broken_links
 from mmo.course.nbgrader import EXERCISE, cell_marks
 from mmo.profiles import runs_root
+from mmo.settled import settle
 
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 REGION = re.compile(rf"^([ \t]*){BEGIN}[ \t]*\n(.*?)^[ \t]*{END}[ \t]*$", re.MULTILINE | re.DOTALL)
 EXERCISE_LINE = re.compile(r"^(# )?\*Exercise ([\w.]+).*$", re.MULTILINE)
 TAKES_LINE = re.compile(r"^(# )?\*Takes\b.*$", re.MULTILINE)
-LINK = re.compile(r"\]\(([^)\s]+)\)")
 CELL_SECONDS = 3600
 LARGEST = 1_500_000  # bytes of an executed notebook
 LEAK = 30  # characters: a line of a solution at least so long may not stand in the learner's edition
@@ -125,7 +125,9 @@ def marked_for_nbgrader(notebook: NotebookNode) -> NotebookNode:
 
 
 def solved(text: NotebookNode, before: NotebookNode | None) -> NotebookNode:
-    """The solution's notebook; outputs of an earlier execution stay if no code has changed since."""
+    """The solution's notebook; outputs of an earlier execution stay if no code has changed since, what was live in them as words."""
+    if before and before.metadata.get("widgets"):
+        before = settle(before)
     cells = [plain_cell(cell, cell.source, id) for cell, id in zip(text.cells, cell_ids(text.cells))]
     code = [cell for cell in cells if cell.cell_type == "code"]
     old = [cell for cell in before.cells if cell.cell_type == "code"] if before else []
@@ -375,17 +377,6 @@ def exercise_flaws(entry: Notebook, text: NotebookNode) -> list[str]:
     return found
 
 
-def broken_links(path: Path, markdown: str, root: Path) -> list[str]:
-    """Relative links that lead nowhere."""
-    found = []
-    for target in LINK.findall(markdown):
-        if re.match(r"[a-z]+:", target) or target.startswith(("#", "attachment:")):
-            continue
-        if not (path.parent / unquote(target.split("#")[0])).exists():
-            found.append(f"{path.relative_to(root)}: broken link {target}")
-    return found
-
-
 # --- For the learner ---------------------------------------------------------------------------------------------
 
 
@@ -421,7 +412,7 @@ def execute(entry: Notebook, root: Path = REPOSITORY) -> float:
     client = NotebookClient(notebook, timeout=CELL_SECONDS, kernel_name="python3", record_timing=False, resources={"metadata": {"path": str(edition.text.parent)}})
     client.execute(env=environment)
     seconds = time.monotonic() - started
-    for cell in notebook.cells:
+    for cell in settle(notebook).cells:
         cell.metadata.pop("execution", None)
     notebook.metadata = solved(read_text(edition.text), None).metadata
     edition.solution.write_text(written(notebook), encoding="utf-8")
