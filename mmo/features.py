@@ -22,8 +22,10 @@ import time
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
+from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
@@ -289,13 +291,16 @@ def compute_features(path: Path, frozen: Frozen, folder: Path, made: Made) -> No
         unfinished = folder.with_name(f"{folder.name}.part")
         unfinished.mkdir(exist_ok=True)
         total = open_parquet(path).metadata.num_rows
-        with Draft(unfinished, made.dim) as draft, tqdm(total=total, initial=draft.rows, desc=f"{path.stem}: {made.column}", unit="row") as bar:
+        with (
+            Draft(unfinished, made.dim) as draft,
+            tqdm(total=total, initial=draft.rows, desc=f"{path.stem}: {made.column}", unit="row") as bar,
+            ThreadPoolExecutor(os.cpu_count()) as pool,  # decoding and augmenting mostly let go of Python's lock
+        ):
             for first, batch in read_batches(path, (made.column,), READ_ROWS, draft.rows):
-                items, counts, bad = [], [], []
-                for place, cells in enumerate(cells_of(batch, made.column, path)):
-                    counts.append(len(cells))
-                    items += read_items(cells, first + place, path.name, frozen, made.copies, made.seed, bad)
-                draft.add(counts, encode_items(items, frozen), bad)
+                cells = cells_of(batch, made.column, path)
+                read = pool.map(lambda row, cells: read_items(cells, row, path.name, frozen, made.copies, made.seed), count(first), cells)
+                items, bad = zip(*read, strict=True)
+                draft.add([len(each) for each in cells], encode_items([*chain(*items)], frozen), [*chain(*bad)])
                 bar.update(batch.num_rows)
         draft.finish(made)
         os.replace(unfinished, folder)
@@ -386,9 +391,9 @@ class Draft:
 
 
 def read_items(
-    cells: list[bytes], row: int, file: str, frozen: Frozen, copies: int, seed: int, bad: list[BadRow]
-) -> list[np.ndarray | None]:
-    """Decode a row's cells, `copies` versions of each; None for empty ones and for those of a bad row, which is noted."""
+    cells: list[bytes], row: int, file: str, frozen: Frozen, copies: int, seed: int
+) -> tuple[list[np.ndarray | None], list[BadRow]]:
+    """Decode a row's cells, `copies` versions of each; None for empty ones and for those of a bad row, which is named."""
     found = []
     try:
         for number, data in enumerate(cells):
@@ -399,9 +404,8 @@ def read_items(
                 else:
                     found.append(frozen.augment(item, np.random.default_rng((seed, row, number, copy))))
     except ValueError as error:
-        bad.append(BadRow(file, row, str(error)))
-        return [None] * (len(cells) * copies)
-    return found
+        return [None] * (len(cells) * copies), [BadRow(file, row, str(error))]
+    return found, []
 
 
 def encode_items(items: Sequence, frozen: Frozen) -> list[np.ndarray]:
