@@ -130,8 +130,7 @@ for name, low, high in (("below 300 Hz", 0, 300), ("1 to 3 kHz", 1000, 3000), ("
 display(picture)
 
 # %% [markdown]
-# On the right you see what pre-emphasis does: the low end comes down the most (its decibels stand above the picture), the middle stays, and what the strong low tones had spilt into the empty band above 4 kHz goes down with
-# them. The narrow peaks, one close to the next, are the voice's pitch and its multiples; the slow hills over them are the mouth's shape, and they make the vowel.
+# On the right you see what pre-emphasis does: the low end comes down by the decibels printed above, and the rest stays nearly as it was. The narrow peaks, one close to the next, are the voice's pitch and its multiples; the slow hills over them are the mouth's shape, and they make the vowel.
 #
 # ## Exercise: mel bands
 #

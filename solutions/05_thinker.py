@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 05 · The Thinker
 #
-# *Takes 75 minutes (tiny) · runs in 4 s on one core (tiny) · builds on nothing before it · 6 exercises, 14 points*
+# *Takes 75 minutes (tiny) · runs in 81 s on one core (tiny) · builds on nothing before it · 6 exercises, 14 points*
 #
 # **At the end** you have written every part of a modern language model: norm, positions, attention with its mask and its cache, the gated
 # feed-forward. Your functions run the weights that come with the course, and they answer you in writing. And you have pretrained a Thinker of your own for a
@@ -409,7 +409,7 @@ with torch.enable_grad(), Curves("loss of the answers, nats a token") as curves:
     training = train_thinker.Training(corpus, tokenizer, recipe)
     for step in tqdm(range(STEPS + 1), desc="Thinker", unit="step"):
         if step in MOMENTS:
-            said[step] = [write(question, weights=training.averaged.state_dict())[0] for question in QUESTIONS]
+            said[step] = [write(question, most=16, weights=training.averaged.state_dict())[0] for question in QUESTIONS]
             curves.dot(step, curves.names[0], train_thinker.mean_loss(training.averaged, aloud, tokenizer))
         if step < STEPS:
             losses.append(float(training.step(step)))
@@ -445,8 +445,8 @@ for name, turns in asked.items():
 
 # %% [markdown]
 # Read the answers from top to bottom. First it knows that answers begin with a capital and end with a full stop; then the commonest words and the shape of a sentence; then it copies what it is asked to read
-# aloud, which serves for every sentence, also one that it never read. Facts come last: each sum is one of hundreds and has to be met many times. So the same loss hides very unlike things, and a Thinker that
-# reads aloud well may not know what three plus four is. The rest is patience: the same curve, further on.
+# aloud, which serves for every sentence, also one that it never read. Facts come last: each sum is one of hundreds and has to be met many times. So one loss stands for very unlike things, and a Thinker that
+# repeats your sentence word for word may not know what three plus four is. The rest is patience: the same curve, further on.
 
 # %% [markdown]
 # ## Four questions

@@ -29,6 +29,7 @@ budget = "full"  # smoke: a few steps of a small codec, so that every cell runs
 
 # %%
 import inspect
+import json
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -53,7 +54,7 @@ smoke = budget == "smoke"
 # %% [markdown]
 # ## What there is to learn from
 #
-# The shipped codec heard more than ten hours of speech. They are made by synthesisers that you need not have, so here you take what lies in the repository as
+# The shipped codec heard more than ten hours of speech (`data/tiny/README.md` has them by file). They are made by synthesisers that you need not have, so here you take what lies in the repository as
 # sound: the uncoded answers of one test file. One voice is enough for a few minutes. A tenth of its sentences is kept back: nobody trains on
 # them, neither you now nor the shipped codec then.
 
@@ -423,6 +424,8 @@ for name, codec in (("uncoded", None), ("shipped", shipped_codec), ("yours", my_
     figure = word_errors([each.text for each in tested], heard)
     wers[name] = figure.wer
     print(f"{name:8} mel distance {np.mean(distances):.2f}   word errors {100 * figure.wer:3.0f} % (interval {', '.join(f'{100 * edge:.0f}' for edge in figure.interval())})   the judge, of '{tested[0].text}': '{heard[0]}'")
+curve = json.loads((settings.data_dir / "figures" / "codec.json").read_text(encoding="utf-8"))["curve"]["rows"]
+print(f"steps: yours {STEPS}, the shipped codec's last sitting {curve[-1][0]}")
 reveal("A1.wer", round(100 * wers["yours"]), "percent")
 
 # %%
@@ -430,7 +433,7 @@ display(listen(shipped_codec.decode(shipped_codec.encode(original))[0, 0], SAMPL
 display(listen(my_codec.decode(my_codec.encode(original))[0, 0], SAMPLE_RATE, f"your codec, 8 codebooks: {example.text}"))
 
 # %% [markdown]
-# An honest word. Minutes give the melody of speech and few of its words. The shipped codec is of the same class and was trained by the same losses; it is a little wider, and went on for many more steps on more than ten hours of two voices: hours of a core.
+# An honest word. Minutes give the melody of speech and few of its words. The shipped codec is of the same class and was trained by the same losses; it is a little wider, and took the steps printed above, on more than ten hours of two voices.
 # Mimi itself is far wider, heard far more, and had an adversary besides, a second network that learns to tell its sound from real sound: that is what takes away the hum.
 #
 # What the tiny one has instead: in a part of its steps the later codebooks are left out (`codebook_dropout`), or hold codes of other frames (`FalseCodes`), so that its decoder lives with the mistakes of a Talker. Which codebooks a Talker can predict decided more

@@ -284,7 +284,7 @@ display(picture)
 # %% [markdown]
 # CTC likes it short: one or two vectors say the word, the rest is blank, even while the word goes on. (One burst is enough, and every further one is a risk.) So the *time* of a burst tells only roughly when a word was spoken: an encoder that sees the whole sentence may write it a little early or a little late.
 #
-# The course's Thinker does not read these words. It reads the 96 numbers under them, at every vector.
+# The course's Thinker does not read these words. It reads the features under them, at every vector.
 #
 # ## Voices known and unknown
 #

@@ -174,10 +174,12 @@ def finds(model, name: str, items) -> float:
 # %% [markdown]
 # ## The first layer, and where it starts
 #
-# A patch of 12 by 12 pixels is 432 numbers, and nearly all of their variance is one thing: the patch's mean colour. A first layer drawn at random passes that on and drowns the outlines by which shapes are known. `whiten_patches` starts it with the patches' principal components, each at the same strength. These are the first of
+# A patch of 12 by 12 pixels is 432 numbers, and most of their variance is one thing: the patch's mean colour (the share is printed below). A first layer drawn at random passes that on and drowns the outlines by which shapes are known. `whiten_patches` starts it with the patches' principal components, each at the same strength. These are the first of
 # them, as pictures: colours first, then edges in every direction, finer and finer.
 
 # %%
+means = F.avg_pool2d(batch.pixels, BASE.patch)  # (B, 3, 8, 8): the mean colour of every patch
+print(f"{float(means.var(dim=(0, 2, 3)).sum() / batch.pixels.var(dim=(0, 2, 3)).sum()):.0%} of the pixels' variance is that of the patches' mean colours")
 trainer = Trainer(BASE, lessons)
 filters = trainer.model.vision_model.embeddings.patch_embedding.weight.detach()[:24]
 low, high = filters.amin(dim=(1, 2, 3), keepdim=True), filters.amax(dim=(1, 2, 3), keepdim=True)
@@ -258,7 +260,7 @@ reveal("A3.shapes", bend["step"] if bend else "never", f"steps, {bend['seconds']
 #
 # ## What a patch holds
 #
-# Would smaller patches be better? A small thing of this world is about fifteen pixels wide. **Predict:** how many times as long does a step take with patches of 6 by 6 pixels as with 12 by 12?
+# Would smaller patches be better? A small thing of this world is about fifteen pixels wide (`BANDS` in `mmo/world/pictures.py`). **Predict:** how many times as long does a step take with patches of 6 by 6 pixels as with 12 by 12?
 
 # %%
 predict("A3.cost", "Patches of 6 pixels instead of 12: a step of the vision tower takes how many times as long?", None)
