@@ -171,7 +171,8 @@ def test_on_the_command_line_it_is_stopped_and_goes_on_by_the_command_that_it_pr
     )
 
     def mmo(*words):
-        return subprocess.Popen([sys.executable, "-c", code, *words], env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+        return subprocess.Popen([sys.executable, "-c", code, *words], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     process = mmo("course", "run", "--notebooks", "10,12", "--budget", "smoke", "--set", "t2a.code_dropout=0.2", "--to", str(tmp_path))
     try:

@@ -111,6 +111,10 @@ ANSWERS = {
     "thief": with_answer(f"return open({str(catalogue.REPOSITORY / 'solutions' / FILE)!r}).read()"),
     "vandal": with_answer(f"import os\nos.remove({str(catalogue.REPOSITORY / 'course.yml')!r})"),
     "forger": with_answer("import gc\nfrom multiprocessing.connection import Connection\nfor thing in gc.get_objects():\n    if isinstance(thing, Connection): thing.send_bytes(b'[1]')"),
+    "mute": with_answer(
+        "import gc\nfrom multiprocessing.connection import Connection\nfor thing in gc.get_objects():\n"
+        "    if isinstance(thing, Connection): thing.send_bytes(b'{\"visible\": \"wrong\", \"words\": \"\"}')"
+    ),
     "files": with_answer("number = 0\nwhile True:\n    open(f'{number}.txt', 'w').write('x' * 90_000)\n    number += 1"),
     "stall": with_answer(
         "import gc, os, struct, time\nfrom multiprocessing.connection import Connection\n"
@@ -250,7 +254,7 @@ def test_an_answer_that_calls_the_package_by_another_name_is_marked_too(graded):
 
 
 def test_nobody_else_is_marked(graded):
-    expected = {"package", "disguise", "patch", "forger", "stall", "segfault"}  # the last three import gc and ctypes
+    expected = {"package", "disguise", "patch", "forger", "mute", "stall", "segfault"}  # the last four import gc and ctypes
     assert {found.student for found in graded.grades if found.marks} == expected
 
 
@@ -268,6 +272,7 @@ def test_nobody_else_is_marked(graded):
         ("flood", "printed more than 0.1 MB"),
         ("memory", "more than 0.6 GB of memory"),
         ("forger", "what it sent is no verdict"),
+        ("mute", "what it sent is no verdict"),
         ("stall", "what it sent is no verdict"),
     ],
 )

@@ -92,8 +92,13 @@ def known_variant(submissions: Sequence[Submission], variant: str | None) -> lis
     strays = [each for each in read if each.variant]
     if variant is None and 2 * len(strays) > len(read):
         name = Counter(each.variant for each in strays).most_common(1)[0][0]
-        raise ValueError(f"{len(strays)} of {len(read)} files are of a variant, {strays[0].student}'s {strays[0].notebook.file} for instance: grade with --variant {name!r}, or with --variant {PLAIN}")
-    return [each if each.problem or variant == PLAIN or each.variant == variant else replace(each, notes=(*each.notes, variant_note(each, variant))) for each in submissions]
+        one = f"{strays[0].student}'s {strays[0].notebook.file}"
+        raise ValueError(f"{len(strays)} of {len(read)} files are of a variant, {one} for instance: grade with --variant {name!r}, or with --variant {PLAIN}")
+    found = []
+    for each in submissions:
+        fits = each.problem or variant == PLAIN or each.variant == variant
+        found.append(each if fits else replace(each, notes=(*each.notes, variant_note(each, variant))))
+    return found
 
 
 def variant_note(submission: Submission, variant: str | None) -> str:

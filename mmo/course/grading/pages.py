@@ -55,7 +55,8 @@ CLASS = HEAD + """<h1>{{ title }}</h1>
 <td>{% if line.often %}{{ line.times }} × {{ line.often }}{% endif %}</td></tr>{% endfor %}</table>
 {% for mistake in mistakes %}{% if loop.first %}<h2>Mistakes seen most</h2>
 <table><tr><th></th><th class="number">students</th><th>exercise</th><th>what they were told</th><th>who</th></tr>{% endif %}
-<tr><td class="number">{{ loop.index }}</td><td class="number">{{ mistake.students | length }}</td><td>{{ mistake.exercise }}</td><td>{{ mistake.words }}</td><td>{{ mistake.students | join(", ") }}</td></tr>
+<tr><td class="number">{{ loop.index }}</td><td class="number">{{ mistake.students | length }}</td>
+<td>{{ mistake.exercise }}</td><td>{{ mistake.words }}</td><td>{{ mistake.students | join(", ") }}</td></tr>
 {% if loop.last %}</table>{% endif %}{% endfor %}
 <h2>Students</h2>
 <table><tr><th>student</th>{% for entry in entries %}<th class="number">{{ entry.number }}</th>{% endfor %}<th class="number">of {{ of }}</th><th>to look at</th><th>the files</th></tr>
@@ -96,7 +97,7 @@ def write_pages(out: Path, entries: Sequence[Notebook], submissions: Sequence[Su
     """Write everything into `out`; pages of an earlier grading go.  loose: what lay beside the students' folders, in words."""
     pages = out / "students"
     shutil.rmtree(pages, ignore_errors=True)
-    pages.mkdir(parents=True)
+    pages.mkdir(parents=True, exist_ok=True)
     environment = templates()
     names = list(dict.fromkeys(each.student for each in submissions))
     for name in names:
@@ -136,4 +137,5 @@ def class_page(
         files = "; ".join(dict.fromkeys(words for each in submissions if each.student == name for words in [each.problem, *each.notes] if words))
         rows.append({"student": name, "link": quote(page_name(name)), "parts": parts, "earned": sum(parts), "look": look, "files": files})
     of = sum(task.points for entry in entries for task in exercises_of(entry.number))
-    return environment.from_string(CLASS).render(title="The class", lines=hardest_first(grades), mistakes=seen_most(grades), entries=entries, rows=rows, of=of, loose=loose)
+    tables = {"lines": hardest_first(grades), "mistakes": seen_most(grades), "rows": rows, "loose": loose}
+    return environment.from_string(CLASS).render(tables, title="The class", entries=entries, of=of)

@@ -31,6 +31,7 @@ PATIENCE_AT_START = 600  # seconds until a process is ready; the first waits for
 PATIENCE_FOR_RESULT = 60  # seconds until the rest of a message is there
 LONGEST_RESULT = 8 * MEGABYTE  # of JSON, its picture included
 NO_VERDICT = "what it sent is no verdict: the answer meddles with the process it runs in"
+VERDICTS = ("passed", "wrong", "unsolved")
 SHOWN = 2000  # characters of what an answer printed
 
 
@@ -184,12 +185,14 @@ def message_of(channel: Connection) -> bytes | Exception:
 
 
 def checked(sent: dict) -> Result:
-    """A Result whose parts are of the right kind, and printable.  Raises TypeError otherwise."""
+    """A Result whose parts are of the right kind, that says something, and printable.  Raises TypeError otherwise."""
     result = Result(**sent)
     texts = (result.visible, result.words, result.alt)
     maybe = (result.hidden, result.stopped, result.called, result.picture)
     if not all(isinstance(each, str) for each in texts) or not all(each is None or isinstance(each, str) for each in maybe):
         raise TypeError("not a Result")
+    if result.visible not in VERDICTS or not (result.words.strip() or result.stopped):
+        raise TypeError("a Result that says nothing")
     return Result(**{name: value if value is None else printable(value) for name, value in asdict(result).items()})
 
 

@@ -44,12 +44,9 @@ def students(folder: Path) -> list[str]:
 def loose_files(folder: Path) -> list[str]:
     """What lies beside the students' folders and is, or may hold, somebody's notebook: each in words, with what to do."""
     names = [path.name for path in sorted(folder.iterdir()) if not path.is_dir() and not path.name.startswith(".")]
-    home = f"{folder.name}/NAME/"
-    return [
-        f"{printable(name)} belongs to nobody and was not graded: {'unpack it into a folder' if name.lower().endswith('.zip') else 'put it into the folder'} with the student's name, {home}"
-        for name in names
-        if name.lower().endswith((".ipynb", ".zip")) or misnamed(name)
-    ]
+    names = [name for name in names if name.lower().endswith((".ipynb", ".zip")) or misnamed(name)]
+    advice = {name: "unpack it into a folder" if name.lower().endswith(".zip") else "put it into the folder" for name in names}
+    return [f"{printable(name)} belongs to nobody and was not graded: {do} with the student's name, {folder.name}/NAME/" for name, do in advice.items()]
 
 
 def choose(student: str, entry: Notebook, files: Sequence[File]) -> Submission:
@@ -61,7 +58,8 @@ def choose(student: str, entry: Notebook, files: Sequence[File]) -> Submission:
         absent = f"no {entry.file}.ipynb was handed in"
         return Submission(student, entry, problem="; ".join(unread or [absent, *unplaced(files)]))
     file = found[0]
-    notes = [] if file.name == f"{entry.file}.ipynb" else [f"the file is called {file.name}; known by its {'name' if file in named else 'exercises'} as {entry.file}.ipynb"]
+    known_by = "name" if file in named else "exercises"
+    notes = [] if file.name == f"{entry.file}.ipynb" else [f"the file is called {file.name}; known by its {known_by} as {entry.file}.ipynb"]
     if len(found) > 1:
         notes.append(f"graded is {file.name}, not {', '.join(other.name for other in found[1:])}")
     notes += [f"not graded: {each.problem}" for each in named if each.problem and ".ipynb" in each.name.lower()]  # a page or a script beside it is no mistake

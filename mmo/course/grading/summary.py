@@ -43,7 +43,7 @@ def seen_most(grades: Sequence[Grade], most: int = 10) -> list[Mistake]:
 
 def diagnosis(grade: Grade) -> str:
     """The first line of a reason; what follows are the numbers of one student's result."""
-    return grade.reason.splitlines()[0]
+    return grade.reason.strip().splitlines()[0]
 
 
 def hardest_first(grades: Sequence[Grade]) -> list[Line]:

@@ -84,8 +84,15 @@ GROUPS = family(
     "groups", "05.repeat_heads", "kv (B, G, S, E) -> (B, G * times, S, E).", lambda: [Case("5 heads, each for 4 queries", (drawn(2, 5, 3, 2, seed=75), 4)), Case("one head for 3 queries", (drawn(1, 1, 2, 3, seed=76), 3))],
     round_robin=("Query heads take the key heads **in turn**: 0 1 2 0 1 2, not 0 0 1 1 2 2.", ("Query head h uses key head h modulo G.", "The whole row of heads is repeated."), lambda kv, times: kv.repeat(1, times, 1, 1)),
     last_first=("Neighbours share a key head, but **the last key head comes first**: 2 2 1 1 0 0.", ("Turn the heads round, then repeat each.", "kv.flip(1)"), lambda kv, times: kv.flip(1).repeat_interleave(times, dim=1)),
-    half_as_many=("Your class's model has **half as many groups**: neighbouring key heads are averaged two by two, 0 with 1, 2 with 3, and whoever used one of them uses the average; a last one alone stays as it is.", ("As many heads come out as before: G * times.", "kv.split(2, dim=1) gives the pairs."), in_pairs),
-    one_group=("Your class's model has **one group**: all query heads use the average of all key heads.", ("As many heads come out as before: G * times, all alike.", "kv.mean(dim=1, keepdim=True)"), in_one),
+    half_as_many=(
+        "Your class's model has **half as many groups**: neighbouring key heads are averaged two by two, 0 with 1, 2 with 3, "
+        "and whoever used one of them uses the average; a last one alone stays as it is.",
+        ("As many heads come out as before: G * times.", "kv.split(2, dim=1) gives the pairs."), in_pairs,
+    ),
+    one_group=(
+        "Your class's model has **one group**: all query heads use the average of all key heads.",
+        ("As many heads come out as before: G * times, all alike.", "kv.mean(dim=1, keepdim=True)"), in_one,
+    ),
 )  # fmt: skip
 
 
