@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from safetensors.torch import load_file
 from torch import Tensor
 
 from mmo.chat import IMAGE_MARK, ChatTokenizer, user_content
@@ -28,6 +27,7 @@ from mmo.omni import load_model
 from mmo.profiles import Profile
 from mmo.profiles import run_dir as default_run_dir
 from mmo.twin import Precision
+from mmo.weights import read_tensors
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -62,7 +62,7 @@ class Assistant:
         tokenizer = ChatTokenizer.load(settings.tokenizer_dir)
         generator = Generator(model, codec, tokenizer, settings.decoding, precision=precision, compile=compile)
         voices = settings.data_dir / "voices.safetensors"
-        return cls(settings, which, generator, load_file(voices) if voices.is_file() else {})
+        return cls(settings, which, generator, read_tensors(voices)[0] if voices.is_file() else {})
 
     @cached_property
     def speech_encoder(self) -> SpeechEncoder:

@@ -21,17 +21,19 @@ from torch import Tensor
 
 from mmo.manifest import downloads_root
 from mmo.profiles import REPOSITORY, STAGES, Profile
+from mmo.weights import write_whole
 
 
 def save_state(path: Path, tensors: dict[str, Tensor], about: dict) -> None:
     """Write tensors and a JSON-able description to one file, atomically, and onto the disk before it counts."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".tmp")
     held = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    save_file(held, unfinished, metadata={"about": json.dumps(about)})
-    with open(unfinished, "rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)
+
+    def write(unfinished: Path) -> None:
+        save_file(held, unfinished, metadata={"about": json.dumps(about)})
+        with open(unfinished, "rb+") as file:
+            os.fsync(file.fileno())
+
+    write_whole(path, write)
 
 
 def load_state(path: Path) -> tuple[dict[str, Tensor], dict]:

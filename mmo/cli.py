@@ -4,6 +4,7 @@ Each command imports its module when it runs, so that `mmo --help` is quick and 
 A command stands here only when the module behind it does.
 """
 
+import errno
 import os
 import subprocess
 import sys
@@ -41,16 +42,31 @@ PrecisionOption = Annotated[Precision | None, typer.Option("--precision", help=P
 BudgetOption = Annotated[Budget, typer.Option("--budget", help="smoke: the same path, in a few minutes; rehearse: a few steps (see `mmo rehearse`).")]
 
 
+ON_DISK = {  # what the system says of a file that is the caller's to put right
+    errno.EACCES: "you may not read or write there; give another place", errno.EPERM: "you may not write there; give another place",
+    errno.EROFS: "that disk can only be read; give another place", errno.ENOSPC: "no space is left on that disk; make room there, or give another place",
+    errno.EDQUOT: "your share of that disk is used up; make room there, or give another place", errno.EEXIST: "a file stands where a folder is wanted",
+    errno.ENOTDIR: "a file stands where a folder is wanted", errno.EISDIR: "it is a folder, and a file is wanted", errno.ENAMETOOLONG: "the name is too long",
+}  # fmt: skip
+PLACES = " (runs go to MMO_RUNS, caches to MMO_CACHE, downloads to MMO_DOWNLOADS)"
+
+
 @contextmanager
 def plain_errors(command: str, *more: type[Exception]) -> Iterator[None]:
     """End the command with an error's words and exit status 1, without a traceback, where something it was given cannot be used.
 
-    more: kinds of errors beside ValueError and FileNotFoundError whose words are for whoever typed the command.
+    more: kinds of errors beside ValueError and FileNotFoundError whose words are for whoever typed the command.  So are those of the disk (ON_DISK).
     """
     try:
         yield
     except (ValueError, FileNotFoundError, *more) as error:
         typer.echo(f"{command}: {error}", err=True)
+        raise typer.Exit(1) from None
+    except OSError as error:
+        if error.errno not in ON_DISK:
+            raise
+        own_place = PLACES if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT) else ""
+        typer.echo(f"{command}: {error.filename or 'a file'}: {ON_DISK[error.errno]}{own_place}", err=True)
         raise typer.Exit(1) from None
 
 
@@ -115,7 +131,8 @@ def weekend(profile: ProfileOption = None, budget: BudgetOption = "full") -> Non
     """Train T2A, A2A and I2T, evaluate, and write a page to listen to."""
     from mmo.weekend import main
 
-    raise typer.Exit(main(profile, budget))
+    with plain_errors("mmo weekend"):
+        raise typer.Exit(main(profile, budget))
 
 
 @app.command()
@@ -179,8 +196,8 @@ def train(
     stage: Annotated[Literal["t2a", "a2a", "i2t", "all"], typer.Option("--stage", help="all: the three one after the other.")],
     profile: ProfileOption = None,
     budget: BudgetOption = "full",
-    minutes: Annotated[float | None, typer.Option("--minutes", help="Pause after so long; the same command goes on.")] = None,
-    steps: Annotated[int | None, typer.Option("--steps", help="Another number of steps in all: the recipe, scaled.")] = None,
+    minutes: Annotated[float | None, typer.Option("--minutes", min=0, help="Pause after so long; the same command goes on.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Another number of steps in all: the recipe, scaled.")] = None,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     run: Annotated[Path | None, typer.Option("--run", help="Folder of the run; default runs/<profile>.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget an interrupted run of this stage.")] = False,
@@ -374,9 +391,9 @@ def run_bench(measure, profile: str | None, device: str | None, json: Path | Non
     with plain_errors("mmo bench"):
         chosen = find_profile(profile)
         report = measure(chosen, torch.device(device) if device else chosen.device())
-    show(report)
-    if json:
-        report.write(json)
+        show(report)
+        if json:
+            report.write(json)
 
 
 @bench.command("train")

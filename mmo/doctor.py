@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,6 +181,21 @@ def check_machine(machine: Machine) -> Iterator[Finding]:
     free = psutil.virtual_memory().available / 1e9
     yield Finding("memory", f"{machine.memory:.1f} GB, {free:.1f} GB free now")
     yield Finding("disk", f"{machine.disk:.0f} GB free in {REPOSITORY}")
+    yield check_runs()
+
+
+def check_runs() -> Finding:
+    """Runs, progress and caches need a folder that can be written."""
+    from mmo.profiles import runs_root
+
+    folder = runs_root()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        return Finding("runs", f"{folder} cannot be written: {error.strerror}", False, "set MMO_RUNS to a folder of yours")
+    return Finding("runs", f"go to {folder}")
 
 
 def check_sound() -> Finding:
@@ -250,6 +266,9 @@ def check_profile(name: str, machine: Machine) -> Finding:
     if sum(gpu.memory >= needs.gpu_memory for gpu in machine.gpus) < needs.gpus:
         lacking.append(f"{needs.gpus} GPU with {needs.gpu_memory:.0f} GB")
         advice.append("a driver and a CUDA build of torch if the card is there (docs/install.md), else use tiny")
+    if damaged := damaged_files(chosen):
+        lacking.append("whole files: " + ", ".join(damaged))
+        advice.append("clone the repository again, or git checkout these" if name.startswith("tiny") else f"delete these, then mmo fetch --profile {name}")
     if missing := missing_files(chosen):
         lacking.append("files: " + ", ".join(missing))
         advice.append("they come with the repository: clone it again" if name.startswith("tiny")
@@ -261,6 +280,22 @@ def check_profile(name: str, machine: Machine) -> Finding:
         lacking.append(f"a codec that can be read: {error}")
         advice.append("clone the repository again" if name.startswith("tiny") else f"mmo fetch --profile {name}")
     return Finding(name, able if not lacking else "lacks " + "; ".join(lacking), not lacking, "; ".join(advice))
+
+
+def damaged_files(profile) -> list[str]:
+    """Weights that are there and cut short or no weights at all, as far as their first lines tell."""
+    from safetensors import SafetensorError, safe_open
+
+    places = [getattr(profile, part) for part in (*PARTS, "checkpoint_file")]
+    files = [file for place in places for file in (sorted(place.glob("*.safetensors")) if place.is_dir() else [place])]
+    found = []
+    for file in dict.fromkeys(file for file in files if file.suffix == ".safetensors" and file.is_file()):
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except (SafetensorError, OSError):
+            found.append(str(file))
+    return found
 
 
 def codec_words(file: Path) -> str:
@@ -301,11 +336,12 @@ def main(profile_name: str | None = None, console: Console | None = None) -> int
         console.print("The rest needs these packages first.")
         return 1
     machine = look_at_machine()
-    show(console, "Machine", list(check_machine(machine)))
+    machine_findings = list(check_machine(machine))
+    show(console, "Machine", machine_findings)
     tools = [check_sound(), check_judge(), check_kernel()]
     show(console, "Sound and notebooks", tools)
     profiles = [check_profile(name, machine) for name in NEEDS]
     show(console, "Profiles", profiles)
-    ready = all(finding.fine for finding in tools) and all(found.fine for found in profiles if found.what == chosen)
+    ready = all(finding.fine for finding in [*machine_findings, *tools]) and all(found.fine for found in profiles if found.what == chosen)
     console.print(f"{chosen}: {'ready, `mmo weekend` is next' if ready else 'cannot run yet, see above'}")
     return 0 if ready else 1

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import soundfile
-from safetensors.torch import load_file
 from torch import Tensor
 
 from mmo.chat import ChatTokenizer, user_content
@@ -29,6 +28,7 @@ from mmo.codec import Codec
 from mmo.generation import Answer, Generator, Prompt
 from mmo.omni import load_model
 from mmo.profiles import REPOSITORY, STAGES, Profile
+from mmo.weights import read_tensors
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -73,7 +73,7 @@ def read_voices(profile: Profile) -> dict[str, Tensor]:
     path = profile.data_dir / "voices.safetensors"
     if not path.is_file():
         raise FileNotFoundError(f"no voices {path}: they come with the data, which `mmo fetch --profile {profile.name} --stage t2a` brings")
-    voices = {name: vector.float() for name, vector in load_file(path).items()}
+    voices = {name: vector.float() for name, vector in read_tensors(path)[0].items()}
     return dict(sorted(voices.items()))
 
 

@@ -6,6 +6,7 @@ What is not needed is not imported: a text question starts without transformers 
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -15,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from mmo.chat import IMAGE_MARK, ChatTokenizer, user_content
@@ -26,6 +26,7 @@ from mmo.generation import Answer, Generator, Prompt, Sound, TextPiece
 from mmo.omni import load_model
 from mmo.profiles import Profile, profile, run_dir
 from mmo.twin import Precision
+from mmo.weights import read_tensors
 
 PICTURE_QUESTION = "What do you see?"  # where there is a picture and nothing else
 
@@ -86,11 +87,10 @@ def read_voice(settings: Profile, name: str | None) -> Tensor | None:
             raise FileNotFoundError(f"no voices file {path}, so there is no voice {name!r}")
         note(f"No voices file {path}: the answer's voice is the model's own choice.")
         return None
-    with safe_open(path, framework="pt") as file:
-        voices = sorted(file.keys())
-        if name is not None and name not in voices:
-            raise ValueError(f"no voice {name!r} in {path}; there are {', '.join(voices)}")
-        return file.get_tensor(name or voices[0]).float()
+    voices, _ = read_tensors(path)
+    if name is not None and name not in voices:
+        raise ValueError(f"no voice {name!r} in {path}; there are {', '.join(sorted(voices))}")
+    return voices[name or min(voices)].float()
 
 
 def hear(settings: Profile, path: Path, words: frozenset[str] | None) -> Tensor:
@@ -165,9 +165,10 @@ def say(
     """Answer a question: prints the text as it streams, writes the speech to `out`, returns both.
 
     precision: of the weights while answering (twin.py); by default float32 on a CPU, on a card the profile's.
-    Raises ValueError and FileNotFoundError whose messages say what to do.
+    Raises ValueError and FileNotFoundError whose messages say what to do, before anything is answered.
     """
     settings = profile(profile_name)
+    check_place(out)
     if weights is None:
         weights, which = latest_weights(settings, run_dir(settings))
         note(which)
@@ -198,6 +199,17 @@ def say(
     return answer
 
 
+def check_place(out: Path) -> None:
+    """Raises ValueError where the speech could not be written there: better said now than after the answer."""
+    if out.suffix.lower() != ".wav":
+        raise ValueError(f"--out {out}: speech is written as WAV; give a name that ends in .wav")
+    if out.is_dir():
+        raise ValueError(f"--out {out}: it is a folder, and a file is wanted")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(out if out.is_file() else out.parent, os.W_OK):
+        raise ValueError(f"--out {out}: you may not write there; give another place")
+
+
 def show(generator: Generator, prompt: Prompt) -> Answer:
     """Stream one answer to the terminal."""
     for event in generator.stream([prompt]):
@@ -218,8 +230,10 @@ def write(answer: Answer, out: Path) -> None:
     if not len(answer.samples):
         note("The model spoke no sound, so no file was written.")
         return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(out, answer.samples.clip(-1, 1), answer.sample_rate, subtype="PCM_16")
+    try:
+        soundfile.write(out, answer.samples.clip(-1, 1), answer.sample_rate, subtype="PCM_16")
+    except soundfile.LibsndfileError as error:
+        raise ValueError(f"--out {out}: the speech could not be written ({error.error_string}); is there space left on that disk?") from error
     note(
         f"{out}: {answer.seconds:.1f} s; first sound after {answer.first_audio_ms:.0f} ms, "
         f"{answer.real_time_factor:.2f} s of work per second of speech"

@@ -31,6 +31,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -56,6 +57,7 @@ from mmo.shares import Exchange, SharedBatches, Sharing
 from mmo.talker import draw_keep
 from mmo.thinker import load_thinker
 
+LOCK_SECONDS = 3.0  # how long to wait for a training that is just ending to leave its folder
 FETCH_STEPS = 10  # steps between two looks at the losses
 VALIDATION_ROWS = 96  # of each validation file
 VALIDATIONS = 3  # a pass, the last one at its end
@@ -572,7 +574,11 @@ class StageRun:
         else:
             path, words = latest_weights(self.profile, self.run_dir, before=self.stage)
             say(words)
-            model = load_model(path, self.profile.model)
+            try:
+                model = load_model(path, self.profile.model)
+            except ValueError as error:
+                whose = f"{error}. Are these the weights of another profile than {self.profile.full_name}? Name theirs with --profile, or give this run a folder of its own: --run"
+                raise ValueError(whose) from error
         return model.to(self.device).train()
 
     def open(self, stage: StageConfig) -> tuple[Batches, dict[str, list[Batch]], int]:
@@ -774,6 +780,31 @@ def rehearsed(stage: StageConfig, positions: int | None) -> StageConfig:
     return stage.replace(steps=REHEARSED_STEPS, epochs=None, sound_copies=1, picture_copies=1, token_budget=budget)
 
 
+@contextmanager
+def alone_in(run_dir: Path, group: Group) -> Iterator[None]:
+    """One training at a time works in a folder: two would overwrite each other's states, logs and weights.
+
+    Raises ValueError where another is at work there.  The lock is the system's: one that was killed leaves none behind.
+    """
+    if not group.first:  # process 0 writes, so it alone asks
+        yield
+        return
+    place = run_dir / "log" / ".training.lock"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(place, timeout=LOCK_SECONDS)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(
+            f"{run_dir}: another training is at work in this folder; wait until it has ended, or give this one a folder of its own: "
+            "--run FOLDER on the command line, run_dir= in train()"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def own_device(profile: Profile, group: Group) -> torch.device:
     """Where this process computes: of several on one machine each has a card of its own.  Raises ValueError where there are too few."""
     device = profile.device()
@@ -818,7 +849,8 @@ def train(
 
     Started by torchrun, all processes share every batch: the losses and the weights are those of one (docs/scale_out.md).  Process 0 writes.
 
-    Writes <run_dir>/<stage>.safetensors when done.  Raises DataError (file and row), FileNotFoundError, ValueError.
+    Writes <run_dir>/<stage>.safetensors when done.  Raises DataError (file and row), FileNotFoundError, ValueError (another training in this
+    folder, too), OSError where the disk refuses: the last saved state is then still there.
     """
     started, group = time.monotonic(), Group.join()
     with group.naming_errors():
@@ -832,8 +864,9 @@ def train(
             "save_at": set(save_at) | ({REHEARSED_SAVE} if budget == "rehearse" else set()),
             "workers": default_workers(device) if workers is None else workers,
         }  # fmt: skip
-        run = StageRun(profile, stage, run_dir, settings, encoders)
-        finished = run.run(minutes, progress_bar)
+        with alone_in(run_dir, group):
+            run = StageRun(profile, stage, run_dir, settings, encoders)
+            finished = run.run(minutes, progress_bar)
         at = run.progress
         result = TrainResult(
             stage=stage,

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
+from safetensors import SafetensorError
 from transformers import SiglipImageProcessor, SiglipVisionConfig, SiglipVisionModel
 
 MAX_PIXELS = 64_000_000  # larger files are refused before they are unpacked: 64 megapixels are 192 MB
@@ -51,7 +52,10 @@ class VisionEncoder:
                 raise FileNotFoundError(f"{folder / name}: not there; a vision encoder is a folder with config.json, "
                                         "model.safetensors and preprocessor_config.json")
         config = SiglipVisionConfig.from_pretrained(folder)
-        model, report = SiglipVisionModel.from_pretrained(folder, config=config, dtype=dtype, local_files_only=True, output_loading_info=True)
+        try:
+            model, report = SiglipVisionModel.from_pretrained(folder, config=config, dtype=dtype, local_files_only=True, output_loading_info=True)
+        except SafetensorError as error:
+            raise ValueError(f"{folder / 'model.safetensors'} is no safetensors file, or damaged: {error}") from error
         if report["missing_keys"]:
             raise ValueError(f"{folder / 'model.safetensors'}: lacks {sorted(report['missing_keys'])[:5]} … "
                              "Is it the weights of a SiglipVisionModel with this config.json?")

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -109,13 +111,40 @@ def untied(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
 # --- Writing ---------------------------------------------------------------------------------------------------------
 
 
+SYSTEM_ERROR = re.compile(r"Os \{ code: (\d+)")  # how safetensors tells it
+
+
+@contextmanager
+def naming_disk_errors(path: Path) -> Iterator[None]:
+    """What the disk refuses while safetensors or torch writes is raised as OSError with its number and the file: they raise errors of their own."""
+    try:
+        yield
+    except SafetensorError as error:
+        found = SYSTEM_ERROR.search(str(error))
+        if not found:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
+    except RuntimeError as error:
+        if "PytorchStreamWriter" not in str(error):
+            raise
+        raise ValueError(f"{path} could not be written whole; is there space left on that disk?") from error
+
+
 def write_whole(path: str | os.PathLike, write: Callable[[Path], object]) -> None:
-    """Let `write` make a file under another name, then move it to `path` in one go."""
+    """Let `write` make a file under another name, then move it to `path` in one go.
+
+    Raises OSError where the disk refuses it: what was there before is still there, and the unfinished file takes no room.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".tmp")
-    write(unfinished)
-    os.replace(unfinished, path)
+    try:
+        with naming_disk_errors(path):
+            write(unfinished)
+        os.replace(unfinished, path)
+    except Exception:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 def write_tensors(path: str | os.PathLike, state: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
