@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 13 · Talk to it
 #
-# *Takes 30 minutes (tiny) · builds on 12*
+# *Takes 45 minutes (tiny) · builds on 12 · 2 exercises, 5 points*
 #
 # **At the end** you have asked it by text, by voice and by picture, with your own words, your own recording and your own picture if you like. You have heard it in both voices and at four
 # temperatures, and seen when its first sound arrives.
@@ -30,14 +30,23 @@ budget = "full"
 # %matplotlib inline
 import time
 from dataclasses import replace
+from itertools import islice, permutations
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pyarrow.parquet
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
 
+from mmo import measures
 from mmo.assistant import Assistant
-from mmo.course import predict, quiz, reveal
+from mmo.config import Draws
+from mmo.course import check, exercise, hint, predict, quiz, reveal, solution
+from mmo.course.clinic import Ward, long_term_spectrum, pitch
+from mmo.data import Batches, Corpus, DataFile, Layout
 from mmo.display import listen, show_codes
+from mmo.examination import SIZES, Exam, of_tier
 from mmo.features import read_sound
 from mmo.generation import Sound, TextPiece
 from mmo.profiles import profile as find_profile
@@ -116,29 +125,44 @@ predict("13.steps", "Steps before the first sound?", None)
 
 # %%
 generator, config = assistant.generator, assistant.generator.config
-events, started = [], time.perf_counter()
-for event in generator.stream([assistant.prompt("What is eleven plus eight?")]):
-    events.append((1000 * (time.perf_counter() - started), event))
-final = events[-1][1].answer
-text_at = [at for at, event in events if isinstance(event, TextPiece)]
-sound_at = [(at, len(event.samples) / 24) for at, event in events if isinstance(event, Sound)]
-figure, axis = plt.subplots(figsize=(9, 2.2))
-axis.scatter(text_at, [1] * len(text_at), marker="|", s=300, label="a piece of text")
-axis.barh([0] * len(sound_at), [length for _, length in sound_at], left=np.cumsum([0] + [length for _, length in sound_at[:-1]]) + (sound_at[0][0] if sound_at else 0),
-          height=0.35, alpha=0.35, label="when it is played")
-axis.scatter([at for at, _ in sound_at], [0] * len(sound_at), marker="|", s=300, color="black", label="sound is ready")
-axis.set_yticks([0, 1], ["sound", "text"])
-axis.set_xlabel("milliseconds after the question")
-axis.legend(loc="upper right", fontsize=8)
+exam = Exam(settings, SIZES[budget], stages=("t2a",))  # test items, as prompts
+longest = max(exam.said, key=lambda item: len(generator.tokenizer.encode(item.truth)))
+
+
+def timeline(axis, prompt):
+    """Stream one answer and draw when its text and its sound were there; returns the answer, and the pieces of text before and behind the first sound."""
+    events, started = [], time.perf_counter()
+    for event in generator.stream([prompt]):
+        events.append((1000 * (time.perf_counter() - started), event))
+    text_at = [at for at, event in events if isinstance(event, TextPiece)]
+    sound_at = [(at, len(event.samples) / 24) for at, event in events if isinstance(event, Sound)]
+    begun = sound_at[0][0] if sound_at else float("inf")
+    axis.scatter(text_at, [1] * len(text_at), marker="|", s=300, label="a piece of text")
+    axis.barh([0] * len(sound_at), [length for _, length in sound_at], left=np.cumsum([0] + [length for _, length in sound_at[:-1]]) + (begun if sound_at else 0),
+              height=0.35, alpha=0.35, label="when it is played")
+    axis.scatter([at for at, _ in sound_at], [0] * len(sound_at), marker="|", s=300, color="black", label="sound is ready")
+    axis.set_yticks([0, 1], ["sound", "text"])
+    axis.set_ylim(-0.6, 1.6)
+    answer = events[-1][1].answer
+    axis.set_title(answer.text, fontsize=9)
+    return answer, sum(at <= begun for at in text_at), sum(at > begun for at in text_at)
+
+
+figure, axes = plt.subplots(2, 1, figsize=(9, 4.0), sharex=True, layout="constrained")
+streamed = [timeline(axis, prompt) for axis, prompt in zip(axes, (assistant.prompt("What is eleven plus eight?"), exam.text_prompts([longest])[0]))]
+axes[-1].set_xlabel("milliseconds after the question")
+axes[0].legend(loc="upper right", fontsize=8)
 plt.show()
-if final.first_audio_ms is not None:
-    print(f"first sound after {final.first_audio_ms:.0f} ms; {final.real_time_factor:.2f} s of work per second of speech")
-display(listen(final.samples, final.sample_rate, final.text))
+for final, before, behind in streamed:
+    print(f"{final.text}  {len(final.text_ids)} tokens: {before} pieces of text before the first sound, {behind} behind it")
+    if final.first_audio_ms is not None:
+        print(f"   first sound after {final.first_audio_ms:.0f} ms; {final.real_time_factor:.2f} s of work per second of speech")
+    display(listen(final.samples, final.sample_rate, final.text))
 reveal("13.steps", config.num_codebooks + 1, "steps: one for the answer's first word, and one for each codebook of the first frame")
 
 # %% [markdown]
-# Read the picture from left to right. Above, the text comes, a token a step. An answer as short as this one is written to its end before its first frame is whole; a long one is not. Below, each black mark is a piece of sound that is ready, and
-# the broad bar is the time in which it is all played. The marks are done long before the bar is: it makes speech faster than it speaks. And the bar begins at the first mark: it did not wait for the rest.
+# Read the pictures from left to right. Above each, the text comes, a token a step. The short answer is written to its end before its first frame is whole; while the long one is still being written, its first words are heard. Below, each black mark is a piece of sound that is ready, and
+# the broad bar is the time in which it is all played. Where the marks are done before the bar is, it makes speech faster than it speaks. And the bar begins at the first mark: it did not wait for the rest.
 #
 # ## Warm and cold
 #
@@ -146,7 +170,45 @@ reveal("13.steps", config.num_codebooks + 1, "steps: one for the answer's first 
 #
 # $$p_i = \frac{\exp(z_i / \tau)}{\sum_j \exp(z_j / \tau)}$$
 #
-# Near 0 the likeliest code wins every time, and there is one reading of a sentence. At higher temperatures there are many. Only the codes are warmed here. The text stays at temperature 0, so what is written is the same each time, and what you
+# Near 0 the likeliest code wins every time, and there is one reading of a sentence. At higher temperatures there are many. How many?
+#
+# ## Exercise: how many codes are in play
+#
+# *Exercise 13.in_play · difficulty ●●○ · importance ●●● · 8 minutes · 3 points · stuck? `hint("13.in_play")`*
+#
+# A die of $n$ equal faces has the entropy $H = -\sum_i p_i \log p_i = \log n$. So $e^H$ of any chances is the number of equal faces that would be as uncertain. Give it for the logits at a temperature above 0.
+
+# %%
+@exercise("13.in_play")
+def in_play(logits: Tensor, temperature: float) -> Tensor:
+    """logits (..., A), temperature > 0 -> (...) float32: between 1 and A."""
+    ### BEGIN SOLUTION
+    shares = (logits.float() / temperature).softmax(dim=-1)
+    return torch.special.entr(shares).sum(dim=-1).exp()
+    ### END SOLUTION
+
+
+# %%
+check("13.in_play")
+
+# %% [markdown]
+# Now the Talker's own logits, at every place of some recorded test answers that it reads along (the true past is fed):
+
+# %%
+layout = Layout(config, generator.tokenizer, settings.stages["t2a"][0].max_length)
+recorded = Corpus([DataFile(open_rows(settings.data_dir / "t2a-test.parquet", config, settings.cache_dir()))], Draws.none())
+batch = Batches([recorded], [1.0], layout, 4 * layout.max_length).validation(16 if budget == "full" else 4)[0]
+with torch.inference_mode():
+    hidden = generator.model.hidden_states(**batch.inputs(next(generator.model.parameters()).device)).audio
+    here = (batch.audio_labels >= 0).any(dim=1)[list(batch.speaking)]  # (B, T): where a code is learnt
+    logits = generator.model.audio_head(hidden[here.to(hidden.device)]).movedim(-2, 0).float().cpu()  # (Q, N, A)
+print(f"{logits.shape[1]} places, {logits.shape[2]} entries; the mean number in play by codebook")
+for temperature in (0.2, 0.6, 1.0):
+    print(f"temperature {temperature}: " + "  ".join(f"{count:6.1f}" for count in in_play(logits, temperature).mean(dim=1)))
+print(f"(in decoding only the likeliest {generator.decoding.top_k} may be drawn)")
+
+# %% [markdown]
+# Only the codes are warmed here. The text stays at temperature 0, so what is written is the same each time, and what you
 # hear may not be. **Predict:** at temperature 1 for all codebooks, what suffers first, the words or the voice?
 
 # %%
@@ -156,10 +218,60 @@ predict("13.warm", "'words' or 'voice'?", None)
 for temperature in (0.0, 0.2, 0.6, 1.0):
     answer = assistant.ask("What comes after Monday?", decoding=replace(generator.decoding, temperature=temperature))
     display(listen(answer.samples, answer.sample_rate, f"temperature {temperature}: {answer.text}"))
-reveal("13.warm", "words")
 
 # %% [markdown]
-# Do you agree? One sentence is a small test; try others. The likely reason: all codes that are likely at all sound like the voice, and which of them comes next is what makes a word. Now the same answer with three seeds, that is, three series of draws. Under them are the
+# One sentence is an anecdote; so twenty, at each temperature. The judge writes down what it hears: that is the words. For the voice we need a measure.
+#
+# ## Exercise: whose voice is it?
+#
+# *Exercise 13.likeness · difficulty ●○○ · importance ●●○ · 6 minutes · 2 points · stuck? `hint("13.likeness")`*
+#
+# A speaker encoder (`mmo/speaker.py`) is not shipped with the tiny world. A plain stand-in: the *long-term spectrum* of a sound, the mean over its louder half of 64 mel bands in decibels; the mean over some recordings of a voice is its *portrait*. What all
+# speech has in common tells nobody apart, so take the mean of the portraits off, from the portraits and from the sound, and give the cosine to each voice. (It knows timbre, not melody, and a loudspeaker would fool it.)
+
+# %%
+@exercise("13.likeness")
+def likeness(spectrum: Tensor, portraits: Tensor) -> Tensor:
+    """spectrum (M,), portraits (V, M) -> (V,), each -1 .. 1."""
+    ### BEGIN SOLUTION
+    middle = portraits.mean(dim=0)
+    return torch.nn.functional.cosine_similarity((spectrum - middle)[None], portraits - middle, dim=1)
+    ### END SOLUTION
+
+
+# %%
+check("13.likeness")
+
+# %%
+ward = Ward(settings)  # keeps the portraits
+several = len(assistant.voices) > 1
+portraits = torch.from_numpy(np.stack([ward.portraits[name] for name in ward.voices])).double() if several else None
+
+
+def like(samples, voice: str) -> float:
+    """Likeness of a sound to one voice; 0 where nothing was said."""
+    if not len(samples):
+        return 0.0
+    return float(likeness(torch.from_numpy(long_term_spectrum(samples, 24_000)).double(), portraits)[list(ward.voices).index(voice)])
+
+
+items = measures.spread(of_tier(exam.said, "sentence"), 20 if budget == "full" else 3)
+prompts, table = exam.text_prompts(items), {}
+print("temperature   words right   right voice   likeness to it")
+for temperature in (0.0, 0.2, 0.6, 1.0):
+    with tqdm(total=len(prompts), desc=f"temperature {temperature}", unit="answer") as bar:
+        answers = generator.generate_batch(prompts, replace(generator.decoding, temperature=temperature), progress=bar.update)
+    texts = exam.judge.transcribe([(answer.samples, answer.sample_rate) for answer in answers], workers=1)
+    wer = measures.word_errors([answer.text for answer in answers], texts, exam.split).wer
+    likes = [like(answer.samples, item.voice) for answer, item in zip(answers, items)] if several else []
+    table[temperature] = {"words": max(0.0, 1 - (wer or 0.0)), "voice": float(np.mean([each > 0 for each in likes])) if likes else 0.0}
+    print(f"{temperature:11}   {table[temperature]['words']:11.0%}   {table[temperature]['voice']:11.0%}   {np.mean(likes) if likes else float('nan'):14.2f}")
+lost = {name: 1 - table[1.0][name] / table[0.0][name] if table[0.0][name] else 0.0 for name in ("words", "voice")}  # of what was right when cold
+print("lost from 0 to 1: " + ", ".join(f"{name} {share:.0%}" for name, share in lost.items()))
+reveal("13.warm", "neither" if max(lost.values()) <= 0 else max(lost, key=lost.get))
+
+# %% [markdown]
+# Do ear and table agree? A reason to expect the words to go first: all codes that are likely at all sound like the voice, and which of them comes next is what makes a word. Now the same answer with three seeds, that is, three series of draws. Under them are the
 # codes of the last one, $(Q, F)$, a row for each codebook and a column for each frame:
 
 # %%
@@ -175,17 +287,38 @@ else:
 # ## A voice by example
 #
 # Instead of a vector alone, the prompt may carry *reference codes*: some frames of the wanted voice, right before the answer, as if the Talker had just said them. Usually vector and reference are of the same voice. Here the vector of one voice meets the
-# sound of the other. **Predict:** which does it follow? Compare what you hear with the two voices at the top of this notebook.
+# sound of the other. **Predict:** which does it follow? Then compare what you hear with the two voices at the top of this notebook.
+
+# %%
+predict("13.reference", "Vector of one voice, reference of the other: in how many of a hundred answers is the voice the vector's?", None)
 
 # %%
 train_rows = open_rows(settings.data_dir / settings.stages["t2a"][0].data[0], config, settings.cache_dir())
-if len(assistant.voices) > 1:
-    first, second = list(assistant.voices)[:2]
-    example = next(train_rows[n] for n in range(len(train_rows)) if np.allclose(train_rows[n].speaker, assistant.voices[second], atol=1e-4))
-    reference = frames(example.answers[-1], config.num_codebooks, config.num_codes)
-    for name, codes in ((f"vector of {first}", None), (f"vector of {first}, reference of {second}", reference)):
-        answer = generator.answer(replace(assistant.prompt("What colour is the sky?", voice=first), ref_codes=codes))
-        display(listen(answer.samples, answer.sample_rate, f"{name}: {answer.text}"))
+
+
+def references(voice: str, count: int) -> list[Tensor]:
+    """The codes of some training answers in a voice."""
+    own = (row for n in range(len(train_rows)) for row in [train_rows[n]] if np.allclose(row.speaker, assistant.voices[voice], atol=1e-4))
+    return [frames(row.answers[-1], config.num_codebooks, config.num_codes) for row in islice(own, count)]
+
+
+few = items[: 10 if budget == "full" else 2]
+crossed = []
+if several:
+    print("vector   reference   voice of the vector in   likeness to it   pitch")
+    for first, second in list(permutations(assistant.voices, 2))[:2]:
+        for other in (None, first, second):
+            examples = references(other, len(few)) if other else [None] * len(few)
+            asked = [replace(prompt, speaker=assistant.voices[first], ref_codes=codes) for prompt, codes in zip(exam.text_prompts(few), examples)]
+            answers = generator.generate_batch(asked)
+            likes = [like(answer.samples, first) for answer in answers]
+            heights = [pitch(answer.samples, answer.sample_rate) for answer in answers if len(answer.samples)]
+            crossed += [each > 0 for each in likes] if other == second else []
+            print(f"{first:6}   {other or 'none':9}   {sum(each > 0 for each in likes):3} of {len(likes):2} answers        {np.mean(likes):14.2f}   {np.median(heights) if heights else 0:.0f} Hz")
+            display(listen(answers[0].samples, answers[0].sample_rate, f"vector of {first}, reference of {other or 'nobody'}: {answers[0].text}", picture=False))
+
+# %%
+reveal("13.reference", round(100 * float(np.mean(crossed))), "of a hundred") if crossed else print("There is one voice only: nothing to cross.")
 
 # %% [markdown]
 # ## To play with
@@ -225,7 +358,7 @@ quiz("13")
 #
 # - The first sound comes after nine steps, one for the first word and one for each codebook, and speech is made faster than it is played.
 # - One vector at one position is a voice.
-# - Temperature gives a sentence many readings. It costs words before it costs the voice.
+# - Temperature gives a sentence many readings, and what it costs can be counted: words by a judge, the voice by its portrait.
 #
 # You listened to a few answers; a judge, a speech recogniser, listens to hundreds. `make weekend` writes what it hears to `runs/tiny/report.json`, beside what it hears in the recordings themselves and behind the codec alone. Better than that
 # it can hardly hear any Talker.

@@ -152,6 +152,31 @@ display(picture)
 before = errors["all 8 true"].wer / max(errors["the Talker's"].wer, 1e-9)
 reveal("15.codec", round(100 * before), "percent of the Talker's word errors are there with the true codes")
 
+# %% [markdown]
+# ## Exercise: who is to blame?
+#
+# *Exercise 15.blame · difficulty ●○○ · importance ●●● · 5 minutes · 2 points · stuck? `hint("15.blame")`*
+#
+# Each bar holds the errors of those above it. What did each joint add, as a share of all the errors at the end? A joint may also mend something: then its share is negative.
+
+# %%
+@exercise("15.blame")
+def blame(rates: Tensor) -> Tensor:
+    """rates (K,) float64 of errors behind each joint, the last one the whole -> (K,) shares that sum to 1."""
+    ### BEGIN SOLUTION
+    return torch.diff(rates, prepend=rates.new_zeros(1)) / rates[-1]
+    ### END SOLUTION
+
+
+# %%
+check("15.blame")
+
+# %%
+joints = ["the judge", "the codec", "codebooks 3 to 7", "codebooks 1 and 2", "codebook 0 and the stop"]
+shares = blame(torch.tensor([errors[name].wer for name in order], dtype=torch.float64))
+for joint, share in zip(joints, shares.tolist()):
+    print(f"{joint:24} {share:+5.0%} of the words wrong at the end")
+
 # %%
 worst = int(np.argmax(errors["the Talker's"].errors - errors["all 8 true"].errors))
 for name in ("recorded", "all 8 true", "the Talker's"):
@@ -348,45 +373,97 @@ reveal("15.length", round(float(talker[-1] / talker[0]), 1) if talker[0] > 0 els
 #
 # ### Width
 #
-# How wide must a Talker be? A fair answer takes a full training run for each width. A small one takes seconds: give Talkers of three widths the same few spoken answers and
-# the same number of steps, and see how much of them each can take in.
+# How wide must a Talker be? A fair answer takes a full training for each width, which is hours. A small one takes a minute or two: give Talkers of three widths, behind the same frozen Thinker, the same few spoken answers and the same number of updates, and
+# let each say what it has taken in. So this is capacity to *memorise in a given time*, of answers that were heard in training; it tells nothing of new sentences.
 
 # %%
 predict("15.width", "A Talker of a quarter of the width has about what share of the weights, in percent?", None)
 
 # %%
-from mmo.data import Batches, Layout
+from mmo.config import Draws
+from mmo.data import Corpus, Layout, collate, realise
+from mmo.display import Curves
 from mmo.omni import OmniModel
+from mmo.sequence import frames
 from mmo.thinker import load_thinker
 from mmo.training import Stepper
 
-steps = 6 if small else 32
-stage = settings.stages["t2a"][0].replace(optimiser="adamw", learning_rate=2e-3, warmup_steps=4, steps=steps, code_dropout=0.0, stop_weight=1.0)
-rows = Batches(ward.trained_rows, [1.0], Layout(config, tokenizer, stage.max_length), stage.max_length, seed=3, chunk_rows=8)
-batch = next(iter(rows.start()))
-print(f"the batch: {len(batch.names)} answers, {batch.size} positions")
-curves, weights_of = {}, {}
-for width in (config.talker_hidden_size // 4, config.talker_hidden_size // 2, config.talker_hidden_size):
-    torch.manual_seed(0)
-    model = OmniModel(config.replace(talker_hidden_size=width, adapter_rank=max(8, width // 3))).train()
-    load_thinker(model.model, settings.thinker_file)
-    stepper = Stepper(model, stage, steps, torch.device("cpu"), torch.float32)
-    curves[width] = [float(stepper.step(batch, number)[3:-2].mean()) for number in tqdm(range(steps), desc=f"width {width}", unit="step")]
-    weights_of[width] = sum(p.numel() for p in model.talker.parameters())
-    print(f"width {width:3}: {weights_of[width] / 1e6:5.2f} M weights, loss {curves[width][0]:.2f} -> {curves[width][-1]:.2f}")
-with drawing(5.5, 2.0) as figure:
-    axes = figure.add_subplot()
-    for (width, losses), colour in zip(curves.items(), (GREY, ORANGE, BLUE)):
-        axes.plot(losses, color=colour, label=f"width {width}")
-    axes.set(xlabel="step", ylabel="audio loss", ylim=(0, None))
-    axes.legend()
-    picture = finish(figure, "Loss on the same few answers for three widths of the Talker.")
-display(picture)
+steps = 6 if small else 100
+recipe = settings.stages["t2a"][0].replace(trainable="talker", warmup_steps=5, steps=steps, code_dropout=0.0, ema_decay=0.0)
+heart = Corpus(ward.trained_rows[0].files, Draws.none(drop_reference=1.0))  # the past is true: it may be copied here
+chosen = np.random.default_rng(3).permutation(len(heart))[: 2 if small else 6].tolist()
+layout = Layout(config, tokenizer, recipe.max_length)
+batch = collate([realise(heart, number, 0, np.random.default_rng(0), layout) for number in chosen], config)
+rows = [heart.locate(number)[1] for number in chosen]
+lines = [row.conversation[-1]["content"] for row in rows]
+by_heart = [Prompt(tokenizer.prompt([{"role": "user", "content": row.conversation[-2]["content"]}]), torch.as_tensor(np.array(row.speaker), dtype=torch.float32)) for row in rows]
+print(f"the batch: {len(lines)} answers, {sum(len(measures.words(line)) for line in lines)} words, {batch.size} positions")
+widths = [config.talker_hidden_size // 4, config.talker_hidden_size // 2, config.talker_hidden_size]
+said_by, weights_of, losses_of = {}, {}, {}
+with Curves(*(f"width {width}: audio loss" for width in widths)) as curves:
+    for width in widths:
+        torch.manual_seed(0)
+        model = OmniModel(config.replace(talker_hidden_size=width, adapter_rank=max(8, width // 3))).train()
+        load_thinker(model.model, settings.thinker_file)
+        stepper = Stepper(model, recipe, steps, torch.device("cpu"), torch.float32)
+        for number in tqdm(range(steps), desc=f"width {width}", unit="step"):
+            losses_of[width] = float(stepper.step(batch, number)[1])
+            curves.add(number, *(losses_of[width] if each == width else None for each in widths))
+        weights_of[width] = sum(p.numel() for p in model.talker.parameters())
+        said_by[width] = ward.generator(model.eval()).generate_batch(by_heart, settings.decoding.greedy())
+
+# %%
+waves = {"true codes": [codec.decode(frames(row.answers[-1], config.num_codebooks, config.num_codes)[None])[0, 0].numpy() for row in rows]}
+waves |= {width: [answer.samples for answer in answers] for width, answers in said_by.items()}
+by_width = {name: measures.word_errors(lines, judge.transcribe([(samples, codec.sample_rate) for samples in sounds], workers=1)) for name, sounds in waves.items()}
+for name, figure in by_width.items():
+    low, high = figure.interval()
+    told = f"width {name:3}, {weights_of[name] / 1e6:4.2f} M weights, last loss {losses_of[name]:.2f}" if name in weights_of else name
+    print(f"{told:46} {100 * figure.wer:5.1f} % of the words wrong   (95 % interval: {100 * low:.0f} to {100 * high:.0f})")
 reveal("15.width", round(100 * min(weights_of.values()) / max(weights_of.values())), "percent")
 
+# %%
+with drawing(5.0, 2.2) as figure:
+    axes = figure.add_subplot()
+    rates = [100 * by_width[width].wer for width in widths]
+    spans = [by_width[width].interval() for width in widths]
+    axes.errorbar(widths, rates, yerr=[[rate - 100 * low for rate, (low, _) in zip(rates, spans)], [100 * high - rate for rate, (_, high) in zip(rates, spans)]], fmt="o-", color=RED, ecolor="#666666", capsize=3, label="Talker")
+    axes.axhline(100 * by_width["true codes"].wer, color=BLUE, linewidth=1.0, label="codec alone")
+    axes.set(xlabel="width of the Talker", ylabel="words wrong, percent", xticks=widths, ylim=(0, None))
+    axes.legend()
+    picture = finish(figure, "Word error rate by width of the Talker, on answers learnt by heart: " + ", ".join(f"{width}: {rate:.0f} percent" for width, rate in zip(widths, rates)))
+display(picture)
+for width, answers in said_by.items():
+    display(listen(answers[0].samples, codec.sample_rate, f"width {width}: {answers[0].text}", picture=False))
+
 # %% [markdown]
-# The blocks shrink with the square of the width, the tables of codes only in proportion, so the share lies between a sixteenth and a quarter. What you see is how fast each width *memorises*, at one learning rate.
-# It is no forecast of word errors: a wide Talker that has learnt by heart is not a good one. It tells whether the width is the thing that hurts.
+# ## Exercise: how weights grow with the width
+#
+# *Exercise 15.exponent · difficulty ●●○ · importance ●●○ · 6 minutes · 2 points · stuck? `hint("15.exponent")`*
+#
+# The matrices of a block are width by width; the tables of codes are entries by width. So $\text{weights} \approx c \cdot \text{width}^e$ with an $e$ between 1 and 2. Find it: the slope of the line of least squares through the logarithms.
+
+# %%
+@exercise("15.exponent")
+def exponent(widths: Tensor, weights: Tensor) -> float:
+    """widths, weights (N,) -> e of weights = c · width ** e."""
+    ### BEGIN SOLUTION
+    x, y = widths.double().log(), weights.double().log()
+    x, y = x - x.mean(), y - y.mean()
+    return float((x @ y) / (x @ x))
+    ### END SOLUTION
+
+
+# %%
+check("15.exponent")
+
+# %%
+found = exponent(torch.tensor(list(weights_of)), torch.tensor(list(weights_of.values())))
+print(f"the Talker's weights grow with its width to the power of {found:.2f}: twice as wide is {2**found:.1f} times as many")
+
+# %% [markdown]
+# What does the curve say? Where a narrow Talker stays above the blue line and a wide one comes down to it, the width was what hurt, with these rows in this time. Where all come down, or none does, something else did: the time, the rate, the codec. Mind the whiskers, and mind what was
+# not asked: a wide Talker that has learnt by heart is not a good one on new sentences.
 
 # %% [markdown]
 # ## 4. Half precision

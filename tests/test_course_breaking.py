@@ -267,3 +267,18 @@ def test_strict_writes_nothing_and_cures_with_the_packages_own(clinic, monkeypat
     clinic.diagnose(bed, 1)
     assert "cured" in repr(clinic.treat(bed)) and clinic.patient(bed).lesson in repr(clinic.treat(bed))
     assert not progress.progress_file().exists()
+
+
+# --- Shares and slopes ---------------------------------------------------------------------------------------------
+
+
+def test_shares_of_blame_are_what_each_joint_adds():
+    found = breaking.blame(torch.tensor([0.1, 0.3, 0.25, 0.5], dtype=torch.float64))
+    torch.testing.assert_close(found, torch.tensor([0.2, 0.4, -0.1, 0.5], dtype=torch.float64))
+    assert found.sum().item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("wanted", [1.0, 1.7, 2.0])
+def test_the_exponent_of_a_power_is_found(wanted):
+    widths = torch.tensor([24, 48, 100, 384])
+    assert breaking.exponent(widths, 37 * widths.double() ** wanted) == pytest.approx(wanted)

@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 from mmo.cli import app
 from mmo.course import catalogue, desk
 from mmo.course.build import BEGIN, END, Edition, definitions
-from mmo.course.exercises import all_exercises, find, judge
+from mmo.course.exercises import TASKS, all_exercises, find, judge
 from mmo.course.grading import pool
 from mmo.course.grading.answers import Answer, answers_of, code_cells, needed, offered
 from mmo.course.grading.child import Result
@@ -498,7 +498,8 @@ def test_submissions_need_a_folder_for_each_student(tmp_path):
         grade(tmp_path / "in", tmp_path / "out", ["07"])
 
 
-def test_unknown_notebooks_and_those_without_exercises_are_refused():
+def test_unknown_notebooks_and_those_without_exercises_are_refused(monkeypatch):
+    monkeypatch.delitem(TASKS, "13")
     with pytest.raises(ValueError, match="no notebook '99'"):
         chosen(["99"], catalogue.REPOSITORY)
     with pytest.raises(ValueError, match="13 has no exercises"):

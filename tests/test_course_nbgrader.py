@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from mmo.cli import app
 from mmo.course import catalogue, desk
 from mmo.course.build import BuildError, Edition, learners, marked_for_nbgrader
-from mmo.course.exercises import exercises_of, find
+from mmo.course.exercises import TASKS, exercises_of, find
 from mmo.course.grading.autograder import points_for
 from mmo.course.grading.nbgrader_course import hidden_tests, source, write_nbgrader_course
 from mmo.course.nbgrader import cell_marks, check_id, solution_id
@@ -97,7 +97,8 @@ def test_a_source_holds_solution_and_hidden_tests_and_no_dead_link():
     assert 'points_for("07.delay", marked_points=0)' in hidden_tests("07.delay", 0.0)
 
 
-def test_a_course_goes_into_a_new_folder_only_and_nothing_half_done_is_left(tmp_path):
+def test_a_course_goes_into_a_new_folder_only_and_nothing_half_done_is_left(tmp_path, monkeypatch):
+    monkeypatch.delitem(TASKS, "13")  # as if it had none
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "a.txt").write_text("mine")
     with pytest.raises(ValueError, match="is not empty"):

@@ -95,6 +95,17 @@ def long_term_spectrum(samples: np.ndarray, rate: int) -> np.ndarray:
     return mean - mean.mean()
 
 
+def likeness(spectrum: np.ndarray, portraits: np.ndarray) -> np.ndarray:
+    """spectrum (M,), portraits (V, M), as `long_term_spectrum` gives them -> (V,) likeness to each voice, -1 .. 1.
+
+    The cosine of what differs from the mean of the portraits, for what all speech has in common tells nobody apart.  With two voices the
+    one figure is the other's negative.
+    """
+    middle = portraits.mean(axis=0)
+    own, others = spectrum - middle, portraits - middle
+    return others @ own / np.maximum(np.linalg.norm(others, axis=1) * np.linalg.norm(own), 1e-12)
+
+
 def lags(wanted: Tensor, found: Tensor, most: int = 3) -> list[int]:
     """How many frames late each codebook is: wanted, found (Q, F) -> Q whole numbers in -most .. most.
 
@@ -231,6 +242,13 @@ class Ward:
         own = long_term_spectrum(samples, 24_000)
         far = {name: float(np.abs(own - portrait).mean()) for name, portrait in self.portraits.items()}
         return min(value for name, value in far.items() if name != voice) - far[voice]
+
+    def likeness(self, samples: np.ndarray) -> dict[str, float]:
+        """How like each answer voice a sound is (`likeness`); 0 for all where there is no sound."""
+        if not len(samples):
+            return dict.fromkeys(self.portraits, 0.0)
+        found = likeness(long_term_spectrum(samples, 24_000), np.stack(list(self.portraits.values())))
+        return dict(zip(self.portraits, found.tolist()))
 
     def generator(self, model: OmniModel | None = None, codec: Codec | None = None) -> Generator:
         return Generator(model or self.model, codec or self.codec, self.tokenizer, replace(self.settings.decoding, max_frames=75))

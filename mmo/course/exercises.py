@@ -39,6 +39,7 @@ TASKS = {  # notebook -> module in mmo/course/tasks
     "10": "training",
     "11": "errors",
     "12": "trusting",
+    "13": "talking",
     "14": "dense_moe",
     "15": "breaking",
     "A1": "codec_training",

@@ -1,9 +1,11 @@
-"""Notebook 15: true codes in the place of the Talker's, pooled error rates, a choice that half precision cannot spoil, lags."""
+"""Notebook 15: true codes in the place of the Talker's, who is to blame, pooled error rates, growth with the width, a choice that half precision cannot spoil, lags."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -102,6 +104,46 @@ GIVEN = Exercise(
 )
 
 
+# --- 15.blame ----------------------------------------------------------------------------------------------------
+
+
+def blame(rates: Tensor) -> Tensor:
+    """`numpy.diff` of the rates (K,) from 0 on, over the last: (K,), sums to 1."""
+    return torch.from_numpy(np.diff(rates.numpy(), prepend=0)) / rates[-1]
+
+
+BLAME = Exercise(
+    id="15.blame",
+    title="Who is to blame?",
+    difficulty=1,
+    importance=3,
+    minutes=5,
+    points=2,
+    looks="One share a joint; together they are 1, and a joint after which it was better has a negative one.",
+    hints=(
+        "Each rate holds all the errors that were there before. What came in at a joint is the difference to the joint before it.",
+        "The first difference is to 0: with nothing in front there are no errors.",
+        "torch.diff(rates, prepend=rates.new_zeros(1)) / rates[-1].",
+    ),
+    reference=blame,
+    package_name="numpy.diff",
+    cases=lambda: [
+        Case("judge, codec, Talker", (torch.tensor([0.12, 0.28, 0.40], dtype=torch.float64),)),
+        Case("five joints", (torch.tensor([0.1, 0.25, 0.26, 0.35, 0.5], dtype=torch.float64),)),
+        Case("better behind the second joint", (torch.tensor([0.2, 0.15, 0.4], dtype=torch.float64),)),
+    ],
+    bugs=(
+        Bug("These are the rates as shares of their sum: the errors of the first joint are counted again at every later one. Take differences.",
+            lambda rates: rates / rates.sum()),
+        Bug("Each rate over the last: that is how much was there *by* a joint, not what it added.", lambda rates: rates / rates[-1]),
+        Bug("The first joint is missing: its errors are the difference to 0.", lambda rates: rates.diff() / rates[-1]),
+        Bug("A joint that made it better came out as 0. Its share is negative, or the shares would not be 1 together.", lambda rates: blame(rates).clamp(min=0)),
+        Bug("Differences in percent of the joint before. To add up to 1, all must be shares of the last rate.",
+            lambda rates: torch.cat((rates.new_ones(1), rates.diff() / rates[:-1]))),
+    ),
+)
+
+
 # --- 15.pooled ---------------------------------------------------------------------------------------------------
 
 
@@ -157,6 +199,47 @@ POOLED = Exercise(
         Bug("That is errors per sentence. Long sentences have more words to get wrong: divide by words.", pooled_per_sentence),
         Bug("You divide by the words of all groups. Each group has its own.", pooled_over_all),
         Bug("An empty group shows 0, as if it had been heard without a mistake. It must be NaN: nothing was measured.", pooled_with_zero),
+    ),
+)
+
+
+# --- 15.exponent -------------------------------------------------------------------------------------------------
+
+
+def exponent(widths: Tensor, weights: Tensor) -> float:
+    """The slope of `numpy.polyfit` through the logarithms: widths, weights (N,)."""
+    return float(np.polyfit(np.log(widths.double().numpy()), np.log(weights.double().numpy()), 1)[0])
+
+
+EXPONENT = Exercise(
+    id="15.exponent",
+    title="How weights grow with the width",
+    difficulty=2,
+    importance=2,
+    minutes=6,
+    points=2,
+    looks="2 where each doubling of the width gives four times the weights, 1 where it gives twice as many.",
+    hints=(
+        "If weights = c · width^e, what is the logarithm of both sides?",
+        "A straight line, log weights = log c + e · log width; its slope is the exponent. With more than two points: the line of least squares.",
+        "x, y = widths.double().log(), weights.double().log(), both less their means; the slope is (x @ y) / (x @ x).",
+    ),
+    reference=exponent,
+    package_name="numpy.polyfit on the logarithms",
+    tolerance=1e-4,
+    cases=lambda: [
+        Case("squares", (torch.tensor([32, 64, 128]), torch.tensor([1000, 4000, 16000]))),
+        Case("between 1 and 2", (torch.tensor([48, 96, 192]), torch.tensor([200_000, 560_000, 1_700_000]))),
+        Case("unevenly spaced", (torch.tensor([16, 64, 512]), torch.tensor([900, 5000, 130_000]))),
+    ],
+    bugs=(
+        Bug("That is the slope without logarithms, weights a unit of width. A power is a straight line only in logarithms of both.",
+            lambda widths, weights: float(np.polyfit(widths.double().numpy(), weights.double().numpy(), 1)[0])),
+        Bug("Width and weights have changed places: that is how width grows with the weights.", lambda widths, weights: exponent(weights, widths)),
+        Bug("Only the first and the last point count in yours. The line of least squares goes by all of them.",
+            lambda widths, weights: math.log(weights[-1] / weights[0]) / math.log(widths[-1] / widths[0])),
+        Bug("The means are not taken off: that is a line through the origin, as if a width of 1 had one weight.",
+            lambda widths, weights: float((widths.double().log() @ weights.double().log()) / (widths.double().log() @ widths.double().log()))),
     ),
 )
 
@@ -319,4 +402,4 @@ LAGS = Exercise(
     ),
 )
 
-EXERCISES = (GIVEN, POOLED, CHOOSE, LAGS)
+EXERCISES = (GIVEN, BLAME, POOLED, EXPONENT, CHOOSE, LAGS)

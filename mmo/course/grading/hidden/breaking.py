@@ -22,7 +22,12 @@ HIDDEN = {
     "15.given": lambda: [
         Case(f"{Q} codebooks, {F} frames, step {step}, {given} of them given", (codes(Q, F, 70), 600 + torch.arange(Q), step, given, STOP)) for Q, F, step, given in ((6, 4, 5, 3), (6, 4, 2, 6), (3, 7, 8, 1), (5, 2, 4, 5))
     ],
+    "15.blame": lambda: [Case(f"{len(rates)} joints, {rates}", (torch.tensor(rates, dtype=torch.float64),)) for rates in ([0.05, 0.5], [0.3, 0.3, 0.2, 0.6], [0.4])],
     "15.pooled": pooled_cases,
+    "15.exponent": lambda: [
+        Case("two widths", (torch.tensor([100, 300]), torch.tensor([7000, 61_000]))),
+        Case("four widths, nearly linear", (torch.tensor([24, 40, 80, 320]), torch.tensor([2100, 3700, 7000, 29_000]))),
+    ],
     "15.choose": choose_cases,
     "15.lags": lambda: [
         Case("6 codebooks, each with a lag of its own", (codes(6, 12, 71), late(codes(6, 12, 71), (2, 0, -1, 1, -2, 0)), 3)),

@@ -1,0 +1,38 @@
+"""Notebook 13: what its exercises are compared with is what torch and the package compute, and recordings are like their own voice."""
+
+import pytest
+import torch
+
+from mmo.course.clinic import Ward
+from mmo.course.tasks import talking
+from mmo.examination import of_tier
+from mmo.profiles import profile
+
+
+@pytest.mark.parametrize("temperature", [0.2, 1.0, 3.0])
+def test_codes_in_play_are_exp_of_torchs_entropy(temperature):
+    logits = torch.randn(4, 3, 50, generator=torch.Generator().manual_seed(0))
+    entropy = torch.distributions.Categorical(logits=logits / temperature).entropy()
+    torch.testing.assert_close(talking.in_play(logits, temperature), entropy.exp())
+
+
+def test_equal_chances_are_all_in_play_and_cold_ones_are_one():
+    assert talking.in_play(torch.zeros(576), 0.7).item() == pytest.approx(576, rel=1e-5)
+    assert talking.in_play(torch.arange(9.0), 1e-3).item() == pytest.approx(1)
+
+
+def test_a_portrait_is_wholly_like_itself():
+    portraits = torch.randn(3, 64, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    for number, portrait in enumerate(portraits):
+        found = talking.likeness(portrait, portraits)
+        assert found[number].item() == pytest.approx(1) and found.argmax() == number
+
+
+def test_recordings_are_like_the_voice_that_spoke_them():
+    """Other answers than those that the portraits are taken from, through the codec; silence is like nobody."""
+    ward = Ward(profile("tiny"))
+    for voice in ward.voices:
+        for item in [item for item in of_tier(ward.said, "sentence") if item.voice == voice][1:4]:
+            found = ward.likeness(ward.codec.decode(item.codes[None])[0, 0].numpy())
+            assert found[voice] > 0.3 > max(value for name, value in found.items() if name != voice), (voice, item.truth, found)
+    assert set(ward.likeness(torch.zeros(0).numpy()).values()) == {0.0}
