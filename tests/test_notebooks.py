@@ -96,10 +96,7 @@ def test_every_prediction_is_answered(name: str) -> None:
     assert not early, f"{name}: told before it is asked: {early}"
 
 
-STILL_WRITTEN_DOWN = pytest.mark.xfail(reason="10.first and 13.warm are words that somebody wrote down")
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=STILL_WRITTEN_DOWN if name[:2] in ("10", "13") else ()) for name in COURSE])
+@pytest.mark.parametrize("name", COURSE)
 def test_the_answer_to_a_prediction_is_computed(name: str) -> None:
     """The truth comes out of the cell: no number or word that somebody wrote down once."""
     written_down = [id for id, call in calls(name, "reveal").items() if not any(isinstance(node, ast.Name) for node in ast.walk(call.args[1]))]

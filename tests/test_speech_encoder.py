@@ -286,7 +286,7 @@ def test_agreement_brings_two_hearings_together():
 def test_shipped_rows_are_clips():
     """The questions of the tiny world's test rows, by voice, with words that the encoder can write."""
     folder = profile("tiny").data_dir
-    found = training.row_clips(folder / "a2a-test.parquet", lambda row: row["tier"] == "pair" and row["voice"] == "rms")
+    found = training.shipped_clips(folder, "test", lambda spoken: spoken.tier == "pair" and spoken.voice == "rms")
     assert len(found) == 30 and {clip.voice for clip in found} == {"rms"}
     assert all(0.4 < clip.seconds < 8 and clip.targets for clip in found)
     assert all(training.token_list()[i] in training.text.words(found[0].spoken) for i in found[0].targets)

@@ -30,7 +30,6 @@ from pathlib import Path
 
 import jiwer
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 import torchaudio.compliance.kaldi as kaldi
@@ -39,9 +38,8 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..augmentation import Augmentation, augment, change_speed, log_uniform, mask_spectrogram
-from ..features import read_sound
 from ..speech_encoder import HOP, SAMPLE_RATE, STACK, STRIDE, WINDOW, SpeechEncoder, auto_model
-from . import plan, speech, text
+from . import plan, shipped, speech, text
 
 MELS = 80
 SPECIAL = ("<blank>", "<s>", "</s>")  # ids 0, 1, 2, as SenseVoice has them
@@ -213,12 +211,9 @@ def load_clips(folder: Path, kind: str, choose, limit: int | None = None) -> lis
     return [make_clip(sounds[rendering.id].copy(), rate, rendering.voice, rendering.spoken) for rendering in chosen]
 
 
-def row_clips(path: Path, choose=lambda row: True) -> list[Clip]:
-    """The spoken questions of a parquet file of the tiny world, as they are shipped (compressed), where `choose(row)` accepts them."""
-    columns = ["conversations", "question_audios", "voice", "tier"]
-    rows = [row for row in pq.read_table(path, columns=columns).to_pylist() if row["question_audios"] and choose(row)]
-    return [make_clip((read_sound(row["question_audios"][0]) * 32767).astype(np.int16), SAMPLE_RATE, row["voice"],
-                      json.loads(row["conversations"])[0]["content"]) for row in rows]
+def shipped_clips(folder: Path, split: str, choose=lambda spoken: True) -> list[Clip]:
+    """The spoken questions that the rows of `folder` hold (compressed), where `choose(spoken)` accepts them."""
+    return [make_clip(each.samples, each.rate, each.voice, each.text) for each in shipped.questions(folder, split) if choose(each)]
 
 
 def make_clip(samples: np.ndarray, rate: int, voice: str, spoken: str) -> Clip:
@@ -460,9 +455,9 @@ def disturbed(clips: list[Clip]) -> list[Clip]:
 def material(recipe: Recipe, speech_folder: Path, rows: Path | None) -> tuple[list[Clip], list[Clip], list[Clip]]:
     """Clips to train with, to validate with, and those of the voice left out: from what `mmo world build` has spoken, or from the shipped rows."""
     if rows is not None:
-        asked = row_clips(rows / "a2a-train.parquet", lambda row: row["voice"] != recipe.hold_out)
-        left_out = row_clips(rows / "a2a-train.parquet", lambda row: row["voice"] == recipe.hold_out)
-        return asked, row_clips(rows / "a2a-validation.parquet"), left_out
+        asked = shipped_clips(rows, "train", lambda spoken: spoken.voice != recipe.hold_out)
+        left_out = shipped_clips(rows, "train", lambda spoken: spoken.voice == recipe.hold_out)
+        return asked, shipped_clips(rows, "validation"), left_out
 
     def allowed(r: plan.Rendering) -> bool:
         return r.split == "train" and r.voice != recipe.hold_out and not text.WITHHELD_PAIRS & set(text.pairs(r.spoken))
@@ -512,7 +507,7 @@ def measure(folder: Path, speech_folder: Path = SPEECH, rows: Path | None = None
 
     def test_clips(tier: str, voice: str) -> list[Clip]:
         if rows is not None:
-            return row_clips(rows / "a2a-test.parquet", lambda row: row["tier"] == tier and row["voice"] == voice)
+            return shipped_clips(rows, "test", lambda spoken: spoken.tier == tier and spoken.voice == voice)
         return load_clips(speech_folder, "questions", lambda r: r.split == "test" and r.tier == tier and r.voice == voice)
 
     figures: dict = {}
@@ -539,8 +534,8 @@ def main() -> None:
     folder, figures, build, every, workers, start_from, rows = (
         options.pop(name) for name in ("folder", "figures", "build", "every", "workers", "start_from", "rows"))
     recipe = Recipe(**options)
-    shipped = start_from and start_from.resolve() == FOLDER.resolve()  # only of these weights does FIGURES tell
-    earlier = json.loads(FIGURES.read_text(encoding="utf-8")) if shipped else None
+    second = start_from and start_from.resolve() == FOLDER.resolve()  # only of these weights does FIGURES tell
+    earlier = json.loads(FIGURES.read_text(encoding="utf-8")) if second else None
     trainer = train(recipe, folder, build, every=every, workers=workers, start_from=start_from, rows=rows)
     report = {"recipe": asdict(recipe), "parameters": sum(p.numel() for p in trainer.model.parameters()),
               "bytes": sum(path.stat().st_size for path in folder.iterdir()), "seconds": round(trainer.seconds),
