@@ -126,7 +126,6 @@ predict("13.steps", "Steps before the first sound?", None)
 # %%
 generator, config = assistant.generator, assistant.generator.config
 exam = Exam(settings, SIZES[budget], stages=("t2a",))  # test items, as prompts
-longest = max(exam.said, key=lambda item: len(generator.tokenizer.encode(item.truth)))
 
 
 def timeline(axis, prompt):
@@ -149,7 +148,7 @@ def timeline(axis, prompt):
 
 
 figure, axes = plt.subplots(2, 1, figsize=(9, 4.0), sharex=True, layout="constrained")
-streamed = [timeline(axis, prompt) for axis, prompt in zip(axes, (assistant.prompt("What is eleven plus eight?"), exam.text_prompts([longest])[0]))]
+streamed = [timeline(axis, prompt) for axis, prompt in zip(axes, (assistant.prompt("What is eleven plus eight?"), assistant.prompt("Count from three until eight.")))]
 axes[-1].set_xlabel("milliseconds after the question")
 axes[0].legend(loc="upper right", fontsize=8)
 plt.show()
