@@ -37,7 +37,7 @@ from tqdm.auto import tqdm
 
 from mmo.chat import ChatTokenizer
 from mmo.checkpoint import (
-    latest_weights, load_state, random_state, save_state, set_random_state, snapshot_file, snapshots_of, stage_file, with_prefix,
+    latest_weights, load_state, random_state, save_state, set_random_state, snapshot_file, snapshots_of, stage_file, told, with_prefix,
     without_prefix,
 )  # fmt: skip
 from mmo.compiling import Compilation
@@ -570,7 +570,7 @@ class StageRun:
                 if self.profile.talker_from_thinker:
                     start_talker(model)
                     talker = f"its last {len(model.talker.layers)} layers as a start for the Talker's, the rest untrained"
-                say(f"weights: text-pretrained Thinker ({self.profile.thinker_file}), {talker}{self.profile.caution}")
+                say(f"weights: text-pretrained Thinker ({told(self.profile.thinker_file)}), {talker}{self.profile.caution}")
         else:
             path, words = latest_weights(self.profile, self.run_dir, before=self.stage)
             say(words)

@@ -348,7 +348,7 @@ test = open_rows(settings.data_dir / "t2a-test.parquet", config, settings.cache_
 names = {tuple(vector.tolist()): name for name, vector in assistant.voices.items()}
 for number in range(0, len(test), max(1, len(test) // 4)):
     row = test[number]
-    voice = names.get(tuple(torch.as_tensor(row.speaker).float().tolist()))
+    voice = names.get(tuple(torch.tensor(row.speaker).float().tolist()))
     spoken = assistant.ask(row.conversation[-2]["content"], voice=voice, seed=number)
     print(f"asked: {row.conversation[-2]['content']}   wanted: {row.conversation[-1]['content']}")
     display(listen(spoken.samples, spoken.sample_rate, f"{voice}: {spoken.text}"))
