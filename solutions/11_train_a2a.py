@@ -265,8 +265,8 @@ for name, part in (("heard whole", whole), ("something misheard", ~whole)):
         print(f"{name:20} {part.sum():3} questions, {np.mean(np.array(right['spoken'])[part]):.0%} answered rightly")
 
 # %% [markdown]
-# Where the first two figures are near each other, the projector is not the bottleneck; the encoder is. Sometimes the spoken way even wins: features still hold what a
-# single written word has thrown away.
+# Where the first two figures are near each other, the encoder is the bottleneck. Where the first is well below the second, words that the encoder can write did not get through: its features of these voices are
+# unlike those of the training voices, and projector and Thinker have learnt from no others. The questions that were heard whole tell the two apart.
 #
 # **The control.** With the questions swapped among each other, the answers must be wrong. If they are not, the model was guessing from the shape of the prompt.
 
