@@ -545,6 +545,22 @@ def test_outputs_that_were_live_are_kept_as_words(repository):
     assert not kept.metadata.get("widgets") and build.problems(repository) == []
 
 
+def test_a_copy_of_papermill_may_be_laid_in_the_place_of_a_solution(repository):
+    """Its injected cell is left out, and cells are counted without it."""
+    solution = repository / "solutions" / "07_sequence_and_delay.ipynb"
+    notebook = nbformat.read(solution, 4)
+    first = next(place for place, cell in enumerate(notebook.cells) if cell.cell_type == "code")
+    notebook.cells.insert(first + 1, nbformat.v4.new_code_cell('profile = "tiny"', metadata={"tags": ["injected-parameters"]}))
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for number, cell in enumerate(code, 1):
+        cell.execution_count, cell.outputs = number, [nbformat.v4.new_output("execute_result", {"text/plain": cell.source[:9]}, execution_count=number)]
+    nbformat.write(notebook, solution)
+    build.build(repository)
+    kept = [cell for cell in nbformat.read(solution, 4).cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in kept] == [cell.outputs[0].execution_count for cell in kept] == list(range(1, len(code)))
+    assert all(cell.outputs[0].data["text/plain"] == cell.source[:9] for cell in kept) and build.problems(repository) == []
+
+
 def test_work_in_a_learners_notebook_is_kept_when_it_is_restored(repository, tmp_path):
     handed_out = learner(repository).read_bytes()
 

@@ -125,15 +125,22 @@ def marked_for_nbgrader(notebook: NotebookNode) -> NotebookNode:
 
 
 def solved(text: NotebookNode, before: NotebookNode | None) -> NotebookNode:
-    """The solution's notebook; outputs of an earlier execution stay if no code has changed since, what was live in them as words."""
+    """The solution's notebook; outputs of an earlier execution stay if no code has changed since, what was live in them as words.
+
+    The earlier one may be papermill's copy: the cell that it injected is left out.
+    """
     if before and before.metadata.get("widgets"):
         before = settle(before)
     cells = [plain_cell(cell, cell.source, id) for cell, id in zip(text.cells, cell_ids(text.cells))]
     code = [cell for cell in cells if cell.cell_type == "code"]
-    old = [cell for cell in before.cells if cell.cell_type == "code"] if before else []
+    old = [cell for cell in before.cells if cell.cell_type == "code" and "injected-parameters" not in cell.metadata.get("tags", [])] if before else []
     if [cell.source for cell in code] == [cell.source for cell in old]:
-        for cell, earlier in zip(code, old):
-            cell.outputs, cell.execution_count = earlier.outputs, earlier.execution_count
+        injected = before is not None and len(old) < sum(cell.cell_type == "code" for cell in before.cells)
+        for number, (cell, earlier) in enumerate(zip(code, old), 1):
+            cell.outputs, cell.execution_count = earlier.outputs, number if injected and earlier.execution_count else earlier.execution_count
+            for output in cell.outputs:
+                if "execution_count" in output:
+                    output.execution_count = cell.execution_count
     jupytext_about = {"formats": "ipynb,py:percent"}
     return assembled(cells, {"jupytext": jupytext_about, "kernelspec": KERNEL, "language_info": {"name": "python"}})
 
