@@ -453,12 +453,12 @@ with drawing(8.0, 2.8) as figure:
         axes.axhline(100 / number, color=colour, linewidth=0.8, linestyle=":")
     axes.set(ylabel="percent right", ylim=(0, 103))
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    picture = finish(figure, "What a linear probe reads at each depth: the kind of question rises, loudness falls to guessing, the voice to half. Dotted: guessing.")
+    picture = finish(figure, "What a linear probe reads at each depth: the kind of question rises, loudness falls to guessing, the voice to less than half. Dotted: guessing.")
 display(picture)
 reveal("02.voice", scores["voice"][-1], f"percent; loudness {scores['loudness'][-1]}, the kind of question {scores['kind of question'][-1]}")
 
 # %% [markdown]
-# Blue: what the loss asked for rises, block by block. Green: loudness is in plain sight in the frames and gone at the end. You have met one reason, the norm at the entrance; the blocks do the rest. Orange is the surprise: nobody asked for the voice, and half of it is still there, five times what guessing gives. Forgetting costs work, and a loss that only asks for words
+# Blue: what the loss asked for rises, block by block. Green: loudness is in plain sight in the frames and gone at the end. You have met one reason, the norm at the entrance; the blocks do the rest. Orange is the surprise: nobody asked for the voice, and in two sentences of five it can still be told, where naming the most frequent one is right in one of eight. Forgetting costs work, and a loss that only asks for words
 # pays for no more forgetting than it needs.
 #
 # So be careful with "it only keeps the words". What a probe can read, a projector can read too. What it cannot read may still be there, folded away.
@@ -521,7 +521,7 @@ quiz("02")
 # - $\times\,32\,768$, `am.mvn` and dither are conventions. None of them crashes when it is wrong; some are even forgiven.
 # - Rented code may change what you give it. Call it twice and compare.
 # - CTC writes one token a vector at most, and blank for most of them: merge, then drop.
-# - Features say what the loss needed. Words rise, loudness goes, half of the voice stays. Measure, do not guess.
+# - Features say what the loss needed. Words rise, loudness goes, much of the voice stays. Measure, do not guess.
 #
 # **Often mistaken.** *"The encoder hands over text."* It hands over vectors; the CTC head is not used by the omni model at all. *"A mel spectrogram loses the words' order or time."* It loses phases. *"SenseVoice also says
 # language and emotion."* It does when four query vectors are put before the sound; MiniMind-O leaves them out, and so does the tiny encoder.
