@@ -111,7 +111,7 @@ def untied(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
 # --- Writing ---------------------------------------------------------------------------------------------------------
 
 
-SYSTEM_ERROR = re.compile(r"Os \{ code: (\d+)")  # how safetensors tells it
+SYSTEM_ERROR = re.compile(r"(?:Os \{ code: |os error )(\d+)")  # how safetensors tells it
 
 
 @contextmanager
