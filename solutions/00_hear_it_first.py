@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 00 · Hear it first
 #
-# *Takes 40 minutes (tiny) · runs in 26 s on one core (tiny) · builds on nothing before it · 2 exercises, 3 points*
+# *Takes 40 minutes (tiny) · runs in 39 s on one core (tiny) · builds on nothing before it · 2 exercises, 3 points*
 #
 # **At the end** you know what you are going to build, because you have heard it: a small model that is asked in writing, by voice or with a
 # picture, and answers aloud. You know what your machine can run, whether you know enough to begin, and which way through the course is yours.

@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 02 · The speech encoder
 #
-# *Takes 80 minutes (tiny) · runs in 20 s on one core (tiny) · builds on nothing before it · 5 exercises, 15 points*
+# *Takes 80 minutes (tiny) · runs in 36 s on one core (tiny) · builds on nothing before it · 5 exercises, 15 points*
 #
 # **At the end** you have written everything that lies between a sound and its encoder, by hand and to the same numbers. You have read
 # words off its features, and measured what else they still say: who spoke, how loud. And you have heard what is left.

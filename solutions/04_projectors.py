@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 04 · Projectors
 #
-# *Takes 75 minutes (tiny) · runs in 100 s on one core (tiny) · builds on 02, 03 · 4 exercises, 12 points*
+# *Takes 75 minutes (tiny) · runs in 280 s on one core (tiny) · builds on 02, 03 · 4 exercises, 12 points*
 #
 # **At the end** you have given a language model an ear. It has only ever read; you leave every one of its weights as it is, and every
 # one of the speech encoder's. You train two matrices between them, and what it answers begins to follow what was asked aloud. And you

@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 06 · Mixture of experts
 #
-# *Takes 60 minutes (tiny) · runs in 69 s on one core (tiny) · builds on 05 · 4 exercises, 12 points*
+# *Takes 60 minutes (tiny) · runs in 90 s on one core (tiny) · builds on 05 · 4 exercises, 12 points*
 #
 # **At the end** you have built a mixture of experts: a router, the sorting that makes it fast, and the loss that keeps it even. You have seen one expert starve and another one dead,
 # and you can say why the original's router never learns what is right for the task.

@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 15 · Breaking it
 #
-# *Takes 140 minutes (tiny) · runs in 86 s on one core (tiny) · builds on 07, 13 · 6 exercises, 16 points*
+# *Takes 140 minutes (tiny) · runs in 168 s on one core (tiny) · builds on 07, 13 · 6 exercises, 16 points*
 #
 # **At the end** you know where this model loses what, with a number for each place, and you have diagnosed and repaired ten broken runs:
 # the mistakes that everybody makes once, and that no error message tells of.
