@@ -304,7 +304,9 @@ for name, encoder, tried in (("yours, voices known", my_encoder, known), ("yours
     rates[name] = figure.wer
     print(f"{name:20} {100 * figure.wer:3.0f} % of the words wrong (interval {', '.join(f'{100 * edge:.0f}' for edge in figure.interval())}): {100 * figure.deletions:.0f} missing, {100 * figure.substitutions:.0f} others, {100 * figure.insertions:.0f} too many")
 figures = json.loads((settings.data_dir / "figures" / "speech_encoder.json").read_text(encoding="utf-8"))
-sittings = [figures["sitting_before"], figures] if "sitting_before" in figures else [figures]
+sittings = [figures]
+while "sitting_before" in sittings[0]:
+    sittings.insert(0, sittings[0]["sitting_before"])
 print("the shipped encoder's training: " + ", then ".join(f"{each['recipe']['steps']} steps of {each['recipe']['batch']} clips in {each['seconds'] / 60:.0f} minutes" for each in sittings))
 reveal("A2.strangers", round(100 * rates["yours, strangers"]), "percent")
 
