@@ -172,9 +172,9 @@ def profiles(monkeypatch, tmp_path):
     def profile(name=None):
         name = name or "tiny"
         folder = tmp_path / name.split("-")[0]
-        return SimpleNamespace(name=name, stages=stages, judge_dir=None, **{part: folder / part for part in doctor.PARTS})
+        return SimpleNamespace(name=name, stages=stages, judge_dir=None, checkpoint_file=folder / "omni.safetensors", **{part: folder / part for part in doctor.PARTS})
 
-    monkeypatch.setitem(sys.modules, "mmo.profiles", SimpleNamespace(profile=profile))
+    monkeypatch.setitem(sys.modules, "mmo.profiles", SimpleNamespace(profile=profile, runs_root=lambda: tmp_path / "runs"))
     return tmp_path
 
 
