@@ -384,7 +384,8 @@ reveal("10.forgotten", "same" if change[0] <= 0 <= change[1] else "better" if ch
 
 # %% [markdown]
 # Each row of T2A carries its text, too, and its text loss is the rehearsal: what stands in the rows is kept, what does not is left to chance. What else could be forgotten? Nothing: it could neither hear nor see.
-#
+
+# %% [markdown]
 # ## Five questions
 #
 # Every choice says why it is right or wrong.
