@@ -230,6 +230,7 @@ def write(answer: Answer, out: Path) -> None:
     if not len(answer.samples):
         note("The model spoke no sound, so no file was written.")
         return
+    out.parent.mkdir(parents=True, exist_ok=True)
     try:
         soundfile.write(out, answer.samples.clip(-1, 1), answer.sample_rate, subtype="PCM_16")
     except soundfile.LibsndfileError as error:

@@ -18,7 +18,7 @@ def change_cases():
 
 
 HIDDEN = {
-    "12.blind": lambda: [Case(f"{len(seen)} seen, {len(asked)} asked", (seen, asked)) for seen, asked in WORDS],
+    "12.blind": lambda: [Case(f"{len(seen)} seen, {len(asked)} asked, list {number}", (seen, asked)) for number, (seen, asked) in enumerate(WORDS, 1)],
     "12.interval": lambda: [Case(f"{right} of {count} right", (hits(count, right), draws(400, count, seed))) for count, right, seed in ((40, 3, 70), (5, 2, 71), (12, 0, 72))],
     "12.change": change_cases,
 }
