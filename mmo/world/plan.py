@@ -144,8 +144,10 @@ QUESTION_SHARES = {"plus": 16, "minus": 16, "bigger": 12, "smaller": 12, "after"
 
 def question_voice(number: int) -> str:
     """Who asks training question `number`: one of PEOPLE, of PICO_VOICES, of FORMANT_VOICES in turn, and in each of them each in turn."""
-    group = (PEOPLE, PICO_VOICES, FORMANT_VOICES)[number % 3]
-    return group[(number - number // 3 - 1 if number % 3 == 2 else number // 3) % len(group)]
+    if number % 3 == 2:
+        return FORMANT_VOICES[(number - number // 3 - 1) % len(FORMANT_VOICES)]  # every second one, round and round: 27 is odd, so each has its turn
+    group = PICO_VOICES if number % 3 else PEOPLE
+    return group[number // 3 % len(group)]
 
 
 def question_plan(seed: int = 1) -> list[Rendering]:
