@@ -39,13 +39,12 @@ from mmo import measures
 from mmo.assistant import Assistant
 from mmo.checkpoint import latest_weights, snapshots_of, stage_file
 from mmo.course import check, exercise, hint, predict, quiz, reveal, solution
-from mmo.course.cost import try_pass
+from mmo.course.cost import print_beside, try_passes
 from mmo.course.pictures import show_maps
 from mmo.data import find_files
 from mmo.display import LossCurves, listen
 from mmo.examination import SIZES, Candidate, Exam, of_tier
 from mmo.measures import words
-from mmo.omni import load_model
 from mmo.profiles import profile as find_profile
 from mmo.profiles import run_dir
 from mmo.rows import parse_conversation
@@ -140,10 +139,7 @@ for stage in passes:
 
 # %%
 before, which = latest_weights(settings, run, before="i2t")
-trials = []
-for stage in passes:
-    trials.append(try_pass(settings, stage, load_model(before), exam.encoders))
-    print(trials[-1], f"({trials[-1].opening:.0f} s to open its files, features included where they were not kept)")
+trials = try_passes(settings, passes, before, exam.encoders)
 print(f"this kernel has held {peak_memory(settings.device()) / 1e6:.0f} MB at most so far")
 predict("12.minutes", f"{' and '.join(str(stage.steps) for stage in passes)} updates: how many minutes will both passes take together?", None)
 
@@ -156,11 +152,7 @@ with LossCurves(run / "log" / "i2t.jsonl", "I2T"):
     result = train(settings, "i2t", budget, run, snapshots=True)
 
 # %%
-log = read_log(result.log_file)
-for trial in trials:
-    own = [entry for entry in log if entry["pass"] == trial.name]
-    seconds = sum(entry["seconds"] for entry in own)
-    print(f"{trial.name:14} {seconds / max(1, len(own)):.2f} s an update ({trial.seconds:.2f} when tried), {sum(entry['positions'] for entry in own) / seconds:.0f} positions a second ({trial.positions / trial.seconds:.0f})")
+print_beside(trials, read_log(result.log_file))
 print(f"at most {result.memory / 1e6:.0f} MB")
 reveal("12.minutes", round(result.seconds / 60, 1), "minutes, with looking at held-out rows and saving")
 

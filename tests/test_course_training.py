@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmo.chat import ChatTokenizer
 from mmo.config import IGNORE, Draws
-from mmo.course.cost import WARM, try_pass
+from mmo.course.cost import WARM, Tried, print_beside, try_pass
 from mmo.course.tasks import errors, training, trusting
 from mmo.data import Batches, Corpus, Layout, disturb
 from mmo.measures import interval
@@ -122,3 +122,10 @@ def test_a_pass_is_tried_on_the_batches_that_it_will_begin_with():
     assert (tried.rows, tried.positions, tried.speaking) == (len(batch.names), batch.size, 1.0)
     assert tried.useful == batch.useful / batch.size
     assert tried.minutes == stage.steps * tried.seconds / 60 > 0
+
+
+def test_what_was_told_stands_beside_what_it_took(capsys):
+    told = Tried("a2a", steps=3, seconds=0.2, opening=1.0, rows=20, positions=1000, useful=1.0, speaking=0.9)
+    log = [{"pass": "a2a", "seconds": 0.5, "positions": 1000}, {"pass": "a2a", "seconds": 0.3, "positions": 1000}, {"pass": "a2a-projector", "seconds": 9, "positions": 1}]
+    print_beside([told], log)
+    assert capsys.readouterr().out.split() == "a2a 0.40 s an update (0.20 when tried), 2500 positions a second (5000)".split()

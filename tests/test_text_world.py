@@ -178,3 +178,12 @@ def test_plans_are_as_large_and_as_varied_as_promised(answers, questions):
     assert len(voices["train"]) >= 8 and len(voices["test"]) == 2
     assert not voices["train"] & (voices["test"] | voices["validation"])
     assert [r.id for r in answers] == list(range(len(answers)))
+
+
+def test_every_training_voice_has_its_turn(questions):
+    asked = Counter(r.voice for r in questions if r.split == "train")
+    groups = (plan.PEOPLE, plan.PICO_VOICES, plan.KOKORO_VOICES, plan.HIBARI_VOICES, plan.FORMANT_VOICES)
+    assert set(asked) == {voice for group in groups for voice in group}
+    for group in groups:
+        counts = [asked[voice] for voice in group]
+        assert max(counts) - min(counts) <= 1, dict(zip(group, counts))

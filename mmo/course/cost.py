@@ -1,7 +1,8 @@
 """What a pass of training will cost, told by a few of its updates.
 
-    tried = try_pass(settings, stage, load_model(before), default_encoders(settings, device))
-    tried.seconds, tried.minutes        # an update, and all of them, on this machine as it is
+    trials = try_passes(settings, passes, before, default_encoders(settings, device))     # prints a line for each
+    trials[0].seconds, trials[0].minutes     # an update, and all of them, on this machine as it is
+    print_beside(trials, read_log(result.log_file))     # after training: what it took
 
 The updates are thrown away, and so is the model that they were tried on.
 """
@@ -9,13 +10,15 @@ The updates are thrown away, and so is the model that they were tried on.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 from mmo.chat import ChatTokenizer
 from mmo.config import StageConfig
 from mmo.data import Batch, Batches, Layout
-from mmo.omni import OmniModel
+from mmo.omni import OmniModel, load_model
 from mmo.profiles import Profile
 from mmo.training import Encoders, Stepper, open_corpora
 
@@ -70,3 +73,23 @@ def try_pass(profile: Profile, stage: StageConfig, model: OmniModel, encoders: E
         useful=sum(batch.useful for batch in counted) / sum(batch.size for batch in counted),
         speaking=sum(bool(batch.spoken) for batch in counted) / updates,
     )  # fmt: skip
+
+
+def try_passes(profile: Profile, passes: Sequence[StageConfig], weights: Path, encoders: Encoders) -> list[Tried]:
+    """Try every pass of a stage, each on the weights as they are now, and print what it showed."""
+    trials = []
+    for stage in passes:
+        trials.append(try_pass(profile, stage, load_model(weights), encoders))
+        print(trials[-1], f"({trials[-1].opening:.0f} s to open its files, features included where they were not kept)")
+    return trials
+
+
+def print_beside(trials: Sequence[Tried], log: Sequence[dict]) -> None:
+    """Print what each pass took, from the entries of its training's log, beside what was told of it."""
+    for trial in trials:
+        own = [entry for entry in log if entry["pass"] == trial.name]
+        seconds = sum(entry["seconds"] for entry in own)
+        print(
+            f"{trial.name:14} {seconds / max(1, len(own)):.2f} s an update ({trial.seconds:.2f} when tried), "
+            f"{sum(entry['positions'] for entry in own) / seconds:.0f} positions a second ({trial.positions / trial.seconds:.0f})"
+        )

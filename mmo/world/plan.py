@@ -12,9 +12,14 @@ from dataclasses import dataclass
 
 from . import text
 
-# Who asks in training: in turn one of three voices of people, one of SVOX Pico's two at three pitches, and eSpeak NG, whose variants are many throats.
+# Who asks in training: in turn one of three voices of people, one of a synthesiser that learnt from people, and eSpeak NG, whose variants are many throats.
 PEOPLE = ("joe", "slt", "awb")
 PICO_VOICES = ("pico-us+100", "pico-gb+100", "pico-us+65", "pico-gb+65", "pico-us+140", "pico-gb+140")  # accent, pitch in percent
+KOKORO_VOICES = (  # "alpha+kumo" is half the one and half the other
+    "kokoro-kumo", "kokoro-alpha", "kokoro-alpha+kumo", "kokoro-gongitsune", "kokoro-gongitsune+kumo", "kokoro-nezumi",
+    "kokoro-nezumi+kumo", "kokoro-tebukuro", "kokoro-tebukuro+kumo", "kokoro-alpha+nezumi", "kokoro-gongitsune+tebukuro",
+)
+HIBARI_VOICES = ("hibari+100", "hibari+88", "hibari+115")  # size of the throat: pitch and formants in percent
 FORMANT_VOICES = (
     "en-us+m3", "en-us+f2", "en-gb+m7", "en-gb+f4", "en-gb-scotland+m1", "en-us+f5", "en-029+m5", "en-gb-x-rp+f1", "en-us+m8",
     "en-us+klatt2", "en-gb+klatt4", "en-us+Alex", "en-gb-x-gbcwmd+m2", "en-us+linda", "en-gb-x-gbclan+m6", "en-us-nyc+steph", "en-us+paul",
@@ -143,11 +148,16 @@ QUESTION_SHARES = {"plus": 16, "minus": 16, "bigger": 12, "smaller": 12, "after"
 
 
 def question_voice(number: int) -> str:
-    """Who asks training question `number`: one of PEOPLE, of PICO_VOICES, of FORMANT_VOICES in turn, and in each of them each in turn."""
+    """Who asks training question `number`: PEOPLE, a learnt voice and FORMANT_VOICES in turn; the learnt ones are Pico, Kokoro and Hibari in turn.
+
+    In each group each has its turn.
+    """
     if number % 3 == 2:
         return FORMANT_VOICES[(number - number // 3 - 1) % len(FORMANT_VOICES)]  # every second one, round and round: 27 is odd, so each has its turn
-    group = PICO_VOICES if number % 3 else PEOPLE
-    return group[number // 3 % len(group)]
+    if number % 3 == 0:
+        return PEOPLE[number // 3 % len(PEOPLE)]
+    group = (PICO_VOICES, KOKORO_VOICES, HIBARI_VOICES)[number // 3 % 3]
+    return group[number // 9 % len(group)]
 
 
 def question_plan(seed: int = 1) -> list[Rendering]:

