@@ -400,10 +400,10 @@ for voice in sorted({each["voice"] for each in test}):
 # %% [markdown]
 # ## What survives, and what is lost
 #
-# The encoder was asked for words and for nothing else. Its training sounds came in 36 voices, at all loudnesses. One would think that it learns to forget both.
+# The encoder was asked for words and for nothing else. Its training sounds came in 50 voices, at all loudnesses. One would think that it learns to forget both.
 #
 # We ask with a **linear probe** (notebook 03 builds it by hand): one matrix from a sound's mean vector to the classes of one property, fitted on some sentences, tested on
-# *other sentences*. Three properties: which of 36 voices; how loud (we play each sound at a random level, in four steps); which of seven kinds of question. We ask the frontend's
+# *other sentences*. Three properties: which of 50 voices; how loud (we play each sound at a random level, in four steps); which of seven kinds of question. We ask the frontend's
 # frames first, then the output of each block.
 
 # %%

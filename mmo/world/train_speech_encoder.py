@@ -4,7 +4,7 @@
     python -m mmo.world.train_speech_encoder --start-from data/tiny/speech_encoder     # a second sitting, from finished weights
     python -m mmo.world.train_speech_encoder --start-from data/tiny/speech_encoder --rows data/tiny …   # hears the shipped rows
 
-Heard in training: the spoken questions (36 voices) and a share of the spoken answers (two voices), split `train` only. Thirty-six
+Heard in training: the spoken questions (50 voices) and a share of the spoken answers (two voices), split `train` only. Fifty
 voices are few, so every clip is changed anew each time: speed, formants, room, microphone, noise (`mmo/augmentation.py`).
 The CTC head writes whole words at the last block. A second, training-only CTC head writes phones half-way up: it makes rare words share
 what common words teach (Sanabria & Metze, "Hierarchical multitask learning with CTC", 2018).
