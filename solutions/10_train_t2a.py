@@ -14,7 +14,7 @@
 # *Takes 90 minutes (tiny) · builds on 05, 07 · 4 exercises, 10 points*
 #
 # **At the end** you have a model of five million weights that writes an answer and reads it aloud, in two voices, in sentences it
-# never heard. It started this notebook mute: its Thinker knows the world's text, its Talker is random.
+# never heard. It begins this notebook mute: its Thinker knows the world's text, its Talker is random.
 #
 # **You need** the row of notebook 07; from the Talker only this: at each position it gets the Thinker's hidden state and the codes so far,
 # and gives one distribution for each of the eight codebooks.
