@@ -255,7 +255,8 @@ ways = {
 }
 right = {way: [measures.same_words(text, truth) for text, truth in zip(texts, truths)] for way, texts in ways.items()}
 for way, hits in right.items():
-    print(f"{way:28} {np.mean(hits):5.0%} right   95 % interval {measures.share_interval(hits)}")
+    low, high = measures.share_interval(hits)
+    print(f"{way:28} {np.mean(hits):5.0%} right   (95 % interval: {low:.0%} to {high:.0%})")
 reveal("11.right", round(100 * float(np.mean(right["spoken"]))), "percent")
 
 # %%

@@ -29,6 +29,7 @@ budget = "full"
 # %matplotlib inline
 from collections import Counter
 from dataclasses import replace
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -65,7 +66,7 @@ def gallery(items, captions):
     figure, axes = plt.subplots(1, len(items), figsize=(2.3 * len(items), 3.0))
     for axis, item, caption in zip(axes, items, captions):
         axis.imshow(read_picture(item.picture))
-        axis.set_title(caption, fontsize=7, wrap=True)
+        axis.set_title(fill(caption, 26), fontsize=7)
         axis.axis("off")
     plt.show()
 
