@@ -160,7 +160,7 @@ tables = torch.stack(tables)  # (3 tables, 8 entries, 2)
 def show_steps(steps: list[tuple[Tensor, Tensor]]):
     """For each step the points, the entries, and which region of the plane belongs to which entry."""
     widest = reach = float(steps[0][0].abs().quantile(0.995)) * 1.1
-    with drawing(3.0 * len(steps), 3.15) as figure:
+    with drawing(3.0 * len(steps), 3.4) as figure:
         for number, (axes, (points, table)) in enumerate(zip(figure.subplots(1, len(steps)), steps)):
             reach = float(points.abs().quantile(0.995)) * 1.1
             line = torch.linspace(-reach, reach, 200)
@@ -470,6 +470,8 @@ predict("01.ratio", "By what factor is Mimi's stream (8 codebooks of 2048 codes)
 # ## Exercise: bits a second
 #
 # *Exercise 01.bitrate · difficulty ●○○ · importance ●●○ · 5 minutes · 2 points · stuck? `hint("01.bitrate")`*
+#
+# One code out of $C$ is worth as many bits as it takes to tell $C$ things apart, which need not be a whole number. How many bits is a second of codes?
 
 # %%
 @exercise("01.bitrate")
@@ -528,6 +530,8 @@ predict("01.use", f"Of codebook 0's {C} codes: how many are in use, in the sense
 # ## Exercise: codes in use
 #
 # *Exercise 01.perplexity · difficulty ●●○ · importance ●●○ · 8 minutes · 3 points · stuck? `hint("01.perplexity")`*
+#
+# The shares $p_j$ are counted from the codes given. A code that never occurs adds nothing: $0 \log 0$ counts as 0.
 
 # %%
 @exercise("01.perplexity")

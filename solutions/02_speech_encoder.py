@@ -383,9 +383,9 @@ for name in ways(sound):
 reveal("02.forgot", max(errors, key=errors.get))
 
 # %% [markdown]
-# The two errors that move the numbers most, the factor and the file, cost little or nothing. Why? A factor on the samples is a constant on all logarithms, and the first thing in the first block is a
-# LayerNorm: it takes the mean of the 560 numbers off and divides by their deviation. The stacking is another matter: the numbers look right, and 50 of every 60 ms are gone. Do not build on being forgiven: with a
-# threshold, a floor or another encoder it ends.
+# The two errors that move the numbers most are the factor and the file. Compare what they cost with "nothing forgotten": there is a reason why it can be so little. A factor on the samples is a constant on all
+# logarithms, and the first thing in the first block is a LayerNorm: it takes the mean of the 560 numbers off and divides by their deviation. The stacking is another matter: the numbers look right, and 50 of every
+# 60 ms are gone. (Two dozen sentences are few: a difference of one or two percent is chance.) Do not build on being forgiven: with a threshold, a floor or another encoder it ends.
 #
 # How well does it hear voices that no part of it was trained on? Words wrong, of all words said:
 
@@ -453,13 +453,13 @@ with drawing(8.0, 2.8) as figure:
         axes.axhline(100 / number, color=colour, linewidth=0.8, linestyle=":")
     axes.set(ylabel="percent right", ylim=(0, 103))
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    picture = finish(figure, "What a linear probe reads at each depth: the kind of question rises, loudness falls to guessing, the voice to less than half. Dotted: guessing.")
+    picture = finish(figure, "What a linear probe reads at each depth, percent right from the frames to the features: " + ", ".join(f"{name} {found[0]} to {found[-1]}" for name, found in scores.items()) + ". Dotted: guessing.")
 display(picture)
 reveal("02.voice", scores["voice"][-1], f"percent; loudness {scores['loudness'][-1]}, the kind of question {scores['kind of question'][-1]}")
 
 # %% [markdown]
-# Blue: what the loss asked for rises, block by block. Green: loudness is in plain sight in the frames and gone at the end. You have met one reason, the norm at the entrance; the blocks do the rest. Orange is the surprise: nobody asked for the voice, and in two sentences of five it can still be told, where naming the most frequent one is right in one of eight. Forgetting costs work, and a loss that only asks for words
-# pays for no more forgetting than it needs.
+# Blue: what the loss asked for rises, block by block. Green: loudness is in plain sight in the frames and gone at the end. You have met one reason, the norm at the entrance; the blocks do the rest. Orange is the surprise: nobody asked for the voice. Compare the last figure of its line with the one under "frequent", which is what naming always the same voice would give. Whatever lies above it is left of the voice. Forgetting
+# costs work, and a loss that only asks for words pays for no more forgetting than it needs.
 #
 # So be careful with "it only keeps the words". What a probe can read, a projector can read too. What it cannot read may still be there, folded away.
 #
@@ -491,7 +491,7 @@ for each in chosen:
         display(listen(again / again.abs().max(), SAMPLE_RATE, f"{each['voice']}, {name}: {each['text']}"))
 
 # %% [markdown]
-# Compare the two voices in their last version, and look at the two spectrograms: the words' outlines are there, the fine comb of the pitch is not. A linear map can read *which*
+# Compare the two voices in their last version, and look at the two spectrograms: the words' outlines are there, the fine comb of the pitch is not. (The encoder's transcript of it is no measure: it was never trained on such a rasp, and may hear other words.) A linear map can read *which*
 # voice it was from a whole sentence's mean, and still cannot give the voice back.
 #
 # For the course this means: the Thinker, which reads these features, can answer what was said. How loud it was, how it was sung, where the stress lay: what is lost here, nothing behind it can bring back.

@@ -236,6 +236,8 @@ predict("03.start", "64 pictures, 64 captions, nothing learnt, bias 0: what is t
 # ## Exercise: the sigmoid loss of a batch
 #
 # *Exercise 03.sigmoid_loss · difficulty ●●● · importance ●●● · 12 minutes · 4 points · stuck? `hint("03.sigmoid_loss")`*
+#
+# The formula above, for any table of pairs: there may be more captions than pictures ($N \ne B$), and `together` says which pairs are true. `scale` is $t$, `bias` is $b$; all $B \cdot N$ pairs are summed, then divided by $B$.
 
 # %%
 @exercise("03.sigmoid_loss")
@@ -286,7 +288,7 @@ display(show_maps([logits[:12, :12].sigmoid()], ["'they belong together' (rows: 
 #
 # *Exercise 03.probe · difficulty ●●○ · importance ●●○ · 10 minutes · 3 points · stuck? `hint("03.probe")`*
 #
-# Ridge regression in closed form: $W = (X^\top X + \lambda I)^{-1} X^\top Y$, where $X$ is features with a last column of ones and $Y$ is one-hot.
+# Ridge regression in closed form: $W = (X^\top X + \lambda I)^{-1} X^\top Y$, where $X$ is features with a last column of ones, $Y$ is one-hot, and $\lambda$ is `strength`, the same for all columns.
 
 # %%
 @exercise("03.probe")
@@ -388,7 +390,8 @@ for by in (1, 3, 6, size):
           f"their mean by {100 * (moved(by) - here).mean(dim=0).norm() / (other - here).mean(dim=0).norm():3.0f} %")
 
 # %% [markdown]
-# The distances say how much changes, not what. And whatever size a picture has when it comes in, it is first made 96 by 96: what is smaller than a pixel then is gone before
+# Look at the last line: moved by a whole patch, the mean of the 64 is nearly what it was, for the same patches stand one place further. Moved by a part of one, each patch shows something new. The distances say
+# how much changes, not what. And whatever size a picture has when it comes in, it is first made 96 by 96: what is smaller than a pixel then is gone before
 # the first layer. The real encoder is built the same way, with 256 pixels and patches of 32: 64 vectors too. A page of small print has more letters than that.
 
 # %% [markdown]

@@ -402,7 +402,7 @@ for (asked, true, given), written in zip(three, before):
 reveal("04.after", round(100 * figures["aloud, projector trained"][1]), "percent")
 
 # %% [markdown]
-# It hears: with another question's sound the loss is far higher, and fewer tokens are right. So it is this sound that helps. Yet it is far from what it can do in writing, and hardly an answer is right to its end. The shape of the answer
+# It hears: with another question's sound the loss is far higher, and fewer tokens are right. So it is this sound that helps. Yet it is far from what it can do in writing: compare the shares of whole answers. The shape of the answer
 # comes first ("… plus … is …"), the numbers in it come last.
 #
 # ## The clocks do not match either
@@ -465,7 +465,7 @@ display(picture)
 reveal("04.clocks", round(100 * figures["aloud, one vector a word"][1]), "percent")
 
 # %% [markdown]
-# Two matrices of the same size, but on a clock that the Thinker knows, and more answers are right to their end. (A few questions, like those printed, show little; the share of all answers counts.)
+# Two matrices of the same size, but on a clock that the Thinker knows. How many more answers are right to their end? (A few questions, like those printed, show little; the share of all answers counts.)
 #
 # Is the difference larger than chance? Both trainings once more, with other first weights and the rows in another order:
 

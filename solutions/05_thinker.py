@@ -421,7 +421,7 @@ print(f"{STEPS} steps in {time.perf_counter() - started:.0f} s")
 reveal("05.start", round(losses[0], 2), f"(the logarithm of {V} is {math.log(V):.2f})")
 
 # %% [markdown]
-# Each token of $V$ as likely as any other, $p = 1/V$, is a loss of $\ln V$; random weights are not quite that even, so it begins a little above. What it wrote on the way, with *your* functions around its
+# Each token of $V$ as likely as any other, $p = 1/V$, is a loss of $\ln V$. Random weights give nearly that: their first guess is almost even. What it wrote on the way, with *your* functions around its
 # weights:
 
 # %%
@@ -444,9 +444,9 @@ for name, turns in asked.items():
     print(f"{name:30} yours: {found[0]}   shipped: {found[1]}")
 
 # %% [markdown]
-# Read the answers from top to bottom. First it knows that answers begin with a capital and end with a full stop; then the commonest words and the shape of a sentence; then it copies what it is asked to read
-# aloud, which serves for every sentence, also one that it never read. Facts come last: each sum is one of hundreds and has to be met many times. So one loss stands for very unlike things, and a Thinker that
-# repeats your sentence word for word may not know what three plus four is. The rest is patience: the same curve, further on.
+# Read the answers from top to bottom. First it knows that answers begin with a capital and end with a full stop; then the commonest words and the shape of a sentence. What comes then comes at three speeds: look at
+# *your* column of the table. To read aloud is to copy, a skill that serves for every sentence, also one that it never read. A sum is one of hundreds, and each has to be met many times. "Where is it?" asks for more than a
+# copy: the relation must be turned round. So one loss stands for very unlike things, and a Thinker that repeats your sentence word for word may not know what three plus four is. The rest is patience: the same curve, further on.
 
 # %% [markdown]
 # ## Four questions
@@ -463,7 +463,7 @@ quiz("05")
 # - RoPE turns queries and keys; what meets in attention is the distance.
 # - Key heads are shared to save cache; the mask is one comparison, cache or not.
 # - The same weights in your functions and in `mmo.thinker` give the same states, and text.
-# - Pretraining begins at $\ln V$ and asks one thing only: the next token. Copying is learnt before facts.
+# - Pretraining begins at $\ln V$ and asks one thing only: the next token. One loss, and behind it copying, facts and relations, each at its own speed.
 #
 # **Often mistaken.** *"The cache makes another model."* It gives the same numbers with less work. *"The model knows the question from the answer."* It sees one row of
 # tokens; roles are tokens too. *"The Talker will get these words."* It gets hidden states, from the middle of this very stack.

@@ -197,7 +197,7 @@ reveal("07.worse", max(("late", "staircase"), key=distances.get))
 
 # %% [markdown]
 # All codebooks late together is the same sentence 80 ms later. Codebooks late *against each other* refine the wrong frame: that is
-# the sound of a delay that is off by one. Keep it in your ear. It looks like nothing in a loss curve's first hour.
+# the sound of a delay that is off by one. Keep it in your ear: where only the way back is wrong, no loss curve shows it.
 
 # %% [markdown]
 # ## The whole row

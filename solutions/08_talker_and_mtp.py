@@ -732,7 +732,7 @@ reveal("08.zeroed", int(rise_by_codebook.argmax()), f"(by {float(rise_by_codeboo
 # %%
 witnesses = {"look": "words: another answer's bridge", "told": "padding: another answer's bridge", "continue": "codes said so far: hidden"}
 loss_0 = {word: float(table[name][0]) for word, name in witnesses.items()}
-reveal("08.knows", max(loss_0, key=loss_0.get), f"above all: with the other answer's words the loss of codebook 0 is {loss_0['look']:.1f}, with its padding {loss_0['told']:.1f}, without the codes said so far {loss_0['continue']:.1f}")
+reveal("08.knows", max(loss_0, key=loss_0.get), f"(loss of codebook 0: with the other answer's words {loss_0['look']:.1f}, with its padding {loss_0['told']:.1f}, without the codes said so far {loss_0['continue']:.1f})")
 
 # %% [markdown]
 # Compare the two lines about the padding. With zeros there the loss rises a good deal; with the padding of *another sentence* hardly at all. So nothing about the words is read there. A zero is not "nothing": it is an input that was never

@@ -96,7 +96,7 @@ with drawing(9.0, 2.0) as figure:
     picture = finish(figure, "The waveform, and the change: nothing before the exchanged frame, and an echo behind it.")
 display(picture)
 print(f"first changed sample: {first_changed} = {first_changed / N:.2f} frames")
-reveal("09.causal", first_changed // N, "is the first")
+reveal("09.causal", first_changed // N)
 
 # %% [markdown]
 # Two things are in this picture. Nothing changes *before* the frame: so frame 0 can be played before frame 1 exists. And something changes long *behind* it:
@@ -690,7 +690,7 @@ later = timeline(found[8])[0][:1], timeline(found[1])[0][:1]
 reveal("09.pieces", round(later[0][0] - later[1][0]) if all(later) else "nothing, for there was no sound", "ms later")
 
 # %% [markdown]
-# Here the first sound may be played at once, for each piece is ready long before the one before it has been played. Let one piece be late, once, by a third of a second:
+# Here the first sound may be played at once: each piece is ready long before the one in front of it has been played to its end. Let one piece be late, once, by a third of a second:
 
 # %%
 at, plays, _ = timeline(found[1])

@@ -14,7 +14,7 @@
 # *Takes 90 minutes (tiny) · builds on 05, 07 · 4 exercises, 10 points*
 #
 # **At the end** you have a model of five million weights that writes an answer and reads it aloud, in two voices, in sentences it
-# never heard. It started this notebook mute: its Thinker knows the world's text, its Talker is random.
+# never heard. It begins this notebook mute: its Thinker knows the world's text, its Talker is random.
 #
 # **You need** the row of notebook 07; from the Talker only this: at each position it gets the Thinker's hidden state and the codes so far,
 # and gives one distribution for each of the eight codebooks.
@@ -339,18 +339,15 @@ reveal("10.first", first[0] if len(first) == 1 else "both at once" if first else
 #
 # ## Sentences it never heard
 #
-# Tier `sentence`: the fact was known as text, the sentence was never spoken in training. Text and speech come from one pass.
+# Tier `sentence`: the fact was known as text, the sentence was never spoken in training. Two of them, each in every voice; text and speech come from one pass.
 
 # %%
 assistant = Assistant.load(settings, run)
 print(assistant.which)
-test = open_rows(settings.data_dir / "t2a-test.parquet", config, settings.cache_dir())
-names = {tuple(vector.tolist()): name for name, vector in assistant.voices.items()}
-for number in range(0, len(test), max(1, len(test) // 4)):
-    row = test[number]
-    voice = names.get(tuple(torch.tensor(row.speaker).float().tolist()))
-    spoken = assistant.ask(row.conversation[-2]["content"], voice=voice, seed=number)
-    print(f"asked: {row.conversation[-2]['content']}   wanted: {row.conversation[-1]['content']}")
+for number, item in enumerate(spread_voices(of_tier(exam.said, "sentence"), 2)):
+    voice = item.voice if item.voice in assistant.voices else None
+    spoken = assistant.ask(item.question, voice=voice, seed=number)
+    print(f"asked: {item.question}   wanted: {item.truth}")
     display(listen(spoken.samples, spoken.sample_rate, f"{voice}: {spoken.text}"))
 
 # %% [markdown]

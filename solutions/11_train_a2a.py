@@ -248,7 +248,8 @@ ways = {
 }
 right = {way: [measures.same_words(text, truth) for text, truth in zip(texts, truths)] for way, texts in ways.items()}
 for way, hits in right.items():
-    print(f"{way:28} {np.mean(hits):5.0%} right   95 % interval {measures.share_interval(hits)}")
+    low, high = measures.share_interval(hits)
+    print(f"{way:28} {np.mean(hits):5.0%} right   (95 % interval: {low:.0%} to {high:.0%})")
 reveal("11.right", round(100 * float(np.mean(right["spoken"]))), "percent")
 
 # %%
@@ -332,7 +333,7 @@ quiz("11")
 #
 # - The projector is a dictionary from sounds to the Thinker's own language, and it is learnt against two frozen sides first.
 # - It can only be as good as the frozen encoder; the encoder's own transcript, read as text, tells how good that is.
-# - What is not rehearsed is forgotten; a little text in each batch keeps it.
+# - What is not rehearsed may be forgotten; a little text in each batch keeps it, and a count before and after says whether it did.
 #
 # **Often mistaken.** *"The Thinker gets the words."* It gets a vector every 60 ms, and no word is written anywhere. *"The audio loss trains hearing."* It trains speaking; hearing is learnt from the text loss.
 #

@@ -18,7 +18,8 @@
 #
 # **You need** notebook 11's model (or the shipped one); that a picture is 64 vectors, one a patch (notebook 03).
 #
-# **The claim.** The same recipe again: a frozen encoder, two linear layers, placeholders. Sight costs the model no new part, but it pushes out what is not rehearsed.
+# **The claim.** The same recipe again: a frozen encoder, two linear layers, placeholders. Sight costs the model no new part. What it costs is rehearsal: half of the rows of its second pass
+# teach again what was learnt before, and you count whether that was enough.
 
 # %% tags=["parameters"]
 profile = "tiny"
@@ -28,6 +29,7 @@ budget = "full"
 # %matplotlib inline
 from collections import Counter
 from dataclasses import replace
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -63,7 +65,7 @@ def gallery(items, captions):
     figure, axes = plt.subplots(1, len(items), figsize=(2.3 * len(items), 3.0))
     for axis, item, caption in zip(axes, items, captions):
         axis.imshow(read_picture(item.picture))
-        axis.set_title(caption, fontsize=7, wrap=True)
+        axis.set_title(fill(caption, 26), fontsize=7)
         axis.axis("off")
     plt.show()
 
@@ -135,7 +137,7 @@ for stage in passes:
     print(f"{stage.name:14} learning: {stage.trainable:12} {stage.steps} steps, rehearsal: {', '.join(f'{each.share:.0%} {each.data[0]}' for each in stage.rehearsal) or 'none'}")
 
 # %% [markdown]
-# What will it cost? Again a few updates of each pass on the clock, thrown away. A picture takes 64 positions: more than a spoken question, and more than its caption.
+# What will it cost? Again a few updates of each pass on the clock, thrown away. A picture takes 64 positions: more than most spoken questions, and far more than its caption.
 
 # %%
 before, which = latest_weights(settings, run, before="i2t")
@@ -332,7 +334,7 @@ quiz("12")
 #
 # - Three stages, one set of weights: it reads, hears, sees and speaks.
 # - A share of hits means little without its interval, and nothing without its control.
-# - What is rehearsed stays.
+# - What is rehearsed can stay. Whether it did is counted, question by question.
 #
 # **Often mistaken.** *"It saw the caption's words in the picture."* It saw 64 vectors; words are its own. *"A wrong word means bad eyes."* Look at its errors: whether a thing is seen and whether it is named first
 # are two skills.

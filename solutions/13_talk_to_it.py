@@ -20,7 +20,7 @@
 # (notebook 01), and these lie on a diagonal (notebook 07).
 #
 # **The claim.** It speaks while it still writes: the first sound comes after a fixed number of steps, however long the answer is, and each second of speech
-# takes less than a second to make, on a plain CPU. So once it has begun to speak it need not pause.
+# takes less than a second to make, on a plain CPU. So, on average, it stays ahead of what is being played.
 
 # %% tags=["parameters"]
 profile = "tiny"
@@ -87,7 +87,7 @@ for question in ("Hello.", "Which is bigger, nine or twelve?", "What is the oppo
 # ## Ask aloud
 #
 # The question below is from the test set, in a voice that was in no training. For your own, record a few seconds to a file (any program does; WAV, FLAC, Ogg and MP3 are read), put its path into `own_recording`, and ask something of its world. A second try in other words
-# is worth it: of all three ways to ask, this is the one in which it errs most.
+# is worth it: it never heard your voice.
 
 # %%
 own_recording = None  # "question.wav"

@@ -105,6 +105,9 @@ reveal("14.memory", round(held[MIXED] / held[DENSE], 2), "times")
 # ## Exercise: by name
 #
 # *Exercise 14.names · difficulty ●○○ · importance ●●○ · 6 minutes · 2 points · stuck? `hint("14.names")`*
+#
+# What upcycling needs is a list of names. In the mixture `layers.0.mlp.up_proj.weight` has become `layers.0.mlp.experts.0.up_proj.weight`, `layers.0.mlp.experts.1.up_proj.weight` and so on. Give the names that a dense weight is
+# copied to, experts in order.
 
 # %%
 @exercise("14.names")
@@ -155,7 +158,7 @@ assert abs(start[DENSE]["audio"] - start[MIXED]["audio"]) < 1e-3
 # **Predict** before you run it:
 
 # %%
-predict("14.step", "How many times the dense model's seconds does one training step of the mixture take?", None)
+display(predict("14.step", "How many times the dense model's seconds does one training step of the mixture take?", None))
 predict("14.equal_steps", "Whose held-out audio loss is lower after the same number of steps: 'dense', 'mixture' or 'even' (within 0.02)?", None)
 
 # %%
@@ -202,7 +205,7 @@ for name in PAIR:
     print(f"{name:10} {1000 * typical[name]['step']:6.0f} ms a step: {1000 * rest:.0f} forward and backward, {1000 * typical[name]['optimiser']:.0f} optimiser;   {positions / updates / typical[name]['step']:.0f} positions a second")
 ratio = typical[MIXED]["step"] / typical[DENSE]["step"]
 apart = curve[DENSE][-1][2] - curve[MIXED][-1][2]
-reveal("14.step", round(ratio, 2), "times")
+display(reveal("14.step", round(ratio, 2), "times"))
 reveal("14.equal_steps", "even" if abs(apart) < 0.02 else "mixture" if apart > 0 else "dense")
 
 # %% [markdown]
@@ -237,7 +240,7 @@ print(f"                      after {moment:.0f} seconds each: " + ", ".join(f"{
 # %% [markdown]
 # ## Speaking
 #
-# In decoding a step has one position a row. One row needs one expert a layer: hardly more work than the dense model's. Eight rows spread over all experts, and each expert's product is small. The seconds are those of one step, since two models need not answer at equal length:
+# In decoding a step has one position a row. One row needs one expert a layer: hardly more arithmetic than the dense model's, but a router and a sorting in every layer. Eight rows spread over all experts, and each expert's product is small. Which of the two costs more? The seconds are those of one step, since two models need not answer at equal length:
 
 # %%
 frames = 40 if budget == "full" else 8
@@ -265,6 +268,8 @@ for rows in (1, 8):
 # ## Exercise: who goes where
 #
 # *Exercise 14.usage · difficulty ●●○ · importance ●●○ · 10 minutes · 3 points · stuck? `hint("14.usage")`*
+#
+# `chosen` has the number of the expert that each position went to, `kinds` the number of its kind, 0 to `count` - 1. Each row of the table adds up to 1; a kind that does not occur gets a row of zeros.
 
 # %%
 @exercise("14.usage")

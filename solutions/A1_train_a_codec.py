@@ -404,7 +404,7 @@ display(show_codes(codes_of(obvious.model)[:, : first.shape[1]], recipe.bins, "t
 # ## How far minutes reach
 #
 # Beside the shipped codec, on the held-out sentences: the mel distance, and the word error rate of the judge, a recogniser from elsewhere that knows the words of this world and nothing
-# else (notebook 13 lets you play against it). The uncoded recordings are its floor. **Predict** your own codec's word error rate.
+# else (in notebook 01 you take dictation against it). The uncoded recordings are its floor. **Predict** your own codec's word error rate.
 
 # %%
 predict("A1.wer", "Your codec's word error rate on held-out sentences, in percent (the floor is some fifteen)?", None)

@@ -282,13 +282,13 @@ with drawing(9.0, 3.4) as figure:
 display(picture)
 
 # %% [markdown]
-# CTC likes it short: one or two vectors say the word, the rest is blank, even while the word goes on. (One burst is enough, and every further one is a risk.) So the *time* of a burst tells only roughly when a word was spoken: an encoder that sees the whole sentence may write it a little early or a little late.
+# CTC likes it short: one or two vectors say the word, the rest is blank, even while the word goes on. (One burst is enough, and every further one is a risk.) So the *time* of a burst is no time stamp: an encoder that sees the whole sentence may write a word well before it is spoken, or after. The order is all that the loss asks for. Compare your bursts with the spectrogram above.
 #
 # The course's Thinker does not read these words. It reads the features under them, at every vector.
 #
 # ## Voices known and unknown
 #
-# The shipped encoder is wider and deeper, and was trained for several times as many steps on larger batches, with spoken answers besides. It has met the recordings that you kept back, so only the strangers are a fair comparison. **Predict** your own rate on them.
+# The shipped encoder is wider and deeper, and was trained far longer (its steps are printed below), with spoken answers besides. It has met the recordings that you kept back, so only the strangers are a fair comparison. **Predict** your own rate on them.
 
 # %%
 predict("A2.strangers", "Your encoder's word error rate on voices it never heard, in percent?", None)
@@ -315,8 +315,8 @@ for each in strangers[:3]:
     display(listen(each.wave(), each.rate, f"{each.voice}: {each.spoken}   yours: {my_encoder.transcribe([each.wave()])[0] or '(nothing)'}   shipped: {shipped_encoder.transcribe([each.wave()])[0]}"))
 
 # %% [markdown]
-# The gap between the first two lines is what these voices cannot teach. More steps on the same clips lower both figures; do not expect them to meet. What brings them together are more voices, or better disguises. The course's own encoder was built with this in mind, and still it is the strangers' voices on which
-# [notebook 11](11_train_a2a.ipynb) loses most.
+# The gap between the first two lines is what these voices cannot teach. More steps on the same clips lower both figures; do not expect them to meet. What brings them together are more voices, or better disguises. The course's own encoder was built with this in mind. What strangers' voices cost all the same is counted in
+# [notebook 11](11_train_a2a.ipynb).
 #
 # An honest word. Minutes bring many of the words in known voices, because the world is small: fewer than three hundred words and a few patterns of sentences. What the shipped encoder took is printed above. The real SenseVoice-Small heard hundreds of thousands of hours in many languages, and a noisy kitchen is no news to it; the kitchen of this
 # world is a formula in `mmo/augmentation.py`.

@@ -362,7 +362,7 @@ with drawing(8.0, 2.6) as figure:
     picture = finish(figure, "Speed-up against cards: with the same batch dealt out it flattens early on the slow link; with a batch a card it follows the diagonal.")
 display(picture)
 eight = speed_up(step_seconds(one_batch), P, LINKS["PCIe, 10 GB/s"], 8)
-reveal("A4.eight", round(eight, 1), "times")
+display(reveal("A4.eight", round(eight, 1), "times"))
 print(f"one step of one card {step_seconds(one_batch):.2f} s; exchange among 8 {mmo.distributed.exchange_seconds(P, LINKS['PCIe, 10 GB/s'], 8):.3f} s, however small the batch")
 
 # %% [markdown]
