@@ -9,6 +9,7 @@ import pytest
 from mmo.course.book import page_link, write_book
 from mmo.course.build import BEGIN
 from mmo.course.catalogue import read_course
+from mmo.profiles import TINY_STAGES
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def test_what_was_live_is_words(book):
         for stub in ("0%|", "0step [", "FloatSlider(", "Dropdown(", "Button(description", "Output()</pre>", "jupyter.widget"):
             assert stub not in re.sub(r'<div class="highlight.*?</pre>', "", text, flags=re.DOTALL), f"{name}: {stub}"
     assert "Controls that work when you run this notebook: question" in book["13_talk_to_it.html"]
-    assert "t2a: 2400 steps" in book["10_train_t2a.html"]
+    assert f"t2a: {TINY_STAGES['t2a'][0].steps} steps" in book["10_train_t2a.html"]
 
 
 @pytest.mark.parametrize(
