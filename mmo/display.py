@@ -338,7 +338,7 @@ def codebook_curves(axes, records: Sequence[Mapping]) -> None:
         axes.plot(steps, smooth(values[:, k]), color=shade, label=f"{k}")
     axes.set(xlabel="step")
     axes.set_title("audio, by codebook")
-    axes.legend(ncols=2, title="codebook", title_fontsize=8)
+    axes.legend(title="codebook", title_fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))  # beside the curves: they fall, and fill the corners
 
 
 def read_records(path: Path) -> tuple[list[dict], list[dict]]:
