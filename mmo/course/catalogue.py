@@ -25,18 +25,24 @@ class Notebook:
     minutes: dict[str, int]  # profile -> minutes to work through it
     points: int
     needs: tuple[str, ...] = ()  # numbers of notebooks
-    seconds: dict[str, int] = field(default_factory=dict)  # profile -> run from top to bottom, one core, measured
+    seconds: dict[str, int] = field(default_factory=dict)  # profile -> run from top to bottom, measured
+    cores: int = 1  # that they were measured on
     hidden_share: float = 0.5  # of an exercise's points, for the hidden cases of `mmo course grade`
 
     def line(self) -> str:
         """The generated line under the title."""
         parts = [f"{minutes} minutes ({profile})" for profile, minutes in self.minutes.items()]
-        parts += [f"runs in {seconds} s on one core ({profile})" for profile, seconds in self.seconds.items()]
+        parts += self.running()
         parts.append("builds on " + ", ".join(self.needs) if self.needs else "builds on nothing before it")
         count = len(exercises_of(self.number))
         if count:
             parts.append(f"{count} exercises, {self.points} points")
         return f"*Takes {' · '.join(parts)}*"
+
+    def running(self) -> list[str]:
+        """What it takes to run, in words, a profile each."""
+        where = "one core" if self.cores == 1 else f"{self.cores} cores"
+        return [f"runs in {seconds} s on {where} ({profile})" for profile, seconds in self.seconds.items()]
 
 
 def read_course(root: Path = REPOSITORY) -> tuple[Notebook, ...]:

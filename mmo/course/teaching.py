@@ -76,7 +76,7 @@ def facts(entry: Notebook) -> str:
     """The lines under a page's title."""
     tasks = exercises_of(entry.number)
     parts = [f"{minutes} minutes ({profile})" + (f", {sum(each.minutes for each in tasks)} of them for exercises" if profile == PROFILE and tasks else "") for profile, minutes in entry.minutes.items()]
-    parts += [f"runs in {seconds} s on one core ({profile})" for profile, seconds in entry.seconds.items()]
+    parts += entry.running()
     parts.append(f"{len(tasks)} exercise{'s' if len(tasks) > 1 else ''}, {entry.points} points" if tasks else "no exercises")
     parts.append(f"builds on {', '.join(entry.needs)}" if entry.needs else "builds on nothing before it")
     links = [f"[the notebook](../../../notebooks/{entry.file}.ipynb)", f"[solved](../../../solutions/{entry.file}.ipynb)"]
