@@ -93,7 +93,11 @@ def fetch(
     from mmo.profiles import profile as find_profile
 
     with plain_errors("mmo fetch", FetchError):
-        raise typer.Exit(main(find_profile(profile).name, stage, names or (), offline, share, mirror, verify, typer.echo))
+        try:
+            raise typer.Exit(main(find_profile(profile).name, stage, names or (), offline, share, mirror, verify, typer.echo))
+        except KeyboardInterrupt:
+            typer.echo("\nmmo fetch: interrupted; what has come is kept, and the same command goes on", err=True)
+            raise typer.Exit(130) from None
 
 
 @app.command("import")
