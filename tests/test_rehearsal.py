@@ -2,6 +2,7 @@
 
 import json
 import os
+import weakref
 
 import nbformat
 import numpy as np
@@ -231,6 +232,19 @@ def test_what_a_forward_keeps_is_counted(chosen):
     assert full["a2a-projector"].each < full["a2a"].each and half["t2a"].each < full["t2a"].each
     # At least the hidden states of every block and the logits of eight codebooks must be kept for each position.
     assert full["t2a"].each > 4 * (3 * 32 * 6)
+
+
+def test_counting_what_is_kept_lets_go_of_it(chosen, monkeypatch):
+    """An operation that keeps its own output must not be kept alive by having been counted: at full size that is gigabytes a pass."""
+    weight, outputs = torch.nn.Parameter(torch.ones(1000)), []
+
+    def losses(*_):
+        outputs.append(weakref.ref(found := weight.exp()))  # the gradient of exp is exp: it is kept
+        return found.sum()
+
+    monkeypatch.setattr(planning, "losses_of", losses)
+    assert planning.kept_bytes(torch.nn.Linear(1, 1), None, None, torch.float32) == 4000
+    assert outputs[0]() is None, "the output outlived its counting"
 
 
 def test_figures_of_another_size_predict_nothing(chosen, tmp_path):
