@@ -111,7 +111,7 @@ class TrainResult:
 def default_encoders(profile: Profile, device: torch.device) -> Encoders:
     """The profile's own encoders, loaded only if something is not in the feature cache."""
     # Imported here: funasr and transformers take seconds, and T2A needs neither.
-    from mmo.augmentation import Augmentation, augment
+    from mmo.augmentation import disturb
 
     def speech():
         from mmo.speech_encoder import SpeechEncoder
@@ -125,10 +125,9 @@ def default_encoders(profile: Profile, device: torch.device) -> Encoders:
 
     found = {}
     if profile.speech_encoder_dir.is_dir():
-        settings = Augmentation()
         mark = folder_fingerprint(profile.speech_encoder_dir)
-        change = partial(augment, settings=settings)
-        found["speech"] = frozen_speech(speech, profile.model.audio_hidden_size, mark, change, str(settings))
+        change = partial(disturb, settings=profile.augmentation)
+        found["speech"] = frozen_speech(speech, profile.model.audio_hidden_size, mark, change, str(profile.augmentation))
     if profile.vision_encoder_dir.is_dir():
         mark = folder_fingerprint(profile.vision_encoder_dir)
         found["vision"] = frozen_vision(vision, profile.model.image_hidden_size, mark, read_picture, perturb_picture, str(PERTURBATION))
