@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from mmo.augmentation import Masked
 from mmo.profiles import STAGES, STAND_INS, profile
 from mmo.rehearsal import notebooks as books
 from mmo.rehearsal import plan as planning
@@ -18,6 +19,7 @@ from mmo.rehearsal.notebooks import rehearse_notebooks
 from mmo.rehearsal.rows import MINI
 from mmo.rehearsal.stages import Ran, RehearsalFailed, Runner, rehearse_stage
 from mmo.rehearsal.stand_ins import Sizes, downloads_at, write_stand_ins
+from mmo.training import default_encoders
 from mmo.weekend import NOTEBOOKS, NotebookFailed
 
 TOY = Sizes(
@@ -94,6 +96,17 @@ def test_stand_ins_are_made_once(stand_ins):
     write_stand_ins("mini-moe", stand_ins, TOY, say=said.append)
     assert not said and before == {path: path.stat().st_mtime_ns for path in before}
     assert len([path for path in before if path.suffix == ".parquet" and "sft_" in path.name]) == 3
+
+
+def test_questions_are_masked_on_their_way_into_the_encoder(chosen):
+    """As `mini` trains: some sounds lose bands and gaps behind the frontend, and none its length."""
+    speech = default_encoders(chosen, torch.device("cpu")).speech
+    assert "Masks(" in speech.augmentation, "features of other masks are other features"
+    samples = 0.1 * np.random.default_rng(0).standard_normal(16_000).astype(np.float32)
+    drawn = [speech.augment(samples, np.random.default_rng(number)) for number in range(20)]
+    masked = next(each for each in drawn if isinstance(each, Masked))
+    hidden, whole = (speech.encode([each])[0] for each in (masked, masked.samples))
+    assert hidden.shape == whole.shape and np.abs(hidden - whole).max() > 1e-3
 
 
 def test_without_stand_ins_the_profile_is_the_real_one(tmp_path):
@@ -485,3 +498,13 @@ def test_the_real_sizes_fit_fourteen_gigabytes(tmp_path, name):
     assert all(0 < each["memory"] <= 14e9 for kind in ("stages", "answers", "notebooks") for each in figures[kind].values())
     with downloads_at(tmp_path / "stand-ins"):
         assert report.measured_plan(profile(name), figures).hours > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mini", "mini-moe"])
+def test_a_card_of_24_gigabytes_holds_the_default_budget(name):
+    """Counted on a processor at full size: minutes, and some gigabytes."""
+    chosen = profile(name)
+    memory = planning.count_memory(chosen, torch.bfloat16)
+    needed = {each.name: memory[each.name].at(each.token_budget) for passes in chosen.stages.values() for each in passes}
+    assert len(needed) == 5 and all(bytes_needed <= 22e9 for bytes_needed in needed.values()), needed
