@@ -3,9 +3,11 @@
 import json
 import os
 import weakref
+from collections import namedtuple
 
 import nbformat
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -117,6 +119,30 @@ def test_without_stand_ins_the_profile_is_the_real_one(tmp_path):
 
 
 # --- Running ---------------------------------------------------------------------------------------------------------
+
+
+def test_too_little_disk_is_told_before_anything_is_written(tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(report.shutil, "disk_usage", lambda _: usage(10**12, 0, 8e9))
+    with pytest.raises(ValueError, match="rehearsal of mini takes up to 9.7 GB more, and 8.0 GB are free there.*--folder"):
+        report.rehearse(report.Settings("mini", tmp_path / "here"))
+    with pytest.raises(ValueError, match="mini-moe takes up to 14.2 GB more"):
+        report.rehearse(report.Settings("mini-moe", tmp_path / "here", notebooks={}))
+    assert not (tmp_path / "here").exists()
+    report.make_sure_of_room(report.Settings("mini", tmp_path / "here", sizes=TOY))
+
+
+def test_a_command_is_not_left_behind(stand_ins, tmp_path):
+    """Ctrl-C while a stage runs: what was started ends, too."""
+    started = []
+
+    def interrupted():
+        started.extend(psutil.Process().children())
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Runner("mini", stand_ins, tmp_path).run("train", "--profile", "mini", "--stage", "t2a", kill_when=interrupted)
+    assert started and not [each for each in psutil.wait_procs(started, timeout=20)[1] if "train" in each.cmdline()]
 
 
 def test_a_stage_that_fails_is_told_with_its_last_words(stand_ins, tmp_path):
