@@ -227,13 +227,18 @@ def train(
 
 
 def ask_fixed_prompts(chosen, stage: str, run: Path) -> None:
-    """Keep how a stage's weights answer the fixed prompts.  The stage is done and saved: what speaking lacks is told, and no error."""
+    """Keep how a stage's weights answer the fixed prompts, sounds and pictures.  The stage is done and saved: what this lacks is told, and no error."""
+    from mmo.fixed_inputs import keep_replies
     from mmo.fixed_prompts import keep_sounds
 
-    try:
-        typer.echo(f"the fixed prompts, answered after {stage}: {keep_sounds(chosen, stage, run).parent / 'index.html'}")
-    except (ValueError, FileNotFoundError) as error:
-        typer.echo(f"the fixed prompts were not asked after {stage}: {error}", err=True)
+    for what, keep in (("fixed prompts", keep_sounds), ("fixed sounds and pictures", keep_replies)):
+        try:
+            page = keep(chosen, stage, run)
+        except (ValueError, FileNotFoundError) as error:
+            typer.echo(f"the {what} were not asked after {stage}: {error}", err=True)
+            return  # what the first lacks the second lacks, too
+        if page:
+            typer.echo(f"the {what}, answered after {stage}: {page}")
 
 
 @app.command()
