@@ -212,18 +212,32 @@ def train(
     compile: Annotated[bool, typer.Option("--compile", help="The blocks by torch.compile; says why where that does not work.")] = False,
 ) -> None:
     """Train a stage, or go on with one that was interrupted: T2A, then A2A, then I2T, into one set of weights."""
+    from mmo.pausing import pausing
     from mmo.profiles import STAGES, run_dir
     from mmo.profiles import profile as find_profile
     from mmo.training import train as train_stage
 
     options = dict(minutes=minutes, steps=steps, seed=seed, fresh=fresh, strict=strict, workers=workers, compile=compile)
-    with plain_errors("mmo train"):
+    with plain_errors("mmo train"), stopped_at_once(), pausing(typer.echo) as pause:
         chosen = find_profile(profile)
         for each in STAGES if stage == "all" else (stage,):
-            if not train_stage(chosen, each, budget, run, **options).finished:
+            finished = train_stage(chosen, each, budget, run, pause=pause, **options).finished
+            if not finished or pause():
                 break
             if chosen.judge_dir and budget == "full":
                 ask_fixed_prompts(chosen, each, run or run_dir(chosen, budget))
+        if pause():
+            raise typer.Exit(130)
+
+
+@contextmanager
+def stopped_at_once() -> Iterator[None]:
+    """A second Ctrl-C while training: say that nothing but the last minutes is lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("\nmmo train: stopped at once; the same command goes on from what was saved last", err=True)
+        raise typer.Exit(130) from None
 
 
 def ask_fixed_prompts(chosen, stage: str, run: Path) -> None:
