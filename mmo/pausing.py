@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 WORDS = "\nCtrl-C: the step in hand is finished and the state saved; once more stops at once, and what was saved last stays"
 
@@ -33,7 +33,8 @@ def pausing(say: Callable[[str], object]) -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         asked.append(True)
         if os.getpid() == owner:  # loader processes are forks: they hear it, too, and go on until they are ended
-            say(WORDS)
+            with suppress(RuntimeError):  # where the signal came in the middle of another line's printing
+                say(WORDS)
 
     signal.signal(signal.SIGINT, ask)
     try:
