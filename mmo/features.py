@@ -85,8 +85,8 @@ def frozen_speech(load: Callable, dim: int, fingerprint: str, augment: Callable 
     loaded = lru_cache(maxsize=None)(load)
 
     def encode(sounds: list) -> list[np.ndarray]:
-        plain = all(isinstance(each, np.ndarray) for each in sounds)
-        features, lengths = loaded().encode(sounds) if plain else encode_masked(loaded(), sounds)
+        masked = any(hasattr(each, "masks") for each in sounds)
+        features, lengths = encode_masked(loaded(), sounds) if masked else loaded().encode(sounds)
         return [each[:length].float().cpu().numpy() for each, length in zip(features, lengths.tolist(), strict=True)]
 
     return Frozen(fingerprint, dim, read_sound, encode, augment, augmentation)
