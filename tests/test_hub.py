@@ -336,7 +336,7 @@ def test_an_address_that_is_none_is_told_as_such(server, root, monkeypatch):
 
 def test_ctrl_c_says_that_the_same_command_goes_on_and_it_does(server, root):
     """A real process, a real SIGINT, in the middle of a file."""
-    server.seconds_a_piece = 0.2
+    server.seconds_a_piece = 0.5
     asked_for = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a shell's background jobs are told to pass it over
     command = [sys.executable, "-c", f"{asked_for}; from mmo.cli import app; app()", "fetch", "--profile", "mini", "t2a-mini"]
     process = subprocess.Popen(command, cwd=profiles.REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
