@@ -48,6 +48,15 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Gpu:
+    """A CUDA device; memory in GB of 10^9 bytes."""
+
+    name: str
+    memory: float
+    bf16: bool
+
+
+@dataclass(frozen=True)
 class Needs:
     """What a profile needs of the machine, in GB of 10^9 bytes; each of `gpus` cards has `gpu_memory` or more, or it goes slowly with `least_gpu_memory`."""
 
@@ -61,15 +70,6 @@ class Needs:
         """Whether these cards will do; slowly: with the least that may do."""
         wanted = self.least_gpu_memory if slowly and self.least_gpu_memory else self.gpu_memory
         return sum(gpu.memory >= wanted for gpu in gpus) >= self.gpus
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """A CUDA device; memory in GB of 10^9 bytes."""
-
-    name: str
-    memory: float
-    bf16: bool
 
 
 @dataclass(frozen=True)
