@@ -280,7 +280,7 @@ def check_profile(name: str, machine: Machine) -> Finding:
         lacking.append("files: " + ", ".join(missing))
         advice.append("they come with the repository: clone it again" if name.startswith("tiny")
                       else f"mmo fetch --profile {name}")
-    able = "can run" + ("" if needs.cards(machine.gpus) else slow_words(machine.gpus))
+    able = "can run" + (slow_words(machine.gpus) if machine.gpus and not needs.cards(machine.gpus) else "")
     try:
         able += codec_words(chosen.codec_file) + judge_words(chosen)
     except ValueError as error:
