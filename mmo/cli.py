@@ -222,11 +222,11 @@ def train(
         chosen = find_profile(profile)
         for each in STAGES if stage == "all" else (stage,):
             finished = train_stage(chosen, each, budget, run, pause=pause, **options).finished
-            if not finished or pause():
+            if not finished or pause and pause():
                 break
             if chosen.judge_dir and budget == "full":
                 ask_fixed_prompts(chosen, each, run or run_dir(chosen, budget))
-        if pause():
+        if pause and pause():
             raise typer.Exit(130)
 
 

@@ -343,7 +343,6 @@ class Augmentation:
         return repr(self) + (f", {self.masks}" if self.masks else "")
 
 
-
 @dataclass(frozen=True)
 class StageConfig:
     """One pass of training over some files with some of the weights (T2A is one, A2A two, I2T two).

@@ -16,17 +16,17 @@ WORDS = "\nCtrl-C: the step in hand is finished and the state saved; once more s
 
 
 @contextmanager
-def pausing(say: Callable[[str], object]) -> Iterator[Callable[[], bool]]:
-    """A question, "was Ctrl-C pressed in this block?", until the block ends.
+def pausing(say: Callable[[str], object]) -> Iterator[Callable[[], bool] | None]:
+    """A question, "was Ctrl-C pressed in this block?", until the block ends; None where it is not to be asked.
 
-    Where nobody at a keyboard can mean this process alone, Ctrl-C stays what it was: in other threads than the main one, under torchrun (which
+    That is where nobody at a keyboard can mean this process alone, and Ctrl-C stays what it was: in other threads than the main one, under torchrun (which
     ends all its processes), and where SIGINT is passed over, as a shell has it for commands in the background.
     """
     asked: list[bool] = []
     before, owner = signal.getsignal(signal.SIGINT), os.getpid()
     alone = threading.current_thread() is threading.main_thread() and int(os.environ.get("WORLD_SIZE", "1")) == 1
     if not alone or before is signal.SIG_IGN:
-        yield lambda: False
+        yield None
         return
 
     def ask(*_) -> None:
