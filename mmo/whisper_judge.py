@@ -123,8 +123,8 @@ class WhisperJudge:
         longest = max(len(wave) for wave in waves)
         beyond = longest > self.window
         kept = {"truncation": False, "padding": "longest"} if beyond else {}  # else padded to the window, as in Whisper's training
-        found = self.processor.feature_extractor(list(waves), sampling_rate=RATE, return_attention_mask=True, return_tensors="pt", **kept)
-        with torch.autocast(self.model.device.type, enabled=False):
+        with torch.autocast(self.model.device.type, enabled=False), torch.autocast("cpu", enabled=False):  # the mel frames are made on the processor
+            found = self.processor.feature_extractor(list(waves), sampling_rate=RATE, return_attention_mask=True, return_tensors="pt", **kept)
             tokens = self.model.generate(
                 input_features=found.input_features.to(self.model.device, self.model.dtype),
                 attention_mask=found.attention_mask.to(self.model.device),
