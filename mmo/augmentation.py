@@ -19,29 +19,9 @@ import numpy as np
 import scipy.signal
 import soxr
 
+from mmo.config import Augmentation, Masks
+
 FILTER_TAPS = 129  # odd: the filter's delay is a whole number of samples
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """How strongly to change a sound. Each `..._share` is the probability that the step happens at all.
-
-    `speed` is the range of speed factors, drawn evenly in its logarithm; `gain_db`, `noise_db` (signal to noise), `equaliser_db` (largest
-    boost or cut), `low_pass_hz`, `high_pass_hz` and `echo_seconds` (time to fall by 60 dB) are ranges; `echo_db` is direct sound to echo.
-    """
-
-    speed_share: float = 0.8
-    speed: tuple[float, float] = (0.8, 1.25)
-    filter_share: float = 0.7
-    equaliser_db: float = 12.0
-    low_pass_hz: tuple[float, float] = (3_000.0, 8_000.0)
-    high_pass_hz: tuple[float, float] = (0.0, 300.0)
-    echo_share: float = 0.4
-    echo_seconds: tuple[float, float] = (0.05, 0.5)
-    echo_db: tuple[float, float] = (0.0, 15.0)
-    noise_share: float = 0.7
-    noise_db: tuple[float, float] = (5.0, 30.0)
-    gain_db: tuple[float, float] = (-12.0, 6.0)
 
 
 def augment(samples: np.ndarray, rng: np.random.Generator, settings: Augmentation = Augmentation(), rate: int = 16_000,
@@ -61,6 +41,43 @@ def augment(samples: np.ndarray, rng: np.random.Generator, settings: Augmentatio
         samples = add_noise(samples, rng, rng.uniform(*settings.noise_db), rng.uniform(0.0, 1.0))
     samples = samples * 10 ** (rng.uniform(*settings.gain_db) / 20)
     return (samples / max(1.0, np.abs(samples).max())).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Masked:
+    """A sound of which the encoder is to hide parts, once its frontend has made mel frames: samples (N,), and what draws the parts."""
+
+    samples: np.ndarray
+    seed: int
+    masks: Masks
+
+    @property
+    def size(self) -> int:
+        return self.samples.size
+
+
+def disturb(samples: np.ndarray, rng: np.random.Generator, settings: Augmentation = Augmentation()) -> np.ndarray | Masked:
+    """What training does to a question at 16 kHz: `augment`, then parts hidden where the settings say so."""
+    samples, masks = augment(samples, rng, settings), settings.masks
+    if masks is None:
+        return samples
+    if rng.random() < masks.silence_share:
+        samples = silence_a_stretch(samples, rng, rng.uniform(*masks.silence_seconds), 16_000)
+    return Masked(samples, int(rng.integers(1 << 32)), masks) if rng.random() < masks.share else samples
+
+
+def silence_a_stretch(samples: np.ndarray, rng: np.random.Generator, seconds: float, rate: int) -> np.ndarray:
+    """Nothing is heard for so long, at most half of the sound, somewhere in it.  A new array of the same length."""
+    length = min(int(seconds * rate), len(samples) // 2)
+    start = int(rng.integers(0, len(samples) - length + 1))
+    return np.concatenate([samples[:start], np.zeros(length, samples.dtype), samples[start + length :]])
+
+
+def mask_stacked(frames: np.ndarray, sound: Masked, mel_bins: int = 80) -> np.ndarray:
+    """`mask_spectrogram` of a sound's frames as SenseVoice's frontend stacks them, several after each other: (N, stacked * mel_bins), the same shape."""
+    masks, unstacked = sound.masks, frames.reshape(-1, mel_bins)
+    hidden = mask_spectrogram(unstacked, np.random.default_rng(sound.seed), masks.bands, masks.widest_band, masks.gaps, masks.longest_gap)
+    return hidden.reshape(frames.shape)
 
 
 def check(samples: np.ndarray) -> None:

@@ -59,7 +59,7 @@ class ChatTokenizer:
         folder = Path(folder)
         for name in ("tokenizer.json", "tokenizer_config.json"):
             if not (folder / name).is_file():
-                raise FileNotFoundError(f"no tokenizer: {folder / name} is missing; fetch it (`mmo fetch`)")
+                raise FileNotFoundError(f"no tokenizer: {folder / name} is missing; fetch it (`mmo fetch tokenizer`)")
         settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
         own_file = folder / "chat_template.jinja"
         template = own_file.read_text(encoding="utf-8") if own_file.is_file() else settings.get("chat_template")

@@ -105,7 +105,9 @@ def latest_weights(profile: Profile, run_dir: Path, before: str | None = None) -
     if profile.checkpoint_file.is_file():
         origin = "were imported" if profile.checkpoint_file.is_relative_to(downloads_root()) else "came with the course"
         return profile.checkpoint_file, f"weights: the finished ones that {origin} ({told(profile.checkpoint_file)}){profile.caution}"
+    fetched = profile.checkpoint_file.is_relative_to(downloads_root())
+    theirs = ", or read in the original's: mmo import minimind-3o FILE" if fetched else ""
     raise FileNotFoundError(
         f"no weights: neither {' nor '.join(str(stage_file(run_dir, stage)) for stage in stages)} "
-        f"nor the shipped {profile.checkpoint_file}; train first: mmo train --profile {profile.name} --stage {stages[0] if stages else 't2a'}"
+        f"nor the {'imported' if fetched else 'shipped'} {profile.checkpoint_file}; train first: mmo train --profile {profile.name} --stage {stages[0] if stages else 't2a'}{theirs}"
     )

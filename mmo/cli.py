@@ -93,7 +93,11 @@ def fetch(
     from mmo.profiles import profile as find_profile
 
     with plain_errors("mmo fetch", FetchError):
-        raise typer.Exit(main(find_profile(profile).name, stage, names or (), offline, share, mirror, verify, typer.echo))
+        try:
+            raise typer.Exit(main(find_profile(profile).name, stage, names or (), offline, share, mirror, verify, typer.echo))
+        except KeyboardInterrupt:
+            typer.echo("\nmmo fetch: interrupted; what has come is kept, and the same command goes on", err=True)
+            raise typer.Exit(130) from None
 
 
 @app.command("import")
@@ -208,28 +212,47 @@ def train(
     compile: Annotated[bool, typer.Option("--compile", help="The blocks by torch.compile; says why where that does not work.")] = False,
 ) -> None:
     """Train a stage, or go on with one that was interrupted: T2A, then A2A, then I2T, into one set of weights."""
+    from mmo.pausing import pausing
     from mmo.profiles import STAGES, run_dir
     from mmo.profiles import profile as find_profile
     from mmo.training import train as train_stage
 
     options = dict(minutes=minutes, steps=steps, seed=seed, fresh=fresh, strict=strict, workers=workers, compile=compile)
-    with plain_errors("mmo train"):
+    with plain_errors("mmo train"), stopped_at_once(), pausing(typer.echo) as pause:
         chosen = find_profile(profile)
         for each in STAGES if stage == "all" else (stage,):
-            if not train_stage(chosen, each, budget, run, **options).finished:
+            finished = train_stage(chosen, each, budget, run, pause=pause, **options).finished
+            if not finished or pause and pause():
                 break
             if chosen.judge_dir and budget == "full":
                 ask_fixed_prompts(chosen, each, run or run_dir(chosen, budget))
+        if pause and pause():
+            raise typer.Exit(130)
+
+
+@contextmanager
+def stopped_at_once() -> Iterator[None]:
+    """A second Ctrl-C while training: say that nothing but the last minutes is lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("\nmmo train: stopped at once; the same command goes on from what was saved last", err=True)
+        raise typer.Exit(130) from None
 
 
 def ask_fixed_prompts(chosen, stage: str, run: Path) -> None:
-    """Keep how a stage's weights answer the fixed prompts.  The stage is done and saved: what speaking lacks is told, and no error."""
+    """Keep how a stage's weights answer the fixed prompts, sounds and pictures.  The stage is done and saved: what this lacks is told, and no error."""
+    from mmo.fixed_inputs import keep_replies
     from mmo.fixed_prompts import keep_sounds
 
-    try:
-        typer.echo(f"the fixed prompts, answered after {stage}: {keep_sounds(chosen, stage, run).parent / 'index.html'}")
-    except (ValueError, FileNotFoundError) as error:
-        typer.echo(f"the fixed prompts were not asked after {stage}: {error}", err=True)
+    for what, keep in (("fixed prompts", keep_sounds), ("fixed sounds and pictures", keep_replies)):
+        try:
+            page = keep(chosen, stage, run)
+        except (ValueError, FileNotFoundError) as error:
+            typer.echo(f"the {what} were not asked after {stage}: {error}", err=True)
+            return  # what the first lacks the second lacks, too
+        if page:
+            typer.echo(f"the {what}, answered after {stage}: {page}")
 
 
 @app.command()

@@ -162,7 +162,7 @@ def load_mimi(path: str | os.PathLike, device: torch.device | str = "cpu", num_c
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no codec file {path}: fetch it (`mmo fetch`), or train one (appendix A1)")
+        raise FileNotFoundError(f"no codec file {path}: fetch it (`mmo fetch codec`), or train one (appendix A1)")
     state, _ = read_tensors(path)
     config, sizes = read_sizes(path, layout_of(state, str(path)))
     available = config["quantizer"]["n_q"]

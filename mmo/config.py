@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 
 IGNORE = -100  # label of a position that is not learnt (the default `ignore_index` of torch's cross-entropy)
 
@@ -297,6 +297,50 @@ class Rehearsal:
     def __post_init__(self) -> None:
         if not 0 < self.share < 1:
             raise ValueError(f"rehearsal share {self.share} of {self.data} must lie between 0 and 1")
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Parts of a sound that are hidden: a stretch of silence in the samples, and SpecAugment (Park et al., 2019) in the encoder's mel frames.
+
+    Each `..._share` is the probability that it happens; `silence_seconds` is a range; bands are of 80 mel bins at most `widest_band` wide, gaps
+    at most `longest_gap` of the sound.
+    """
+
+    silence_share: float = 0.3
+    silence_seconds: tuple[float, float] = (0.05, 0.25)
+    share: float = 0.5
+    bands: int = 2
+    widest_band: int = 14
+    gaps: int = 2
+    longest_gap: float = 0.1
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How strongly to change a sound. Each `..._share` is the probability that the step happens at all.
+
+    `speed` is the range of speed factors, drawn evenly in its logarithm; `gain_db`, `noise_db` (signal to noise), `equaliser_db` (largest
+    boost or cut), `low_pass_hz`, `high_pass_hz` and `echo_seconds` (time to fall by 60 dB) are ranges; `echo_db` is direct sound to echo.
+    masks: what is hidden altogether; None: nothing.
+    """
+
+    speed_share: float = 0.8
+    speed: tuple[float, float] = (0.8, 1.25)
+    filter_share: float = 0.7
+    equaliser_db: float = 12.0
+    low_pass_hz: tuple[float, float] = (3_000.0, 8_000.0)
+    high_pass_hz: tuple[float, float] = (0.0, 300.0)
+    echo_share: float = 0.4
+    echo_seconds: tuple[float, float] = (0.05, 0.5)
+    echo_db: tuple[float, float] = (0.0, 15.0)
+    noise_share: float = 0.7
+    noise_db: tuple[float, float] = (5.0, 30.0)
+    gain_db: tuple[float, float] = (-12.0, 6.0)
+    masks: Masks | None = field(default=None, repr=False)  # not in the words of one without: features that were made before masks are still known
+
+    def __str__(self) -> str:
+        return repr(self) + (f", {self.masks}" if self.masks else "")
 
 
 @dataclass(frozen=True)

@@ -570,6 +570,6 @@ def find_files(folder: Path, patterns: Sequence[str]) -> list[Path]:
     for pattern in patterns:
         matches = files_of(folder, pattern)
         if not matches:
-            raise DataError(f"{folder / pattern}: no such data file; fetch it (`mmo fetch`) or build it (`mmo world build`)")
+            raise DataError(f"{folder / pattern}: no such data file; fetch it (`mmo fetch --profile mini`, or full) or build it (`mmo world build`)")
         found += matches
     return found

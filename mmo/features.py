@@ -51,7 +51,7 @@ Encode = Callable[[list], list[np.ndarray]]  # items -> one (N, D) array each
 class Frozen:
     """A frozen encoder, as the cache needs it.
 
-    decode: encoded bytes -> an item (ValueError where they cannot be read).  augment: item and numpy Generator -> item.
+    decode: encoded bytes -> an item (ValueError where they cannot be read).  augment: item and numpy Generator -> item, of a kind that `encode` takes.
     encode: items -> one (N, D) array each.  fingerprint: changes whenever the weights or the encoder's settings do.
     augmentation: the settings of `augment`, in words.
     """
@@ -77,17 +77,32 @@ def read_sound(data: bytes) -> np.ndarray:
 
 
 def frozen_speech(load: Callable, dim: int, fingerprint: str, augment: Callable | None = None, augmentation: str = "") -> Frozen:
-    """A speech encoder: `load()` gives one with .encode(waves) -> (features (B, N, D), lengths (B,)).
+    """A speech encoder: `load()` gives one with .encode(waves) -> (features (B, N, D), lengths (B,)); for sounds that are to be masked (`Masked`)
+    its halves .frames(waves) and .encode_frames(frames, lengths), too.
 
     It is loaded when first asked: not at all where everything is in the cache.
     """
     loaded = lru_cache(maxsize=None)(load)
 
-    def encode(waves: list[np.ndarray]) -> list[np.ndarray]:
-        features, lengths = loaded().encode(waves)
+    def encode(sounds: list) -> list[np.ndarray]:
+        masked = any(hasattr(each, "masks") for each in sounds)
+        features, lengths = encode_masked(loaded(), sounds) if masked else loaded().encode(sounds)
         return [each[:length].float().cpu().numpy() for each, length in zip(features, lengths.tolist(), strict=True)]
 
     return Frozen(fingerprint, dim, read_sound, encode, augment, augmentation)
+
+
+def encode_masked(encoder, sounds: Sequence):
+    """Sounds, some of them `Masked`, through the frontend, the masks and the encoder.  Returns features (B, N, D) and lengths (B,)."""
+    import torch  # imported here, as scipy with it: who finds all features in the cache waits for neither
+
+    from mmo.augmentation import Masked, mask_stacked
+
+    frames, lengths = encoder.frames([each.samples if isinstance(each, Masked) else each for each in sounds])
+    for row, (sound, length) in enumerate(zip(sounds, lengths.tolist(), strict=True)):
+        if isinstance(sound, Masked):
+            frames[row, :length] = torch.from_numpy(mask_stacked(frames[row, :length].numpy(), sound))
+    return encoder.encode_frames(frames, lengths)
 
 
 def frozen_vision(

@@ -132,7 +132,7 @@ def write_json(path: Path, value: dict) -> None:
 
 
 def keep_sounds(profile: Profile, stage: str, run_dir: Path) -> Path:
-    """Ask a stage's finished weights the fixed prompts and keep the sounds; returns their folder.
+    """Ask a stage's finished weights the fixed prompts and keep the sounds; returns the page.
 
     Raises FileNotFoundError or ValueError where something that speaking needs is missing: training needs no codec.
     """
@@ -144,8 +144,7 @@ def keep_sounds(profile: Profile, stage: str, run_dir: Path) -> Path:
     answers = Generator(model, codec, tokenizer, profile.decoding).generate_batch(as_prompts(chosen, tokenizer, voices))
     folder = prompts_folder(run_dir, stage)
     write_sounds(folder, chosen, answers, list(voices), stage_file(run_dir, stage).name)
-    write_page(run_dir)
-    return folder
+    return write_page(run_dir)
 
 
 # --- The page --------------------------------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ def set_aside(profile: Profile, stages: tuple[str, ...] = STAGES) -> None:
     for stage in stages:
         source = source_of(profile, stage)
         if not source.is_file():
-            raise DataError(f"{source}: no such data file, so no {stage} rows can be set aside for testing; fetch it: mmo fetch --stage {stage}")
+            raise DataError(f"{source}: no such data file, so no {stage} rows can be set aside for testing; fetch it: mmo fetch --profile {profile.name} --stage {stage}")
         if any(note_of(part_file(profile, stage, part)) != (*about(source), stage) for part in PARTS):
             write_parts(profile, stage, source)
 

@@ -17,10 +17,11 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from pyarrow.parquet import FileMetaData
 
 from mmo.hub_rows import Part, choose, join, open_parquet, read_parts
@@ -29,6 +30,7 @@ from mmo.manifest import Artefact, File, downloads_root, read_manifest, select
 
 INCOMING = ".incoming"  # unfinished files, on the same disk as their places
 RESERVE = 1_000_000_000  # bytes left free: a disk filled to the brim stops more than a download
+LOCK_SECONDS = 1.0  # until another command that is just ending has let go of the folder
 WAITS = (2.0, 8.0, 30.0)  # seconds before another try, where a connection broke off
 Say = Callable[[str], None]
 
@@ -64,26 +66,55 @@ def fetch(
     """
     root, source = root or downloads_root(), source or HuggingFace()
     chosen = select(read_manifest(), profile, stage, names)
-    states = inspect(chosen, root)
+    brought, states = [], inspect(chosen, root)
     refuse_changed(states, root)
-    wanted = [state for state in states if state.word != "there"]
-    jobs = [job for state in wanted if (job := plan(state, source, root, say))]
-    make_sure_of_space(jobs, root)
-    brought = [bring(job, source, root, say) for job in jobs]
+    if wanted := [state for state in states if state.word != "there"]:
+        with alone_in(root):
+            jobs = [job for state in wanted if (job := plan(state, source, root, say))]
+            make_sure_of_space(jobs, root, say)
+            brought = [bring(job, source, root, say) for job in jobs]
     say(f"{profile}: {len(states)} files, {len(states) - len(wanted)} were there, {len(brought)} fetched into {root}")
     return brought
+
+
+@contextlib.contextmanager
+def alone_in(root: Path) -> Iterator[None]:
+    """One `mmo fetch` at a time works in a folder: two would throw away each other's unfinished files and records.
+
+    Raises FetchError where another is at work.  The lock is the system's: one that was killed leaves none behind.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(root / ".fetching.lock", timeout=LOCK_SECONDS)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise FetchError(f"{root}: another `mmo fetch` is at work there; wait until it has ended, and run the command again") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def check(profile: str, stage: str | None = None, names: Sequence[str] = (), root: Path | None = None, full: bool = False,
           say: Say = print) -> bool:  # fmt: skip
     """Is everything there and unchanged?  Nothing is fetched.  full: read every file again, instead of its size and time alone."""
     root = root or downloads_root()
-    states = inspect(select(read_manifest(), profile, stage, names), root, full)
-    wrong = [state for state in states if state.word != "there" and not (state.word == "missing" and state.file.optional)]
+    states = [state for state in inspect(select(read_manifest(), profile, stage, names), root, full)
+              if not (state.word == "missing" and state.file.optional)]  # fmt: skip
+    wrong = [state for state in states if state.word != "there"]
     for state in wrong:
         say(f"{state.word}: {root / state.file.to} ({state.artefact.name}: {state.artefact.hub}, {state.file.path})")
     say(f"{profile}: {len(states) - len(wrong)} of {len(states)} files as they should be" + (", all read" if full else ""))
+    if missing := {state.artefact.name: state.artefact for state in wrong if state.word == "missing"}:
+        say(to_come(list(missing.values())))
     return not wrong
+
+
+def to_come(missing: Sequence[Artefact]) -> str:
+    """About how much is still to be fetched, as far as the manifest knows it."""
+    known = sum(each.gigabytes or 0.0 for each in missing)
+    unknown = [each.name for each in missing if each.gigabytes is None]
+    return f"to come: about {known:.1f} GB" + (f", and {', '.join(unknown)}, whose size the hub tells before they come" if unknown else "")
 
 
 # --- What is there -----------------------------------------------------------------------------------------------
@@ -181,13 +212,12 @@ def adopt(job: Job, source: Source, root: Path, say: Say) -> None:
     if not (whole and is_published(path, job.remote)):
         raise FetchError(f"{path}: nobody fetched this file, and it cannot be shown to be the published one; move it away and run the "
                          f"command again ({source.place(job.artefact, job.file)})")  # fmt: skip
-    record(job, source, root, sha256_of(path))
+    record(job, source, root, path, sha256_of(path))
     say(f"{path}: was there already, and is the published file")
 
 
-def make_sure_of_space(jobs: Sequence[Job], root: Path) -> None:
-    """Raises FetchError saying how many GB of 10^9 bytes are missing."""
-    root.mkdir(parents=True, exist_ok=True)
+def make_sure_of_space(jobs: Sequence[Job], root: Path, say: Say) -> None:
+    """Says what is to come.  Raises FetchError saying how many GB of 10^9 bytes are missing."""
     needed, free = sum(job.space for job in jobs), shutil.disk_usage(root).free
     if needed and needed + RESERVE > free:
         largest = max(jobs, key=lambda job: job.space)
@@ -195,6 +225,8 @@ def make_sure_of_space(jobs: Sequence[Job], root: Path) -> None:
                          f"{RESERVE / 1e9:.2f} GB stay free, but only {free / 1e9:.2f} GB are free. The largest file is {largest.file.to} "
                          f"({largest.artefact.name}, {largest.space / 1e9:.2f} GB). Make room, fetch one --stage at a time, or put "
                          "data/downloads on another disk (a symbolic link)")  # fmt: skip
+    if jobs:
+        say(f"to fetch: {len(jobs)} files, {needed / 1e9:.2f} GB of disk on the way; {free / 1e9:.2f} GB are free")
 
 
 # --- Bringing --------------------------------------------------------------------------------------------------------
@@ -206,7 +238,7 @@ def staging(root: Path, file: File) -> Path:
 
 
 def bring(job: Job, source: Source, root: Path, say: Say) -> Path:
-    """Fetch one file, prove it, move it to its place, record it."""
+    """Fetch one file, prove it, record it, move it to its place: killed between the two, it is missing and fetched again, never unknown."""
     folder, target = staging(root, job.file), root / job.file.to
     folder.mkdir(parents=True, exist_ok=True)
     if job.parts:
@@ -219,8 +251,8 @@ def bring(job: Job, source: Source, root: Path, say: Say) -> Path:
     with told(str(target)):
         digest = sha256_of(arrived)
         target.parent.mkdir(parents=True, exist_ok=True)
+        record(job, source, root, arrived, digest)
         os.replace(arrived, target)
-        record(job, source, root, digest)
         shutil.rmtree(folder)
         with contextlib.suppress(OSError):  # other files may be on their way
             (root / INCOMING).rmdir()
@@ -263,10 +295,9 @@ def keep_tensors(path: Path, prefix: str, place: str) -> Path:
     return smaller
 
 
-def record(job: Job, source: Source, root: Path, digest: str) -> None:
-    """Enter a file that lies at its place into the lock file."""
-    path, lock = root / job.file.to, read_lock(root)
-    found = path.stat()
+def record(job: Job, source: Source, root: Path, path: Path, digest: str) -> None:
+    """Enter a file into the lock file: it lies at its place, or at `path`, from where it is moved with its time."""
+    lock, found = read_lock(root), path.stat()
     lock[job.file.to] = {
         "artefact": job.artefact.name, "source": source.place(job.artefact, job.file), "revision": job.remote.revision,
         "size": found.st_size, "mtime_ns": found.st_mtime_ns, "sha256": digest,
@@ -302,5 +333,5 @@ def main(
             return 0
         say("nothing was fetched; run the command without --offline and --verify, or with --from DIR (a folder that somebody shares)")
         return 1
-    fetch(profile, stage, names, Share(share) if share else ModelScope() if mirror else HuggingFace(), say=say)
+    fetch(profile, stage, names, Share.at(share, downloads_root()) if share else ModelScope() if mirror else HuggingFace(), say=say)
     return 0

@@ -70,8 +70,11 @@ def told(place: str) -> Iterator[None]:
         yield
     except FetchError:
         raise
-    except (hub_errors.GatedRepoError, hub_errors.RepositoryNotFoundError) as error:
-        raise FetchError(f"{place}: the hub has no such repository, or not for everybody ({first_line(error)})") from error
+    except hub_errors.GatedRepoError as error:
+        raise FetchError(f"{place}: its publisher asks for consent: open its page on the hub, give it, and set HF_TOKEN to a token of yours") from error
+    except hub_errors.RepositoryNotFoundError as error:
+        raise FetchError(f"{place}: the hub has no such repository, or not for everybody ({first_line(error)}). If it was renamed, correct "
+                         "data/manifest.toml; if it is private, set HF_TOKEN; or take --mirror, or --from DIR") from error  # fmt: skip
     except hub_errors.RevisionNotFoundError as error:
         raise FetchError(f"{place}: the repository has no such revision; correct data/manifest.toml") from error
     except (hub_errors.LocalEntryNotFoundError, hub_errors.OfflineModeIsEnabled) as error:
@@ -79,13 +82,39 @@ def told(place: str) -> Iterator[None]:
     except hub_errors.EntryNotFoundError as error:
         raise FetchError(f"{place}: the repository has no such file; was it renamed? See data/manifest.toml") from error
     except (hub_errors.HfHubHTTPError, requests.HTTPError) as error:
-        raise Interrupted(f"{place}: the hub refused ({first_line(error)}); try again later, or {ELSEWHERE}") from error
+        raise Interrupted(f"{place}: {refusal(error)}; or {ELSEWHERE}") from error
     except requests.RequestException as error:
         raise Interrupted(f"{place}: out of reach, or the connection broke off ({first_line(error)}); {ELSEWHERE}") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise FetchError(f"{place}: the disk is full; make room and run the command again, it goes on where it was") from error
         raise Interrupted(f"{place}: {first_line(error)}; run the command again") from error
+
+
+def refusal(error: requests.HTTPError) -> str:
+    """What a hub's refusal means for whoever asked, by its status."""
+    status = getattr(error.response, "status_code", 0)
+    if status == 429:
+        return "the hub has had too many requests from this address (429); wait some minutes, or set HF_TOKEN to a token of yours"
+    if status in (401, 403):
+        return f"the hub does not let everybody have it ({status}); set HF_TOKEN to a token of yours"
+    return f"the hub refused ({first_line(error)}); try again later"
+
+
+def forbidden_by() -> str | None:
+    """The variable that forbids the Hugging Face hub, read as its client reads it; None where none does."""
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        if value := os.environ.get(name):
+            return name if value.upper() in ("1", "ON", "YES", "TRUE") else None
+    return None
+
+
+def address(variable: str) -> str | None:
+    """The hub's address in a variable, None where it is not set.  FetchError where it is no address."""
+    found = os.environ.get(variable, "").strip().rstrip("/")
+    if found and not found.startswith(("https://", "http://")):
+        raise FetchError(f"{variable} is {found!r}; wanted an address that begins with https://")
+    return found or None
 
 
 def first_line(error: BaseException) -> str:
@@ -100,15 +129,15 @@ class HuggingFace:
 
     @property
     def endpoint(self) -> str | None:
-        return os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
+        return address("HF_ENDPOINT")
 
     def place(self, artefact: Artefact, file: File) -> str:
         return f"{artefact.name}: {artefact.hub}, {file.path}, Hugging Face hub"
 
     def describe(self, artefact: Artefact, file: File) -> Remote | None:
         """Size and checksum without the file; None for an optional file that the repository lacks."""
-        if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-            raise FetchError("HF_HUB_OFFLINE forbids the Hugging Face hub; unset it, or use --offline, --mirror or --from DIR")
+        if variable := forbidden_by():
+            raise FetchError(f"{variable} forbids the Hugging Face hub; unset it, or use --offline, --mirror or --from DIR")
         url = hf_hub_url(artefact.hub, file.path, repo_type=artefact.kind, revision=artefact.revision, endpoint=self.endpoint)
         with told(self.place(artefact, file)):
             try:
@@ -150,7 +179,7 @@ class ModelScope:
     def client(self):
         from modelscope_hub import HubApi  # what modelscope's own download functions call; MODELSCOPE_ENDPOINT is read here
 
-        return HubApi(endpoint=os.environ.get("MODELSCOPE_ENDPOINT") or None)
+        return HubApi(endpoint=address("MODELSCOPE_ENDPOINT"))
 
     @contextlib.contextmanager
     def told(self, artefact: Artefact, file: File) -> Iterator[None]:
@@ -204,6 +233,18 @@ class Share:
 
     folder: Path
     finished = True
+
+    @classmethod
+    def at(cls, folder: Path, root: Path) -> Share:
+        """The share in a folder that a person named; root: where its files are to go.  Raises ValueError where it cannot be one."""
+        if not folder.is_dir():
+            raise ValueError(f"--from {folder}: there is no such folder; is the disk or the network drive connected?")
+        if root.exists() and folder.samefile(root):
+            raise ValueError(f"--from {folder}: that is where downloads go; name the folder of somebody else")
+        inside = [folder / name for name in ("downloads", "data/downloads") if (folder / name / LOCK).is_file()]
+        if inside and not (folder / LOCK).is_file():
+            raise ValueError(f"--from {folder}: the files lie deeper: --from {inside[0]}")
+        return cls(folder)
 
     def place(self, artefact: Artefact, file: File) -> str:
         return f"{artefact.name}: {file.to}, shared folder {self.folder}"

@@ -57,6 +57,7 @@ class Artefact:
     profiles: tuple[str, ...] = ()
     stages: tuple[str, ...] = ()
     subset: Subset | None = None
+    gigabytes: float | None = None  # about; None where it is not known before the hub is asked
 
 
 def read_manifest(path: Path = MANIFEST) -> dict[str, Artefact]:
@@ -96,5 +97,5 @@ def select(
         return [manifest[name] for name in dict.fromkeys(names)]
     chosen = [each for each in manifest.values() if profile in each.profiles and (stage is None or stage in each.stages)]
     if not chosen:
-        raise ValueError(f"{profile} needs nothing from a hub: what it needs comes with the repository")
+        raise ValueError(f"{profile} needs nothing from a hub: what it needs comes with the repository; for the real files say --profile mini (or full)")
     return chosen

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from mmo.adjust import adjusted, split_name
-from mmo.config import Decoding, Draws, ModelConfig, Rehearsal, StageConfig
+from mmo.config import Augmentation, Decoding, Draws, Masks, ModelConfig, Rehearsal, StageConfig
 from mmo.manifest import downloads_root
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -64,6 +64,7 @@ class Profile:
     talker_from_thinker: bool = False  # T2A starts the Talker from the Thinker's last layers, as the original does
     system_prompts: tuple[str, ...] = ()
     checkpoint_seconds: float = 120.0  # between two saved states of training
+    augmentation: Augmentation = Augmentation()  # what training does to spoken questions before they are encoded
     decoding: Decoding = Decoding()  # how its answers are chosen
     changes: str = ""  # "learning_rate=0.0003": settings that are not the profile's own
 
@@ -260,6 +261,7 @@ def mini() -> Profile:
         checkpoint_file=downloads / "minimind-3o.safetensors",  # trained by nobody here: `mmo import` puts the original's there
         stages=real_stages(MINI_T2A, MINI_A2A, MINI_I2T),
         system_prompts=SYSTEM_PROMPTS,
+        augmentation=Augmentation(masks=Masks()),  # the original's kinds: speed, filter, room, noise white to pink, gain; a silence, SpecAugment
         checkpoint_seconds=600.0,
         judge_dir=downloads / "whisper-small",
         judge_language="en",  # mini is English

@@ -80,7 +80,7 @@ def files_of(folder: Path, pattern: str) -> list[Path]:
 def open_parquet(path: Path) -> pq.ParquetFile:
     """Open a file for reading by row group.  Raises DataError where it is missing or no parquet file."""
     if not path.is_file():
-        raise DataError(f"{path}: no such data file; fetch it (`mmo fetch`) or build it (`mmo world build`)")
+        raise DataError(f"{path}: no such data file; fetch it (`mmo fetch --profile mini`, or full) or build it (`mmo world build`)")
     try:
         return pq.ParquetFile(path, memory_map=True, pre_buffer=False)  # else it reads a whole row group before its first batch
     except (pa.ArrowInvalid, OSError) as error:

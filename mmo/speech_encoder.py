@@ -21,6 +21,8 @@ import contextlib
 import importlib
 import io
 import logging
+import os
+import pickle
 import pkgutil
 import random
 import sys
@@ -68,10 +70,13 @@ class SpeechEncoder:
         """
         folder = check_folder(Path(folder).resolve())
         device = check_device(torch.device(device))
-        with undisturbed() as printed:
+        with undisturbed() as printed, tensors_only():
             try:
                 loaded = auto_model()(model=str(folder), device=str(device), disable_update=True, disable_pbar=True, disable_log=True,
                                       ignore_init_mismatch=False, ncpu=torch.get_num_threads())
+            except pickle.UnpicklingError as error:
+                raise ValueError(f"{folder / 'model.pt'}: refused, nothing of it was run: it holds something else than tensors, or is damaged; "
+                                 "fetch it again (`mmo fetch speech-encoder`)") from error  # fmt: skip
             except Exception as error:
                 raise ValueError(f"{folder}: funasr could not load this folder ({error}); are config.yaml and model.pt of one model?") from error
         missing = [line for line in printed.getvalue().splitlines() if "miss key in ckpt" in line]
@@ -207,6 +212,19 @@ def auto_model() -> type:
     for name in FUNASR_MODULES:
         importlib.import_module(f"funasr.{name}")
     return sys.modules["funasr"].AutoModel
+
+
+@contextlib.contextmanager
+def tensors_only() -> Iterator[None]:
+    """What is unpickled in here may hold tensors and plain containers alone, whatever the caller's environment says: funasr leaves it to that."""
+    names = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
+    before = {name: os.environ.pop(name) for name in names if name in os.environ}
+    os.environ[names[0]] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[names[0]]
+        os.environ.update(before)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
@@ -111,7 +111,7 @@ class TrainResult:
 def default_encoders(profile: Profile, device: torch.device) -> Encoders:
     """The profile's own encoders, loaded only if something is not in the feature cache."""
     # Imported here: funasr and transformers take seconds, and T2A needs neither.
-    from mmo.augmentation import Augmentation, augment
+    from mmo.augmentation import disturb
 
     def speech():
         from mmo.speech_encoder import SpeechEncoder
@@ -125,10 +125,9 @@ def default_encoders(profile: Profile, device: torch.device) -> Encoders:
 
     found = {}
     if profile.speech_encoder_dir.is_dir():
-        settings = Augmentation()
         mark = folder_fingerprint(profile.speech_encoder_dir)
-        change = partial(augment, settings=settings)
-        found["speech"] = frozen_speech(speech, profile.model.audio_hidden_size, mark, change, str(settings))
+        change = partial(disturb, settings=profile.augmentation)
+        found["speech"] = frozen_speech(speech, profile.model.audio_hidden_size, mark, change, str(profile.augmentation))
     if profile.vision_encoder_dir.is_dir():
         mark = folder_fingerprint(profile.vision_encoder_dir)
         found["vision"] = frozen_vision(vision, profile.model.image_hidden_size, mark, read_picture, perturb_picture, str(PERTURBATION))
@@ -599,9 +598,13 @@ class StageRun:
         say(f"pass {stage.name}: {steps} steps on {' + '.join(f'{len(corpus)}' for corpus in corpora)} rows, learning: {stage.trainable}")
         return batches, held_out, steps
 
-    def run(self, minutes: float | None, progress_bar: bool) -> bool:
-        """All passes that are left; False where time was up before."""
+    def run(self, minutes: float | None, progress_bar: bool, pause: Callable[[], bool] | None = None) -> bool:
+        """All passes that are left; False where time was up before, or a pause was asked for."""
         deadline = time.monotonic() + 60 * minutes if minutes else None
+
+        def enough() -> bool:
+            return bool(pause and pause()) or deadline is not None and time.monotonic() > deadline
+
         resumed = self.resume()
         model = self.model()
         begun = self.progress.before + self.progress.step if resumed else 0
@@ -611,7 +614,7 @@ class StageRun:
                 path.unlink()  # of an earlier run
         try:
             for number in range(self.progress.done, len(self.passes)):
-                if not self.run_pass(model, self.passes[number], log, deadline, progress_bar):
+                if not self.run_pass(model, self.passes[number], log, enough if minutes or pause else None, progress_bar):
                     return False
         finally:
             log.close()
@@ -622,9 +625,9 @@ class StageRun:
         return True
 
     def run_pass(
-        self, model: OmniModel, stage: StageConfig, log: Log, deadline: float | None, progress_bar: bool
+        self, model: OmniModel, stage: StageConfig, log: Log, enough: Callable[[], bool] | None, progress_bar: bool
     ) -> bool:
-        """One pass to its end; the model then holds the average.  False where time was up."""
+        """One pass to its end; the model then holds the average.  False where it was enough for now (asked behind every step)."""
         at = self.progress
         batches, held_out, steps = self.open(stage)
         self.total_steps = at.before + steps
@@ -654,9 +657,8 @@ class StageRun:
                 at.step += 1
                 at.chunk, at.number = batch.position
                 at.useful, at.size = at.useful + whole.useful, at.size + whole.size
-                now = time.monotonic()
-                time_up = deadline is not None and self.group.from_first(now > deadline)  # all stop at the same step
-                save = time_up or now - saved_at > self.settings["checkpoint_seconds"] or at.step in self.settings["save_at"]
+                stop = enough is not None and self.group.from_first(enough())  # all stop at the same step
+                save = stop or time.monotonic() - saved_at > self.settings["checkpoint_seconds"] or at.step in self.settings["save_at"]
                 if len(pending) == FETCH_STEPS or save or at.step in validate_at:
                     self.fetch(pending, log, bar)
                 if at.step in validate_at and self.group.first:
@@ -665,7 +667,7 @@ class StageRun:
                     if self.group.first:
                         self.save(stepper, log)
                     saved_at = time.monotonic()
-                    if time_up:
+                    if stop:
                         return False
                 if not pending:
                     self.clock = Clock()  # what was looked at and saved since the last step is no part of the next
@@ -836,6 +838,7 @@ def train(
     snapshots: bool = False,
     workers: int | None = None,
     compile: bool = False,
+    pause: Callable[[], bool] | None = None,
 ) -> TrainResult:
     """Train one stage ("t2a", "a2a", "i2t") of a profile, or go on with it where it was interrupted.
 
@@ -845,7 +848,7 @@ def train(
     save_at: also save the state after these steps of a pass.  snapshots: keep the averaged weights of every validation (half
     precision, `checkpoint.snapshots_of`), to listen to the same sentence on the way.  workers: processes that make batches ahead
     (0: none; default `loader.default_workers`); the run is the same with any number.  compile: the blocks by torch.compile (`compiling.py`), in
-    all passes; off, with the reason, where that fails.
+    all passes; off, with the reason, where that fails.  pause: asked behind every step; where it says True the state is saved and the call returns.
 
     Started by torchrun, all processes share every batch: the losses and the weights are those of one (docs/scale_out.md).  Process 0 writes.
 
@@ -866,7 +869,7 @@ def train(
         }  # fmt: skip
         with alone_in(run_dir, group):
             run = StageRun(profile, stage, run_dir, settings, encoders)
-            finished = run.run(minutes, progress_bar)
+            finished = run.run(minutes, progress_bar, pause)
         at = run.progress
         result = TrainResult(
             stage=stage,

@@ -77,8 +77,9 @@ class VisionEncoder:
 
     @torch.no_grad()
     def encode(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
-        """Patch features (B, P, D_image), row by row from the upper left patch; each picture by itself."""
-        return self.model(self.pixels(pictures)).last_hidden_state
+        """Patch features (B, P, D_image), row by row from the upper left patch; each picture by itself, outside autocast."""
+        with torch.autocast(self.device.type, enabled=False):
+            return self.model(self.pixels(pictures)).last_hidden_state
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:

@@ -58,7 +58,7 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path}: refused, nothing of it was run: it holds something else than tensors, or is damaged") from error
     except (RuntimeError, EOFError, OSError) as error:  # the file is there and was opened: what fails is its content
-        raise ValueError(f"{path} is damaged, or cut short: {(str(error) or 'empty').splitlines()[0]}") from error
+        raise ValueError(f"{path} is damaged, or cut short: {(str(error) or 'empty').splitlines()[0]}; fetch or copy it again") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds a {type(found).__name__}, wanted tensors by name")
     strange = [str(name) for name, value in found.items() if not isinstance(value, Tensor)]

@@ -123,14 +123,15 @@ class WhisperJudge:
         longest = max(len(wave) for wave in waves)
         beyond = longest > self.window
         kept = {"truncation": False, "padding": "longest"} if beyond else {}  # else padded to the window, as in Whisper's training
-        found = self.processor.feature_extractor(list(waves), sampling_rate=RATE, return_attention_mask=True, return_tensors="pt", **kept)
-        tokens = self.model.generate(
-            input_features=found.input_features.to(self.model.device, self.model.dtype),
-            attention_mask=found.attention_mask.to(self.model.device),
-            return_timestamps=beyond,
-            max_new_tokens=self.most_tokens(min(longest, self.window)),
-            **self.asked_for(),
-        )
+        with torch.autocast(self.model.device.type, enabled=False), torch.autocast("cpu", enabled=False):  # the mel frames are made on the processor
+            found = self.processor.feature_extractor(list(waves), sampling_rate=RATE, return_attention_mask=True, return_tensors="pt", **kept)
+            tokens = self.model.generate(
+                input_features=found.input_features.to(self.model.device, self.model.dtype),
+                attention_mask=found.attention_mask.to(self.model.device),
+                return_timestamps=beyond,
+                max_new_tokens=self.most_tokens(min(longest, self.window)),
+                **self.asked_for(),
+            )
         return [text.strip() for text in self.processor.batch_decode(tokens, skip_special_tokens=True)]
 
     def most_tokens(self, samples: int) -> int:

@@ -8,11 +8,13 @@
 import hashlib
 import json
 import threading
+import time
 from collections import defaultdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlparse
 
 COMMIT = "c0ffee" * 6 + "c0de"
+PIECE = 20_000  # bytes sent at once
 LARGE = 1000  # bytes; from here on a file is stored as git-lfs does, and its SHA-256 is published
 
 
@@ -24,6 +26,8 @@ class Hub:
         self.cut: dict[str, list[int]] = {}  # path -> after how many bytes the next answers break off
         self.damaged: set[str] = set()  # one byte differs from what is published
         self.silent_on_checksums = False
+        self.refusing: tuple[int, str] | None = None  # status and error code of every answer
+        self.seconds_a_piece = 0.0  # between two pieces of 20 000 bytes
         self.full_answers_only = False
         self.served: dict[str, int] = defaultdict(int)  # bytes of content, by path
         self.ranges: dict[str, list[str]] = defaultdict(list)  # Range of each GET ("" without), by path
@@ -64,6 +68,9 @@ class Handler(BaseHTTPRequestHandler):
         self.answer()
 
     def answer(self, head: bool = False) -> None:
+        if self.hub.refusing:
+            status, code = self.hub.refusing
+            return self.send_json({"error": code}, status, **{"X-Error-Code": code} if code else {})
         url = urlparse(self.path)
         words, query = [unquote(word) for word in url.path.strip("/").split("/")], parse_qs(url.query)
         if words[:2] == ["api", "v1"]:
@@ -146,8 +153,14 @@ class Handler(BaseHTTPRequestHandler):
         cuts = self.hub.cut.get(path)
         if cuts:
             body, self.close_connection = body[: cuts.pop(0)], True
-        self.hub.served[path] += len(body)
-        self.wfile.write(body)
+        for piece in (body[start : start + PIECE] for start in range(0, len(body), PIECE)):
+            self.hub.served[path] += len(piece)
+            try:
+                self.wfile.write(piece)
+            except ConnectionError:  # whoever asked has gone
+                self.close_connection = True
+                return
+            time.sleep(self.hub.seconds_a_piece)
 
     def send_json(self, answer: object, status: int = 200, **headers: str) -> None:
         body = json.dumps(answer).encode()

@@ -2,8 +2,23 @@
 
 import numpy as np
 import pytest
+import torch
 
-from mmo.augmentation import Augmentation, add_echo, add_noise, augment, change_speed, filter_at_random, mask_spectrogram
+from mmo.augmentation import (
+    Masked,
+    add_echo,
+    add_noise,
+    augment,
+    change_speed,
+    disturb,
+    filter_at_random,
+    mask_spectrogram,
+    mask_stacked,
+    silence_a_stretch,
+)
+from mmo.config import Augmentation, Masks
+from mmo.features import frozen_speech
+from mmo.profiles import mini, tiny
 
 RATE = 16_000
 
@@ -102,3 +117,73 @@ def test_bad_sound_is_named(samples, message):
 def test_silence_stays_silence():
     loud = Augmentation(speed_share=1, filter_share=1, echo_share=1, noise_share=1)
     assert not augment(np.zeros(RATE, np.float32), np.random.default_rng(0), loud).any()
+
+
+# --- What is hidden ------------------------------------------------------------------------------------------------------
+
+ALWAYS = Masks(silence_share=1.0, share=1.0)
+
+
+def test_without_masks_a_question_is_disturbed_as_ever_and_features_made_before_are_still_known():
+    """tiny was trained without: the words of its settings are part of what names its stored features."""
+    samples = tone(440)
+    np.testing.assert_array_equal(disturb(samples, np.random.default_rng(3)), augment(samples, np.random.default_rng(3)))
+    assert "mask" not in str(Augmentation()).lower() and str(tiny().augmentation) == str(Augmentation())
+    assert mini().augmentation.masks is not None and "Masks(" in str(mini().augmentation)
+    assert str(Augmentation(masks=Masks(bands=1))) != str(Augmentation(masks=Masks(bands=2)))
+
+
+def test_a_silence_is_as_long_as_said_and_the_rest_stays():
+    samples = tone(440) + 1.0  # never zero
+    changed = silence_a_stretch(samples, np.random.default_rng(0), 0.2, RATE)
+    (silent,) = np.nonzero(changed == 0)
+    assert len(silent) == 0.2 * RATE and silent[-1] - silent[0] + 1 == len(silent), "one stretch"
+    np.testing.assert_array_equal(np.delete(changed, silent), np.delete(samples, silent))
+    assert (silence_a_stretch(samples[:100], np.random.default_rng(0), 9.0, RATE) == 0).sum() == 50, "never more than half"
+
+
+def test_shares_say_how_often_something_is_hidden():
+    kinds = [type(disturb(tone(300, 0.2), np.random.default_rng(seed), Augmentation(masks=Masks(share=0.5)))) for seed in range(60)]
+    assert 15 < kinds.count(Masked) < 45
+    assert not any(isinstance(disturb(tone(300, 0.2), np.random.default_rng(n), Augmentation(masks=Masks(share=0.0))), Masked) for n in range(20))
+
+
+def test_bands_are_the_same_in_all_seven_stacked_frames():
+    """The frontend stacks seven frames of 80 mel bins: a hidden bin is hidden in each of them."""
+    frames = np.random.default_rng(0).standard_normal((40, 560)).astype(np.float32)
+    hidden = mask_stacked(frames, Masked(tone(300), 5, Masks(bands=2, gaps=0)))
+    changed = (hidden != frames).reshape(40, 7, 80)
+    assert hidden.shape == frames.shape and 0 < changed.any((0, 1)).sum() <= 28
+    assert (changed.all((0, 1)) == changed.any((0, 1))).all(), "hidden throughout or not at all"
+    gaps = (mask_stacked(frames, Masked(tone(300), 5, Masks(bands=0, gaps=2))) != frames).all(axis=1)
+    assert 0 < gaps.sum() <= 8, "two gaps of a tenth each, at most"
+
+
+class HalvedEar:
+    """An encoder in two halves: features are the stacked frames themselves."""
+
+    def frames(self, waves):
+        lengths = torch.tensor([len(wave) // 960 for wave in waves])
+        frames = torch.zeros(len(waves), int(lengths.max()), 560)
+        for row, (wave, length) in enumerate(zip(waves, lengths.tolist())):
+            frames[row, :length] = torch.from_numpy(np.resize(wave, (length, 560)))
+        return frames, lengths
+
+    def encode_frames(self, frames, lengths):
+        return frames, lengths
+
+    def encode(self, waves):
+        return self.encode_frames(*self.frames(waves))
+
+
+def test_only_the_sounds_that_are_to_be_masked_are():
+    """Between frontend and encoder, each by its own seed, its neighbours untouched and none beyond its own length."""
+    frozen = frozen_speech(HalvedEar, 560, "halves")
+    short, long = tone(300, 0.5), tone(440, 1.0)
+    plain = frozen.encode([short, long])
+    mixed = frozen.encode([short, Masked(long, 7, ALWAYS)])
+    np.testing.assert_array_equal(mixed[0], plain[0])
+    assert mixed[1].shape == plain[1].shape and (mixed[1] != plain[1]).any()
+    again = frozen.encode([Masked(long, 7, ALWAYS)])[0]
+    np.testing.assert_array_equal(again, mixed[1])
+    assert (frozen.encode([Masked(long, 8, ALWAYS)])[0] != again).any()

@@ -240,6 +240,20 @@ def test_doctor_wants_a_gpu_for_mini_and_eight_for_full(profiles):
     assert "GPU" not in doctor.check_profile("tiny", without).found
 
 
+def test_doctor_says_that_a_t4_goes_slowly(profiles):
+    """As docs/rehearsal.md: memory is no obstacle there, float32 is."""
+    machine = doctor.Machine(2, 32.0, 500.0, (doctor.Gpu("Tesla T4, sm_75", 15.6, False),))
+    for part in doctor.PARTS:
+        (profiles / "mini" / part).mkdir(parents=True)
+    (profiles / "mini" / "data_dir" / "t2a-train.parquet").touch()
+    found = doctor.check_profile("mini", machine)
+    assert found.fine and "can run slowly: Tesla T4, sm_75 has 16 GB and no bf16" in found.found
+    assert "slowly" not in doctor.check_profile("mini", LARGE).found
+    assert "1 GPU with 24 GB" in doctor.check_profile("mini-moe", machine).found and "8 GPU" in doctor.check_profile("full", machine).found
+    small = doctor.Machine(2, 32.0, 500.0, (doctor.Gpu("GTX 1080, sm_61", 8.5, False),))
+    assert "1 GPU with 24 GB" in doctor.check_profile("mini", small).found
+
+
 def test_doctor_sees_packages_that_are_missing_broken_or_of_another_version(monkeypatch, tmp_path):
     (tmp_path / "mmo_broken_module.py").write_text("raise OSError('libsomething.so: cannot open')")
     monkeypatch.syspath_prepend(tmp_path)

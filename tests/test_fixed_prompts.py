@@ -95,14 +95,14 @@ def test_the_page_sets_stages_side_by_side(tmp_path):
 def test_a_stages_weights_speak_and_the_same_weights_say_the_same(profile, tmp_path):
     torch.manual_seed(0)
     save_model(OmniModel(profile.model), tmp_path / "t2a.safetensors")
-    folder = keep_sounds(profile, "t2a", tmp_path)
+    page, folder = keep_sounds(profile, "t2a", tmp_path), prompts_folder(tmp_path, "t2a")
+    assert page == tmp_path / "prompts" / "index.html" and page.is_file()
     told = json.loads((folder / "said.json").read_text())["answers"]
     assert len(told) == 20 and {each["voice"] for each in told} == {"voice-1", "voice-2"}
     sounds = {path.name: path.read_bytes() for path in folder.glob("*.wav")}
     assert sounds.keys() == {each["sound"] for each in told if each["sound"]} and sounds
     keep_sounds(profile, "t2a", tmp_path)
     assert {path.name: path.read_bytes() for path in folder.glob("*.wav")} == sounds
-    assert (tmp_path / "prompts" / "index.html").is_file()
 
 
 def test_training_ends_with_the_prompts_and_does_not_fail_for_want_of_a_codec(profile, tmp_path, monkeypatch):

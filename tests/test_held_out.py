@@ -140,7 +140,7 @@ def test_training_validates_on_them(profile, tmp_path):
 
 def test_a_missing_file_is_named(profile):
     source_of(profile, "i2t").unlink()
-    with pytest.raises(DataError, match="sft_i2t_mini.parquet.*mmo fetch --stage i2t"):
+    with pytest.raises(DataError, match="sft_i2t_mini.parquet.*mmo fetch --profile toy --stage i2t"):
         set_aside(profile)
 
 

@@ -1,14 +1,20 @@
 """`mmo fetch`: the real clients against a hub on loopback, in fair weather and in foul."""
 
+import ast
 import errno
 import hashlib
 import json
 import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub
 import huggingface_hub.constants
@@ -80,7 +86,8 @@ def server(manifest, monkeypatch, tmp_path):
         monkeypatch.setenv("HF_ENDPOINT", running.address)
         monkeypatch.setenv("MODELSCOPE_ENDPOINT", running.address)
         monkeypatch.setenv("MODELSCOPE_DOWNLOAD_INTRA_CLOUD", "false")
-        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)  # `mmo test` sets it
+        for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):  # `mmo test` sets them
+            monkeypatch.delenv(variable, raising=False)
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         # The client keeps what it has in whole pieces of 10 MB; these files are smaller.
@@ -147,6 +154,14 @@ def test_every_artefact_says_where_it_is_from_and_under_which_licence():
     for artefact in read_manifest().values():
         assert re.fullmatch(r"[\w.-]+/[\w.-]+", artefact.hub) and artefact.licence and artefact.about and artefact.notebooks
         assert set(artefact.profiles) <= set(profiles.PROFILES) and set(artefact.stages) <= set(profiles.STAGES)
+
+
+def test_sizes_are_known_of_all_weights_and_told_before_anything_is_fetched(root, manifest):
+    weights = [each for each in manifest.values() if each.kind == "model"]
+    assert all(each.gigabytes and 0 < each.gigabytes < 2 for each in weights)
+    known = sum(each.gigabytes or 0 for each in select(manifest, "mini"))
+    said = mmo("--offline").output
+    assert f"to come: about {known:.1f} GB, and t2a-mini, a2a-mini, i2t-mini, whose size the hub tells before they come" in said
 
 
 @pytest.mark.parametrize("table", [{"folder": "..", "files": ["a"]}, {"folder": "a", "files": [{"path": "x", "to": "/etc/x"}]},
@@ -285,7 +300,93 @@ def test_the_hubs_own_word_for_offline_is_heard(server, root, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert mmo("t2a-mini").exit_code == 0, "what is there needs no hub"
     done = mmo("a2a-mini")
-    assert done.exit_code == 1 and "HF_HUB_OFFLINE" in done.output
+    assert done.exit_code == 1 and "HF_HUB_OFFLINE forbids" in done.output
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("TRANSFORMERS_OFFLINE", "1")
+    assert "TRANSFORMERS_OFFLINE forbids" in mmo("a2a-mini").output, "the client obeys this one, too"
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "words"),
+    [
+        (401, "GatedRepo", ("asks for consent", "HF_TOKEN")),
+        (401, "RepoNotFound", ("no such repository", "data/manifest.toml", "HF_TOKEN", "--mirror")),
+        (403, "", ("does not let everybody", "HF_TOKEN")),
+        (429, "", ("too many requests", "wait some minutes", "HF_TOKEN")),
+        (500, "", ("the hub refused (500", "try again later", "--from DIR")),
+        (503, "", ("the hub refused (503", "try again later", "--mirror")),
+    ],
+)
+def test_what_a_hub_refuses_is_told_with_what_to_do(server, root, monkeypatch, status, code, words):
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
+    server.refusing = status, code
+    done = mmo("t2a-mini")
+    assert done.exit_code == 1 and all(word in done.output for word in ("t2a-mini: jingyaogong/minimind-o_dataset", *words)), done.output
+    server.refusing = None
+    assert mmo("t2a-mini").exit_code == 0
+
+
+def test_an_address_that_is_none_is_told_as_such(server, root, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "hf-mirror.com")
+    assert "HF_ENDPOINT is 'hf-mirror.com'; wanted an address that begins with https://" in mmo("t2a-mini").output
+    pytest.importorskip("modelscope_hub", reason="the ModelScope client is not installed")
+    monkeypatch.setenv("MODELSCOPE_ENDPOINT", "modelscope.cn")
+    assert "MODELSCOPE_ENDPOINT is 'modelscope.cn'; wanted an address" in mmo("t2a-mini", "--mirror").output
+
+
+def test_ctrl_c_says_that_the_same_command_goes_on_and_it_does(server, root):
+    """A real process, a real SIGINT, in the middle of a file."""
+    server.seconds_a_piece = 0.5
+    asked_for = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a shell's background jobs are told to pass it over
+    command = [sys.executable, "-c", f"{asked_for}; from mmo.cli import app; app()", "fetch", "--profile", "mini", "t2a-mini"]
+    process = subprocess.Popen(command, cwd=profiles.REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    until = time.monotonic() + 120
+    while server.served["sft_t2a_mini.parquet"] < 60_000:
+        assert process.poll() is None and time.monotonic() < until, process.communicate()[0]
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 130 and "interrupted; what has come is kept, and the same command goes on" in said and "Traceback" not in said
+    assert not (root / T2A).exists(), "an unfinished file never stands at its place"
+    server.seconds_a_piece = 0.0
+    assert mmo("t2a-mini").exit_code == 0 and mmo("t2a-mini", "--verify").exit_code == 0
+
+
+@pytest.mark.parametrize("moved", [False, True], ids=["before", "after"])
+def test_killed_while_a_file_goes_to_its_place_it_is_there_or_missing_but_never_unknown(server, root, monkeypatch, moved):
+    """Of a part of a file no checksum is published: unrecorded, it could not be told from a stranger's, and would be refused."""
+
+    def killed(source, target):
+        if moved:
+            os.replace(source, target)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hub, "os", SimpleNamespace(replace=killed))
+        assert mmo("i2t-mini").exit_code == 130
+    path = root / "mini" / "sft_i2t_mini.parquet"
+    assert path.exists() == moved
+    assert mmo("i2t-mini").exit_code == 0 and len(numbers(path)) == 200 and mmo("i2t-mini", "--verify").exit_code == 0
+
+
+def test_two_commands_do_not_work_in_one_folder_at_once(server, root, monkeypatch):
+    monkeypatch.setattr(hub, "LOCK_SECONDS", 0.05)
+    with hub.alone_in(root):
+        done = mmo("t2a-mini")
+        assert done.exit_code == 1 and "another `mmo fetch` is at work there" in done.output and not server.served
+        assert mmo("--offline").exit_code == 1, "looking is free"
+    assert mmo("t2a-mini").exit_code == 0
+
+
+def test_what_is_to_come_is_said_before_it_comes(server, root):
+    done = mmo("t2a-mini", "a2a-mini")
+    assert "to fetch: 2 files, 0.00 GB of disk on the way" in done.output
+    assert "to fetch" not in mmo("t2a-mini", "a2a-mini").output
+
+
+def test_optional_files_that_are_missing_are_not_counted_among_those_there(root, manifest):
+    needed = [file for artefact in select(manifest, "mini") for file in artefact.files if not file.optional]
+    assert f"mini: 0 of {len(needed)} files as they should be" in mmo("--offline").output
 
 
 # --- Ever after --------------------------------------------------------------------------------------------------------
@@ -354,6 +455,16 @@ def test_a_damaged_or_unfinished_share_is_refused(server, root, tmp_path, monkey
     assert done.exit_code == 1 and "not what is published" in done.output
     done = mmo("a2a-mini", "--from", tmp_path / "share")
     assert done.exit_code == 1 and "mini/sft_a2a_mini.parquet" in done.output and "not there" in done.output
+
+
+def test_a_folder_that_is_no_share_is_told_apart_from_one_that_lacks_a_file(root, tmp_path):
+    assert "there is no such folder" in mmo("--from", tmp_path / "typo").output
+    root.mkdir()
+    assert "that is where downloads go" in mmo("--from", root).output
+    deeper = tmp_path / "disk" / "data" / "downloads"
+    deeper.mkdir(parents=True)
+    (deeper / "fetched.json").write_text('{"files": {}}')
+    assert f"the files lie deeper: --from {deeper}" in " ".join(mmo("--from", tmp_path / "disk").output.split())
 
 
 # --- I2T-mini ----------------------------------------------------------------------------------------------------------
@@ -457,10 +568,27 @@ def test_wrong_words_are_answered_with_the_right_ones(root):
     assert "t2a-mini" in mmo("t2a-maxi").output
     assert "choose one" in mmo("--mirror", "--from", "share").output
     tiny = CliRunner().invoke(cli.app, ["fetch", "--profile", "tiny"])
-    assert tiny.exit_code == 1 and "comes with the repository" in tiny.output
+    assert tiny.exit_code == 1 and "comes with the repository; for the real files say --profile mini" in tiny.output
     root.mkdir()
     (root / "fetched.json").write_text("{")
     assert "fetched.json: cannot be read" in mmo("--offline").output
+
+
+def messages(path: Path) -> list[str]:
+    """The words of the errors that a module raises, as far as something is filled in there, which is {} here."""
+    raised = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Raise)]
+    strings = [part for node in raised for part in ast.walk(node) if isinstance(part, ast.JoinedStr)]
+    return ["".join(str(piece.value) if isinstance(piece, ast.Constant) else "{}" for piece in each.values) for each in strings]
+
+
+def test_an_error_that_sends_one_to_fetch_names_a_command_that_fetches():
+    """`mmo fetch` alone takes the profile tiny, which needs nothing."""
+    found = [(path.name, what) for path in MANIFEST.parents[1].glob("mmo/**/*.py") for words in messages(path)
+             for what in re.findall(r"mmo fetch(?: ([^\s`',;)]+))?", words)]  # fmt: skip
+    found = [(name, what) for name, what in found if name not in ("hub.py", "hub_sources.py")]
+    assert len(found) >= 5, found
+    wrong = [(name, what) for name, what in found if what not in ("--profile", "{}") and what not in read_manifest()]
+    assert not wrong, f"`mmo fetch` and then neither --profile nor an artefact's name: {wrong}"
 
 
 def test_sources_are_told_apart_by_what_they_cannot_do(root, manifest, tmp_path):

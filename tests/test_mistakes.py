@@ -66,6 +66,13 @@ def test_a_stage_whose_weights_are_not_there_says_where_they_come_from(tmp_path,
     assert said.startswith("mmo train: ") and "mmo fetch" in said
 
 
+def test_without_weights_mini_names_both_ways_to_get_some(tmp_path, monkeypatch):
+    monkeypatch.setenv("MMO_DOWNLOADS", str(tmp_path))
+    monkeypatch.setenv("MMO_RUNS", str(tmp_path / "runs"))
+    said = told("say", "hello", "--profile", "mini", "--out", tmp_path / "say.wav")
+    assert "train first: mmo train --profile mini --stage t2a, or read in the original's: mmo import minimind-3o FILE" in said
+
+
 def test_a_picture_that_is_text_is_named(tmp_path):
     (tmp_path / "picture.png").write_text("not a picture")
     assert "picture.png: not a picture that can be read" in told("say", "--image", tmp_path / "picture.png", "--out", tmp_path / "say.wav")

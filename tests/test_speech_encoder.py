@@ -5,9 +5,11 @@ Invariants: what a sound gives does not depend on its neighbours; loading and en
 
 import json
 import logging
+import os
 import random
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -129,6 +131,29 @@ def test_no_folder_and_no_device(made, tmp_path):
     if not torch.cuda.is_available():
         with pytest.raises(RuntimeError, match="cuda is not available"):
             SpeechEncoder.load(made[0], "cuda")
+
+
+class Trap:
+    """Unpickled as pickles usually are, it would write a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("environment", ["", "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"])
+def test_a_program_in_the_weights_is_refused_and_not_run(made, tmp_path, monkeypatch, environment):
+    """funasr reads model.pt, and leaves it to torch's default what a pickle may do; a variable of the environment could loosen that."""
+    folder, sprung = shutil.copytree(made[0], tmp_path / "ear"), tmp_path / "sprung"
+    torch.save(torch.load(folder / "model.pt", weights_only=True) | {"x": Trap(sprung)}, folder / "model.pt")
+    if environment:
+        monkeypatch.setenv(environment, "1")
+    with pytest.raises(ValueError, match="model.pt: refused, nothing of it was run.*mmo fetch speech-encoder"):
+        SpeechEncoder.load(folder)
+    assert not sprung.exists()
+    assert {name: os.environ[name] for name in os.environ if "WEIGHTS_ONLY_LOAD" in name} == ({environment: "1"} if environment else {})
 
 
 def test_weights_of_another_size_or_with_a_gap_are_refused(made, tmp_path):

@@ -61,6 +61,15 @@ def test_is_frozen_and_keeps_no_graph(encoder):
     assert not any(p.requires_grad for p in encoder.model.parameters()) and not encoder.model.training
 
 
+def test_autocast_does_not_reach_the_encoder(encoder):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8))
+    plain = encoder.encode([picture])
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = encoder.encode([picture])
+    assert inside.dtype == torch.float32
+    torch.testing.assert_close(inside, plain, atol=0, rtol=0)
+
+
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "CMYK", "YCbCr", "I", "F", "I;16"])
 def test_every_mode_is_seen_as_rgb(encoder, mode):
     rgb = some_picture()

@@ -143,9 +143,14 @@ def test_the_language_is_told_or_found_out(folder, judge):
     assert "language" not in given and "task" not in given
 
 
-def test_it_is_frozen_and_in_full_precision(judge):
+def test_it_is_frozen_and_in_full_precision_under_autocast_too(judge, monkeypatch):
     assert not judge.model.training and not any(weight.requires_grad for weight in judge.model.parameters())
     assert {weight.dtype for weight in judge.model.parameters()} == {torch.float32}
+    seen, real = [], judge.model.generate
+    monkeypatch.setattr(judge.model, "generate", lambda **given: seen.append(torch.is_autocast_enabled("cpu")) or real(**given))
+    with torch.autocast("cpu", torch.bfloat16):
+        judge.transcribe([(0.1 * np.sin(np.arange(16_000) / 20).astype(np.float32), 16_000)])
+    assert seen == [False]
 
 
 # --- Comparing -------------------------------------------------------------------------------------------------------

@@ -199,6 +199,7 @@ def kept_bytes(model: OmniModel, batch: Batch, stage: StageConfig, dtype: torch.
     held = []
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
+        tensor = tensor.detach()  # the tensor itself may be its node's own output: kept, both would hold each other for ever
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
             kept[storage.data_ptr()] = storage.nbytes()

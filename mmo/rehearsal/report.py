@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import psutil
 import torch
 
 from mmo.bench.report import describe_machine
+from mmo.config import ModelConfig
 from mmo.doctor import memory_limit
 from mmo.profiles import STAGES, Profile, profile, runs_root
 from mmo.rehearsal import plan as planning
@@ -27,6 +28,9 @@ from mmo.rehearsal.stand_ins import REAL, Sizes, downloads_at, write_stand_ins
 from mmo.report import write_report
 
 ON_A_PROCESSOR = 1024  # positions at once where there is no card: a step of the real budget would take minutes
+STAND_INS_BYTES = 2.9e9  # the judges' among them
+COPIES = 9  # of the weights in fp32 that lie on the disk at once: three stages', a state of three, and the next one before it takes its place
+COPIES_WITH_NOTEBOOKS = COPIES + 6  # their own run's three, six snapshots in half precision
 SHARED = 1.25  # clock over processor time a thread: above, others used the machine, and processor time tells more
 
 
@@ -57,6 +61,7 @@ def figures_file(folder: Path, name: str) -> Path:
 
 def rehearse(settings: Settings, say: Callable[[str], None] = print) -> dict:
     """Everything, in the order of the real run; returns the figures.  Raises RehearsalFailed, NotebookFailed, ValueError."""
+    make_sure_of_room(settings)
     # mini and mini-moe share their stand-ins: the mixture is upcycled from the dense Thinker.
     stand_ins = write_stand_ins(settings.name, (settings.folder / "stand-ins").resolve(), settings.sizes, say=say)
     with downloads_at(stand_ins):
@@ -72,6 +77,21 @@ def rehearse(settings: Settings, say: Callable[[str], None] = print) -> dict:
     if settings.notebooks is None or settings.notebooks:
         rehearse_notebooks(settings, runner, figures)
     return figures
+
+
+def make_sure_of_room(settings: Settings) -> None:
+    """Raises ValueError saying how much disk a rehearsal takes, where there is less: half an hour into it is late to learn it."""
+    chosen = profile(settings.name)
+    model = ModelConfig.from_dict(settings.sizes.model | {"use_moe": chosen.model.use_moe})
+    weights = 4 * weights_of(replace(chosen, model=model))
+    copies = COPIES_WITH_NOTEBOOKS if settings.notebooks is None else COPIES
+    there = sum(path.stat().st_size for path in settings.folder.rglob("*") if path.is_file())
+    needed = copies * weights + (STAND_INS_BYTES if settings.sizes == REAL else 0) - there  # what an earlier rehearsal left is used, or replaced
+    place = next(path for path in (settings.folder.resolve(), *settings.folder.resolve().parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise ValueError(f"{settings.folder}: a rehearsal of {settings.name} takes up to {needed / 1e9:.1f} GB more, and {free / 1e9:.1f} GB are free there; "
+                         "make room, or name a folder on another disk: --folder")  # fmt: skip
 
 
 def measure_stages(settings: Settings, runner: Runner, chosen: Profile, figures: dict) -> None:

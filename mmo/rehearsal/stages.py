@@ -87,7 +87,10 @@ class Runner:
         said: list[str] = []
         reader = threading.Thread(target=lambda: said.extend(process.stdout), daemon=True)
         reader.start()
-        status, memory = watch(process, kill_when)
+        try:
+            status, memory = watch(process, kill_when)
+        finally:
+            process.kill()  # of one that has ended nothing comes; one that is left behind by Ctrl-C would train on
         reader.join()
         return Ran(status, time.monotonic() - started, memory, "".join(said))
 
