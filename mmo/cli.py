@@ -492,12 +492,17 @@ def bench_trace(
     json: JsonOption = None,
     frames: Annotated[int, typer.Option("--frames", min=1, help="Codec frames an answer.")] = 41,
     precision: PrecisionsOption = None,
+    training: Annotated[bool, typer.Option("--training", help="An update of training instead: the padded way before, ours after.")] = False,
+    update: Annotated[int, typer.Option("--update", min=1, help="With --training: rows of one update.")] = 8,
     seed: SeedOption = 0,
 ) -> None:
     """Where a step of decoding spends its time, by PyTorch's profiler: growing caches before, ours after."""
-    from mmo.bench.trace import TraceBench
+    from mmo.bench.trace import TraceBench, bench_trace_training
     from mmo.bench.trace import bench_trace as measure
 
+    if training:
+        run_bench(lambda chosen, where: bench_trace_training(chosen, update, seed, where), profile, device, json)
+        return
     settings = TraceBench(frames=frames, precisions=tuple(precision or ()), seed=seed)
     run_bench(lambda chosen, where: measure(chosen, settings, where), profile, device, json)
 

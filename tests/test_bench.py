@@ -21,12 +21,13 @@ from mmo.bench.precision import PrecisionBench, bench_precision
 from mmo.bench.report import number
 from mmo.bench.rows import Lengths, length_figures, open_bench_rows
 from mmo.bench.shards import LOOKS, ShardsBench, bench_shards
-from mmo.bench.trace import ELEMENTWISE, KINDS, TraceBench, bench_trace, kind_of
+from mmo.bench.trace import ELEMENTWISE, KINDS, OPTIMISER, TraceBench, bench_trace, bench_trace_training, kind_of, traced
 from mmo.bench.train import OURS, PADDED, TrainBench, bench_train, choose_updates, quiet_stage
 from mmo.codec import codec_config, save_codec
 from mmo.config import Decoding, Draws
 from mmo.data import Batches, Layout, collate
 from mmo.generation import Generator
+from mmo.muon import Muon
 from mmo.omni import OmniModel, loss_sums
 from mmo.profiles import profile as find_profile
 from mmo.training import Stepper, open_corpora
@@ -302,7 +303,36 @@ def test_trace_end_to_end(toy, tmp_path):
     assert figures["looks at the device"][0] > 0
 
 
+def test_trace_of_training_end_to_end(toy, tmp_path):
+    """An update of the same rows, the padded way and ours; they make the same losses."""
+    report = bench_trace_training(toy, rows=2, device=CPU)
+    check_report(report, tmp_path)
+    figures = {line.name: line.values for line in report.lines}
+    padded, ours = figures["operations an update, views included"]
+    assert report.columns == (PADDED, OURS) and ours < padded
+    assert report.checks["largest difference of a loss"] < 1e-4
+    assert all(min(figures[kind]) > 0 for kind in ("products with weights", "attention", "losses", OPTIMISER, ELEMENTWISE))
+
+
+def test_what_an_optimiser_does_is_told_apart():
+    """Products of the model are products, those of the update (Muon's) the optimiser's."""
+    weight = torch.nn.Parameter(torch.randn(32, 32))
+    optimiser = Muon([weight], lr=0.1)
+
+    def update():
+        weight.grad = None
+        (weight @ weight).sum().backward()
+        optimiser.step()
+
+    update()
+    kinds = traced(update, lambda: 1).kinds
+    weight.grad = None
+    only_model = traced(lambda: (weight @ weight).sum().backward(), lambda: 1).kinds
+    assert kinds[OPTIMISER] > 0 and only_model["products with weights"] > 0 and OPTIMISER not in only_model
+
+
 def test_kinds_of_operations():
+    assert kind_of("aten::_log_softmax_backward_data") == "losses"
     assert kind_of("aten::_scaled_dot_product_flash_attention_for_cpu") == kind_of("aten::_softmax") == "attention"
     assert kind_of("aten::mul") == ELEMENTWISE and kind_of("aten::_weight_int8pack_mm") == "products with weights"
     names = [name for kind in KINDS.values() for name in kind]
