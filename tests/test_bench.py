@@ -14,6 +14,7 @@ from mmo.bench.chain import ChainBench, Playback, bench_chain, bench_codec, perc
 from mmo.bench.decode import DecodeBench, bench_decode
 from mmo.bench.flops import BACKWARD, Work, forward_flops
 from mmo.bench.growing import growing_answer
+from mmo.bench.learn import LearnBench, bench_learn, groups, make_learners
 from mmo.bench.load import LoadBench, PaddedLoader, bench_load, padded_row
 from mmo.bench.moe import MoeBench, bench_moe
 from mmo.bench.padded import PaddedModel, PaddedStepper, pad_batch, padded_losses
@@ -239,6 +240,32 @@ def test_train_end_to_end(toy, tmp_path):
     assert report.checks["largest difference of a loss"] < 1e-4 and report.columns[:2] == (OURS, PADDED)
     alone = bench_train(toy, TrainBench(rows=2, updates=1, rounds=1, pool=8, baseline=False, full_batch=False), CPU)
     assert alone.columns == (OURS,) and not alone.ratios
+
+
+def test_learn_end_to_end(toy, tmp_path):
+    """Every column learns from the same weights for its time, and is asked as often."""
+    settings = LearnBench(seconds=0.4, marks=2, rows=2, muon_rates=(0.01, 0.02), padded_length=LENGTH)
+    report = bench_learn(toy, settings, CPU)
+    check_report(report, tmp_path)
+    figures = {line.name: line.values for line in report.lines}
+    assert report.columns[:2] == ("padded", "equal rows") and report.columns[-2:] == ("budget, Muon 0.01", "budget, Muon 0.02")
+    assert len(report.columns) == 5 and {"audio loss after 0.2 s", "audio loss after 0.4 s", "text loss after 0.4 s"} <= set(figures)
+    assert min(figures["updates"]) >= 2 and all(seconds[0] >= 0.4 for seconds in report.samples.values())
+
+
+def test_learning_at_equal_rows_is_the_same_learning(toy):
+    """Padded or not: the same rows in the same order, so the same losses before the first update, and as many rows in each."""
+    settings = LearnBench(rows=2, padded_length=LENGTH)
+    learners, held_out = make_learners(toy, toy.stages["t2a"][0], settings, CPU, torch.float32)
+    padded, ours = learners["padded"], learners["equal rows"]
+    assert held_out and torch.equal(padded.model.lm_head.weight, ours.model.lm_head.weight) and padded.model is not ours.model
+    for _ in range(3):
+        wide, narrow = next(padded.batches), next(ours.batches)
+        assert wide.names == narrow.names and wide.input_ids.shape[-1] == LENGTH > narrow.input_ids.shape[-1]
+        losses = [torch.as_tensor(learner.step(batch, 0))[:2] for learner, batch in ((padded, wide), (ours, narrow))]
+        for learner in (padded, ours):  # the same weights for both again
+            learner.model.load_state_dict(next(iter(learners.values())).model.state_dict())
+        assert torch.allclose(*losses, atol=1e-4)
 
 
 def test_decode_end_to_end(toy, tmp_path):
