@@ -14,7 +14,7 @@ from mmo.bench.chain import ChainBench, Playback, bench_chain, bench_codec, perc
 from mmo.bench.decode import DecodeBench, bench_decode
 from mmo.bench.flops import BACKWARD, Work, forward_flops
 from mmo.bench.growing import growing_answer
-from mmo.bench.learn import LearnBench, bench_learn, groups, make_learners
+from mmo.bench.learn import LearnBench, bench_learn, make_learners
 from mmo.bench.load import LoadBench, PaddedLoader, bench_load, padded_row
 from mmo.bench.moe import MoeBench, bench_moe
 from mmo.bench.padded import PaddedModel, PaddedStepper, pad_batch, padded_losses
@@ -25,13 +25,13 @@ from mmo.bench.shards import LOOKS, ShardsBench, bench_shards
 from mmo.bench.trace import ELEMENTWISE, KINDS, OPTIMISER, TraceBench, bench_trace, bench_trace_training, kind_of, traced
 from mmo.bench.train import OURS, PADDED, TrainBench, bench_train, choose_updates, quiet_stage
 from mmo.codec import codec_config, save_codec
-from mmo.config import Decoding, Draws
+from mmo.config import IGNORE, Decoding, Draws
 from mmo.data import Batches, Layout, collate
 from mmo.generation import Generator
 from mmo.muon import Muon
 from mmo.omni import OmniModel, loss_sums
 from mmo.profiles import profile as find_profile
-from mmo.training import Stepper, open_corpora
+from mmo.training import Stepper, losses_of, open_corpora
 from mmo.streaming import HEARD
 from speakers import TOY, random_mimi, toy_prompts
 from test_evaluation import Parrot, write_tests
@@ -71,6 +71,46 @@ def test_the_padded_way_has_our_loss_on_every_row(toy, stage):
         ours = torch.stack(our_losses(model, collate([example], toy.model)))
         theirs = torch.stack(padded_losses(PaddedModel(model), pad_batch([example], toy.model, LENGTH), 10.0, CPU))
         assert torch.allclose(ours, theirs, atol=1e-5, rtol=0), f"{example.name}: ours {ours.tolist()}, padded {theirs.tolist()}"
+
+
+def only_row(labels, row):
+    """Labels (B, …) of one row; the others learn nothing."""
+    chosen = torch.full_like(labels, IGNORE)
+    chosen[row] = labels[row]
+    return chosen
+
+
+@pytest.mark.parametrize("stage", ["t2a", "a2a", "i2t"])
+def test_a_rows_loss_is_the_same_in_a_bucket_and_padded_alone(toy, stage):
+    """Rows of a batch of unlike lengths, each row's labels by themselves, against that row padded to one length: 1e-5 in fp32."""
+    torch.manual_seed(0)
+    model, examples = OmniModel(toy.model).train(), toy_examples(toy, stage)
+    batch = collate(examples, toy.model)
+    assert len({example.length for example in examples}) > 1
+    with torch.no_grad():
+        hidden = model.hidden_states(**batch.inputs(CPU))
+        for row, example in enumerate(examples):
+            sums = loss_sums(model, hidden, only_row(batch.text_labels, row), only_row(batch.audio_labels, row))
+            ours = torch.stack((sums.text_loss(), sums.audio_loss()))
+            theirs = torch.stack(padded_losses(PaddedModel(model), pad_batch([example], toy.model, LENGTH), 10.0, CPU)[:2])
+            assert torch.allclose(ours, theirs, atol=1e-5, rtol=0), f"{example.name}: in its bucket {ours.tolist()}, padded {theirs.tolist()}"
+
+
+def test_what_the_loss_is_divided_by_does_not_know_the_bucket(toy):
+    """The same rows padded to their longest or to anything else: the same loss and gradients, for labels are counted and not positions."""
+    examples, found = toy_examples(toy, "i2t"), []
+    stage = quiet_stage(toy.stages["t2a"][0])
+    longest = max(example.length for example in examples)
+    for batch in (collate(examples, toy.model), pad_batch(examples, toy.model, longest + 7), pad_batch(examples, toy.model, LENGTH)):
+        torch.manual_seed(0)
+        model = OmniModel(toy.model).train()
+        loss, _ = losses_of(model, batch, stage, CPU)
+        loss.backward()
+        found.append((loss.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}))
+    for loss, gradients in found[1:]:
+        assert torch.allclose(loss, found[0][0], atol=1e-5, rtol=0)
+        for name, gradient in found[0][1].items():
+            assert torch.allclose(gradients[name], gradient, atol=1e-5), name
 
 
 def test_the_padded_way_has_our_gradients(toy):
@@ -377,6 +417,16 @@ def test_experts_end_to_end(toy, tmp_path):
     report = bench_moe(toy, MoeBench(positions=512, rounds=1), CPU)
     check_report(report, tmp_path)
     assert next(iter(report.checks.values())) < 1e-4
+    assert report.settings["experts in"] == "a product each" and len(report.columns) == 3
+
+
+def test_experts_in_one_product_stand_beside_those_by_turns(toy, monkeypatch):
+    """As on a card that has the grouped product: both ways, the same losses."""
+    for module in ("mmo.moe", "mmo.bench.moe"):
+        monkeypatch.setattr(f"{module}.grouped_in", lambda x: torch.float32)
+    report = bench_moe(toy, MoeBench(positions=512, rounds=1), CPU)
+    assert report.columns == ("dense", "experts", "experts, by turns", "experts, visited") and report.settings["experts in"] == "one grouped product"
+    assert next(iter(report.checks.values())) < 1e-4, "the visited experts' losses are those of the grouped product"
 
 
 def test_numbers_are_short():
