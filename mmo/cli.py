@@ -442,6 +442,27 @@ def bench_train(
     run_bench(lambda chosen, where: measure(chosen, settings, where), profile, device, json)
 
 
+@bench.command("learn")
+def bench_learn(
+    profile: ProfileOption = None,
+    baseline: BaselineOption = "padded",
+    device: DeviceOption = None,
+    json: JsonOption = None,
+    seconds: Annotated[float, typer.Option("--seconds", min=1, help="Of each column, on its own clock.")] = 60,
+    marks: Annotated[int, typer.Option("--marks", min=1, help="How often the held-out rows are asked.")] = 4,
+    update: Annotated[int, typer.Option("--update", min=1, help="Rows of one update at equal rows.")] = 8,
+    rate: Annotated[list[float] | None, typer.Option("--rate", help="AdamW's, a column each; default the recipe's.", show_default=False)] = None,
+    muon_rate: Annotated[list[float] | None, typer.Option("--muon-rate", help="Muon's, a column each; default the recipe's.", show_default=False)] = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Held-out loss against time: the padded way, the same updates by ours, a token budget with AdamW and with Muon."""
+    from mmo.bench.learn import LearnBench
+    from mmo.bench.learn import bench_learn as measure
+
+    settings = LearnBench(seconds, marks, update, baseline == "padded", tuple(rate or ()), tuple(muon_rate or ()), seed=seed)
+    run_bench(lambda chosen, where: measure(chosen, settings, where), profile, device, json)
+
+
 @bench.command("decode")
 def bench_decode(
     profile: ProfileOption = None,
@@ -515,12 +536,17 @@ def bench_trace(
     json: JsonOption = None,
     frames: Annotated[int, typer.Option("--frames", min=1, help="Codec frames an answer.")] = 41,
     precision: PrecisionsOption = None,
+    training: Annotated[bool, typer.Option("--training", help="An update of training instead: the padded way before, ours after.")] = False,
+    update: Annotated[int, typer.Option("--update", min=1, help="With --training: rows of one update.")] = 8,
     seed: SeedOption = 0,
 ) -> None:
     """Where a step of decoding spends its time, by PyTorch's profiler: growing caches before, ours after."""
-    from mmo.bench.trace import TraceBench
+    from mmo.bench.trace import TraceBench, bench_trace_training
     from mmo.bench.trace import bench_trace as measure
 
+    if training:
+        run_bench(lambda chosen, where: bench_trace_training(chosen, update, seed, where), profile, device, json)
+        return
     settings = TraceBench(frames=frames, precisions=tuple(precision or ()), seed=seed)
     run_bench(lambda chosen, where: measure(chosen, settings, where), profile, device, json)
 

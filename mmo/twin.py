@@ -186,6 +186,7 @@ def quick_block(block: Block, precision: Precision | None) -> Block:
     twin.self_attn = QuickAttention(block.self_attn, precision)
     if isinstance(block.mlp, MixtureOfExperts):
         twin.mlp = shallow(block.mlp)
+        twin.mlp.grouped = False  # which takes experts as they are trained
         twin.mlp.experts = nn.ModuleList(QuickFeedForward(expert, precision) for expert in block.mlp.experts)
     else:
         twin.mlp = QuickFeedForward(block.mlp, precision)

@@ -372,6 +372,16 @@ import inspect
 print(inspect.getsource(cut_at))
 
 # %% [markdown]
+# **Padding is not all that is computed for nothing.** The original pads, and then runs every layer and all nine heads over every position. Three more cuts, each of which leaves loss and gradients as they are:
+#
+# - A head is asked only where there is a label: `mini`'s eight heads of 2 112 codes cost as much as one of its layers, its text head two thirds of one, and the question has no code to learn (`loss_sums` in `mmo/omni.py`).
+# - The Thinker's layers above the bridge run only as far as there is text to learn. While the sound plays out, nothing that is heard comes from them (`text_length`, the same place).
+# - All codebooks in one product, not one after the other (`mmo/talker.py`). That saves no operation, only calls and passes over memory.
+#
+# A batch bounded by its area also changes something: it holds as many positions each time, not as many rows, so the updates are others. What that means for learning is a question of loss against *time*, not of rows a second:
+# `mmo bench train` and `mmo bench learn` measure the two, and [how speed is measured](../docs/performance.md) has the tables.
+
+# %% [markdown]
 # ## Five questions
 #
 # Every choice says why it is right or wrong.

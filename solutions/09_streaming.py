@@ -730,6 +730,24 @@ with drawing(7.0, 2.2) as figure:
 display(picture)
 
 # %% [markdown]
+# ## What a step costs, and how it gets shorter
+#
+# A single position meets every weight once: two operations for each weight that is read. A processor computes far faster than it reads, so a step cannot be shorter than **reading the weights** takes, their bytes over the
+# memory's bandwidth. On top come the **calls**: a couple of thousand small operations, each with some microseconds of Python and bookkeeping. `tiny` is all calls, `mini` mostly bytes.
+#
+# | what is done | which of the two | where |
+# |---|---|---|
+# | keys and values in one tensor that is made once and written in place, no `cat` that copies all of it | bytes | `KVCache` in `mmo/transformer.py` |
+# | on the tail the Thinker's upper layers and its head are left out: the same codes | bytes | `tail`, above |
+# | weights in bfloat16 or int8: a half, a quarter; other codes, and what that costs in words is measured | bytes | `mmo/twin.py` |
+# | many answers at once: the weights are read once for all of them | bytes | `Generator.generate_batch` |
+# | layers that read the same input are one product; all codebooks are chosen at once, not one after the other | calls | `mmo/twin.py`, `mmo/sampling.py` |
+# | the host looks at the device once a step, not once a code | waiting | `Decoder.run` in `mmo/generation.py` |
+# | a whole step as one graph, on a card | calls | `mmo/graphs.py` |
+#
+# [How speed is measured](../docs/performance.md) has the figures, each with its command: `mmo bench decode` for a step and its floor, `mmo bench trace` for where its time goes, before and after.
+
+# %% [markdown]
 # ## Five questions
 #
 # Every choice says why it is right or wrong.
@@ -744,6 +762,7 @@ quiz("09")
 # - Forget them and the seams click; keep them too long and the next sentence begins in the echo of the last.
 # - One step: choose, correct the ends, hand out a frame, feed one position. The caches hold the rest.
 # - The first frame takes nine steps: one for the word in front, eight for the diagonal.
+# - A step is the reading of its weights, and the calls on top: fewer bytes, fewer calls, or more answers for the same reading.
 # - Time to first sound, real-time factor and the earliest start without a gap are three different numbers.
 #
 # **Often mistaken.** *"It streams, so it answers at once."* It answers after its prompt, nine steps and a decoding. *"A factor below 1 means no gaps."* On average; one late

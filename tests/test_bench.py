@@ -14,6 +14,7 @@ from mmo.bench.chain import ChainBench, Playback, bench_chain, bench_codec, perc
 from mmo.bench.decode import DecodeBench, bench_decode
 from mmo.bench.flops import BACKWARD, Work, forward_flops
 from mmo.bench.growing import growing_answer
+from mmo.bench.learn import LearnBench, bench_learn, make_learners
 from mmo.bench.load import LoadBench, PaddedLoader, bench_load, padded_row
 from mmo.bench.moe import MoeBench, bench_moe
 from mmo.bench.padded import PaddedModel, PaddedStepper, pad_batch, padded_losses
@@ -21,15 +22,16 @@ from mmo.bench.precision import PrecisionBench, bench_precision
 from mmo.bench.report import number
 from mmo.bench.rows import Lengths, length_figures, open_bench_rows
 from mmo.bench.shards import LOOKS, ShardsBench, bench_shards
-from mmo.bench.trace import ELEMENTWISE, KINDS, TraceBench, bench_trace, kind_of
+from mmo.bench.trace import ELEMENTWISE, KINDS, OPTIMISER, TraceBench, bench_trace, bench_trace_training, kind_of, traced
 from mmo.bench.train import OURS, PADDED, TrainBench, bench_train, choose_updates, quiet_stage
 from mmo.codec import codec_config, save_codec
-from mmo.config import Decoding, Draws
+from mmo.config import IGNORE, Decoding, Draws
 from mmo.data import Batches, Layout, collate
 from mmo.generation import Generator
+from mmo.muon import Muon
 from mmo.omni import OmniModel, loss_sums
 from mmo.profiles import profile as find_profile
-from mmo.training import Stepper, open_corpora
+from mmo.training import Stepper, losses_of, open_corpora
 from mmo.streaming import HEARD
 from speakers import TOY, random_mimi, toy_prompts
 from test_evaluation import Parrot, write_tests
@@ -69,6 +71,46 @@ def test_the_padded_way_has_our_loss_on_every_row(toy, stage):
         ours = torch.stack(our_losses(model, collate([example], toy.model)))
         theirs = torch.stack(padded_losses(PaddedModel(model), pad_batch([example], toy.model, LENGTH), 10.0, CPU))
         assert torch.allclose(ours, theirs, atol=1e-5, rtol=0), f"{example.name}: ours {ours.tolist()}, padded {theirs.tolist()}"
+
+
+def only_row(labels, row):
+    """Labels (B, …) of one row; the others learn nothing."""
+    chosen = torch.full_like(labels, IGNORE)
+    chosen[row] = labels[row]
+    return chosen
+
+
+@pytest.mark.parametrize("stage", ["t2a", "a2a", "i2t"])
+def test_a_rows_loss_is_the_same_in_a_bucket_and_padded_alone(toy, stage):
+    """Rows of a batch of unlike lengths, each row's labels by themselves, against that row padded to one length: 1e-5 in fp32."""
+    torch.manual_seed(0)
+    model, examples = OmniModel(toy.model).train(), toy_examples(toy, stage)
+    batch = collate(examples, toy.model)
+    assert len({example.length for example in examples}) > 1
+    with torch.no_grad():
+        hidden = model.hidden_states(**batch.inputs(CPU))
+        for row, example in enumerate(examples):
+            sums = loss_sums(model, hidden, only_row(batch.text_labels, row), only_row(batch.audio_labels, row))
+            ours = torch.stack((sums.text_loss(), sums.audio_loss()))
+            theirs = torch.stack(padded_losses(PaddedModel(model), pad_batch([example], toy.model, LENGTH), 10.0, CPU)[:2])
+            assert torch.allclose(ours, theirs, atol=1e-5, rtol=0), f"{example.name}: in its bucket {ours.tolist()}, padded {theirs.tolist()}"
+
+
+def test_what_the_loss_is_divided_by_does_not_know_the_bucket(toy):
+    """The same rows padded to their longest or to anything else: the same loss and gradients, for labels are counted and not positions."""
+    examples, found = toy_examples(toy, "i2t"), []
+    stage = quiet_stage(toy.stages["t2a"][0])
+    longest = max(example.length for example in examples)
+    for batch in (collate(examples, toy.model), pad_batch(examples, toy.model, longest + 7), pad_batch(examples, toy.model, LENGTH)):
+        torch.manual_seed(0)
+        model = OmniModel(toy.model).train()
+        loss, _ = losses_of(model, batch, stage, CPU)
+        loss.backward()
+        found.append((loss.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}))
+    for loss, gradients in found[1:]:
+        assert torch.allclose(loss, found[0][0], atol=1e-5, rtol=0)
+        for name, gradient in found[0][1].items():
+            assert torch.allclose(gradients[name], gradient, atol=1e-5), name
 
 
 def test_the_padded_way_has_our_gradients(toy):
@@ -240,6 +282,32 @@ def test_train_end_to_end(toy, tmp_path):
     assert alone.columns == (OURS,) and not alone.ratios
 
 
+def test_learn_end_to_end(toy, tmp_path):
+    """Every column learns from the same weights for its time, and is asked as often."""
+    settings = LearnBench(seconds=0.4, marks=2, rows=2, muon_rates=(0.01, 0.02), padded_length=LENGTH)
+    report = bench_learn(toy, settings, CPU)
+    check_report(report, tmp_path)
+    figures = {line.name: line.values for line in report.lines}
+    assert report.columns[:2] == ("padded", "equal rows") and report.columns[-2:] == ("budget, Muon 0.01", "budget, Muon 0.02")
+    assert len(report.columns) == 5 and {"audio loss after 0.2 s", "audio loss after 0.4 s", "text loss after 0.4 s"} <= set(figures)
+    assert min(figures["updates"]) >= 2 and all(seconds[0] >= 0.4 for seconds in report.samples.values())
+
+
+def test_learning_at_equal_rows_is_the_same_learning(toy):
+    """Padded or not: the same rows in the same order, so the same losses before the first update, and as many rows in each."""
+    settings = LearnBench(rows=2, padded_length=LENGTH)
+    learners, held_out = make_learners(toy, toy.stages["t2a"][0], settings, CPU, torch.float32)
+    padded, ours = learners["padded"], learners["equal rows"]
+    assert held_out and torch.equal(padded.model.lm_head.weight, ours.model.lm_head.weight) and padded.model is not ours.model
+    for _ in range(3):
+        wide, narrow = next(padded.batches), next(ours.batches)
+        assert wide.names == narrow.names and wide.input_ids.shape[-1] == LENGTH > narrow.input_ids.shape[-1]
+        losses = [torch.as_tensor(learner.step(batch, 0))[:2] for learner, batch in ((padded, wide), (ours, narrow))]
+        for learner in (padded, ours):  # the same weights for both again
+            learner.model.load_state_dict(next(iter(learners.values())).model.state_dict())
+        assert torch.allclose(*losses, atol=1e-4)
+
+
 def test_decode_end_to_end(toy, tmp_path):
     report = bench_decode(toy, DecodeBench(prompts=1, text=3, frames=4, rounds=1, batch=2), CPU)
     check_report(report, tmp_path)
@@ -302,7 +370,36 @@ def test_trace_end_to_end(toy, tmp_path):
     assert figures["looks at the device"][0] > 0
 
 
+def test_trace_of_training_end_to_end(toy, tmp_path):
+    """An update of the same rows, the padded way and ours; they make the same losses."""
+    report = bench_trace_training(toy, rows=2, device=CPU)
+    check_report(report, tmp_path)
+    figures = {line.name: line.values for line in report.lines}
+    padded, ours = figures["operations an update, views included"]
+    assert report.columns == (PADDED, OURS) and ours < padded
+    assert report.checks["largest difference of a loss"] < 1e-4
+    assert all(min(figures[kind]) > 0 for kind in ("products with weights", "attention", "losses", OPTIMISER, ELEMENTWISE))
+
+
+def test_what_an_optimiser_does_is_told_apart():
+    """Products of the model are products, those of the update (Muon's) the optimiser's."""
+    weight = torch.nn.Parameter(torch.randn(32, 32))
+    optimiser = Muon([weight], lr=0.1)
+
+    def update():
+        weight.grad = None
+        (weight @ weight).sum().backward()
+        optimiser.step()
+
+    update()
+    kinds = traced(update, lambda: 1).kinds
+    weight.grad = None
+    only_model = traced(lambda: (weight @ weight).sum().backward(), lambda: 1).kinds
+    assert kinds[OPTIMISER] > 0 and only_model["products with weights"] > 0 and OPTIMISER not in only_model
+
+
 def test_kinds_of_operations():
+    assert kind_of("aten::_log_softmax_backward_data") == "losses"
     assert kind_of("aten::_scaled_dot_product_flash_attention_for_cpu") == kind_of("aten::_softmax") == "attention"
     assert kind_of("aten::mul") == ELEMENTWISE and kind_of("aten::_weight_int8pack_mm") == "products with weights"
     names = [name for kind in KINDS.values() for name in kind]
@@ -320,6 +417,16 @@ def test_experts_end_to_end(toy, tmp_path):
     report = bench_moe(toy, MoeBench(positions=512, rounds=1), CPU)
     check_report(report, tmp_path)
     assert next(iter(report.checks.values())) < 1e-4
+    assert report.settings["experts in"] == "a product each" and len(report.columns) == 3
+
+
+def test_experts_in_one_product_stand_beside_those_by_turns(toy, monkeypatch):
+    """As on a card that has the grouped product: both ways, the same losses."""
+    for module in ("mmo.moe", "mmo.bench.moe"):
+        monkeypatch.setattr(f"{module}.grouped_in", lambda x: torch.float32)
+    report = bench_moe(toy, MoeBench(positions=512, rounds=1), CPU)
+    assert report.columns == ("dense", "experts", "experts, by turns", "experts, visited") and report.settings["experts in"] == "one grouped product"
+    assert next(iter(report.checks.values())) < 1e-4, "the visited experts' losses are those of the grouped product"
 
 
 def test_numbers_are_short():

@@ -48,7 +48,8 @@ def test_same_losses_and_few_graphs_over_many_shapes(profile, traced, capsys):  
     wanted = [plain.step(batch, number) for number, batch in enumerate(batches)]
     torch.manual_seed(1)
     found = [compiled.step(batch, number) for number, batch in enumerate(batches)]
-    torch.testing.assert_close(torch.stack(found), torch.stack(wanted), rtol=2e-3, atol=2e-4)
+    torch.testing.assert_close(found[0][:3], wanted[0][:3], rtol=1e-5, atol=1e-5)  # from the same weights
+    torch.testing.assert_close(torch.stack(found), torch.stack(wanted), rtol=2e-3, atol=2e-4)  # after a dozen updates
     first = compiled.compilation.graphs
     assert compiled.compilation.reason is None and first <= GRAPHS // 2
     held_out, own = (stepper.validate(batches[:2]) for stepper in (compiled, plain))

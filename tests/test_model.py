@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from mmo.config import IGNORE, ModelConfig
 from mmo.fused import rms_norm, rotate
-from mmo.moe import MixtureOfExperts, count_parameters
+from mmo.moe import MixtureOfExperts, count_parameters, grouped_in
 from mmo.omni import OmniModel, audio_loss_sums, last_hidden, load_model, load_weights, loss_sums, save_model
 from mmo.projector import place_features
 from mmo.transformer import rotary_table
@@ -392,6 +393,57 @@ def test_sorted_dispatch_equals_the_loop(top_k, renormalise, keep):
     x = torch.randn(50, 32)
     gates, chosen, _ = mixture.route(x)
     compare_with_gradients(mixture.experts, mixture.dispatch(x, gates, chosen), mixture.dispatch_by_loop(x, gates, chosen))
+
+
+@pytest.mark.parametrize("top_k", [1, 2])
+@pytest.mark.parametrize("keep", [True, False])
+def test_one_grouped_product_equals_the_loop(top_k, keep):
+    """The card's product for all experts, as torch computes it on a CPU: outputs and gradients to 1e-5, an expert without work among them."""
+    config = SMALL.replace(use_moe=True, num_experts_per_tok=top_k, keep_top1_gate=keep)
+    torch.manual_seed(0)
+    mixture = MixtureOfExperts(config.thinker)
+    assert mixture.grouped
+    x = torch.randn(50, 32)
+    x[:, 0] = 9.0
+    mixture.gate.weight.data[3, 0] = -9.0  # nobody comes to the last expert
+    gates, chosen, _ = mixture.route(x)
+    assert not (chosen == 3).any()
+    loop = mixture.dispatch_by_loop(x, gates, chosen)
+    compare_with_gradients(mixture.experts, mixture.dispatch_grouped(x, gates, chosen, torch.float32), loop)
+    rounded = mixture.dispatch_grouped(x, gates, chosen, torch.bfloat16)
+    assert rounded.dtype == torch.bfloat16 and (rounded.float() - loop).abs().max() < 0.03 * loop.abs().max()
+
+
+def test_a_grouped_product_is_for_cards_that_have_one(monkeypatch):
+    """In bfloat16 on compute capability 9.0; on a CPU, another card or in float32 the experts take turns."""
+    x = torch.randn(4, 32)
+    assert grouped_in(x.bfloat16()) is None
+    for capability, found in (((9, 0), torch.bfloat16), ((8, 6), None), ((10, 0), None)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, capability=capability: capability)
+        card = SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32)
+        assert grouped_in(card) is None, "float32 would be rounded"
+        with torch.autocast("cpu", torch.bfloat16):
+            assert grouped_in(card) is None, "another device's autocast"
+        monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: kind == "cuda")
+        monkeypatch.setattr(torch, "get_autocast_dtype", lambda kind: torch.bfloat16)
+        assert grouped_in(card) == found
+        monkeypatch.undo()
+    odd = SMALL.replace(use_moe=True, hidden_size=36, num_attention_heads=2, num_key_value_heads=1)
+    assert not MixtureOfExperts(odd.thinker).grouped, "its rows would not begin at multiples of 16 bytes"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0), reason="needs a card of compute capability 9.0")
+def test_the_grouped_product_on_a_card():
+    torch.manual_seed(0)
+    mixture = MixtureOfExperts(SMALL.replace(use_moe=True).thinker).cuda()
+    x = torch.randn(3, 50, 32, device="cuda")
+    with torch.autocast("cuda", torch.bfloat16):
+        grouped = mixture(x)[0]
+        mixture.grouped = False
+        each = mixture(x)[0]
+    assert (grouped - each).float().abs().max() < 0.03 * each.float().abs().max()
+    grouped.float().pow(2).sum().backward()
+    assert all(expert.down_proj.weight.grad is not None for expert in mixture.experts)
 
 
 def test_all_positions_may_choose_one_expert():

@@ -122,6 +122,15 @@ def test_experts_ask_once_a_layer(profile, monkeypatch):  # noqa: F811
     assert counts == {"bincount": 3 * mixtures, ".tolist()": 3 * mixtures}
 
 
+def test_experts_in_one_product_ask_for_nothing(profile, monkeypatch):  # noqa: F811
+    """Where a card has a grouped product, not even their counts: here torch's own, in float32 on a CPU."""
+    monkeypatch.setattr("mmo.moe.grouped_in", lambda x: torch.float32)
+    torch.manual_seed(0)
+    model = OmniModel(profile.model.replace(use_moe=True)).train()
+    counts = looks_in_a_step(profile, monkeypatch, model, stage_config())
+    assert set(counts) == {"_local_scalar_dense"}, "F.one_hot checks its ids' range, on a CPU only"
+
+
 @pytest.mark.parametrize("look", ["item", "mask", "bool"])
 def test_a_look_is_seen(profile, monkeypatch, look):  # noqa: F811
     """The test itself can fail: one look a step, put into the loss."""

@@ -4,6 +4,7 @@ import json
 import os
 import weakref
 from collections import namedtuple
+from dataclasses import replace
 
 import nbformat
 import numpy as np
@@ -254,6 +255,20 @@ def test_a_card_twice_as_fast_takes_half_the_time(chosen):
         planning.from_card(counts, memory, "abacus", 0.3)
     with pytest.raises(ValueError, match="between 0 and 1"):
         planning.from_card(counts, memory, "t4", 2)
+
+
+def test_what_a_wanted_time_takes(chosen):
+    """At that share of the peak, with so many loaders, the plan comes to those minutes; the share and the loaders stand with the assumptions."""
+    counts = [replace(each, loading=0.0) for each in planning.count(chosen, rows=64)]
+    card, memory = planning.CARDS["rtx3090"], {each.name: planning.Memory(1e9, 1e6) for each in counts}
+    minutes = 60 * planning.from_card(counts, memory, "rtx3090", 0.5).hours
+    assert planning.what_it_takes(counts, card, minutes).startswith(f"{minutes:g} minutes take 50% of the peak and 1 loader process")
+    assert "out of reach: 5.0 times" in planning.what_it_takes(counts, card, minutes / 10)
+    training = counts[0].operations / (0.5 * card.bf16)
+    slow = [replace(counts[0], loading=2.5 * training), *counts[1:]]
+    assert planning.what_it_takes(slow, card, minutes).endswith("and 3 loader processes")
+    told = planning.from_card(slow, memory, "rtx3090", 0.3).assumptions[-1]
+    assert told.startswith("30 minutes ") and "20 minutes " in told and "up to 4 processes" in told
 
 
 def test_positions_that_fit():

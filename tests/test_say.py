@@ -1,5 +1,6 @@
 """`mmo say` with a toy profile: what is printed, what is written, what is refused, what is not imported."""
 
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from mmo.codec import codec_config, save_codec
 from mmo.config import Decoding, ModelConfig
 from mmo.omni import OmniModel, save_model
 from mmo.profiles import REPOSITORY, Profile
+from mmo.profiles import profile as find_profile
 
 MODEL: ModelConfig = worlds.MODEL
 WORDS = "what is three plus four seven circle square you see do the".split()
@@ -182,3 +184,18 @@ def test_a_text_question_imports_no_encoder():
     code = f"import sys, mmo.say; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+@pytest.mark.skipif(not find_profile("tiny").checkpoint_file.is_file(), reason="needs the shipped weights")
+def test_a_whole_answer_imports_no_encoder(tmp_path):
+    """The command itself, from its first word to the sound on disk: what it imports on the way counts too."""
+    heavy = {"transformers", "funasr", "scipy", "pyarrow", "torchaudio", "matplotlib", "pandas", "tensorboard"}
+    out = tmp_path / "answer.wav"
+    code = (
+        "import sys; from mmo.cli import app\n"
+        f"app(['say', 'What is three plus four?', '--profile', 'tiny', '--out', {str(out)!r}], standalone_mode=False)\n"
+        f"print('imported', sorted({heavy} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, env=os.environ | {"MMO_RUNS": str(tmp_path)}, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "imported []", done.stdout + done.stderr
+    assert out.stat().st_size > 10_000 and "seven" in done.stdout

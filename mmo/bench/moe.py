@@ -6,6 +6,7 @@ model's at 8 000 positions and more, and the optimiser costs what its parameters
 
     dense             the profile's model without experts, `training.Stepper`
     experts           four experts, one at work (moe.py), the same rows
+    experts, by turns the same, each expert a product of its own; a column only where a card has one grouped product for all
     experts, visited  the same mixture, its experts visited one after the other with a mask, the host asking each time
 """
 
@@ -26,12 +27,12 @@ from mmo.bench.rows import BenchRows, open_bench_rows
 from mmo.bench.train import quiet_stage
 from mmo.config import ModelConfig, StageConfig
 from mmo.data import Batch, collate
-from mmo.moe import MixtureOfExperts
+from mmo.moe import MixtureOfExperts, grouped_in
 from mmo.omni import OmniModel
 from mmo.profiles import Profile
 from mmo.training import Stepper
 
-DENSE, EXPERTS, VISITED = "dense", "experts", "experts, visited"
+DENSE, EXPERTS, TURNS, VISITED = "dense", "experts", "experts, by turns", "experts, visited"
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,12 @@ class MoeArm:
         self.stepper.optimisers.step = self.optimiser
         self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
 
+    @property
+    def grouped(self) -> bool:
+        """Whether one grouped product serves all experts here."""
+        with self.stepper.autocast():
+            return grouped_in(torch.empty(0, device=self.stepper.device)) is not None
+
     def __call__(self) -> None:
         self.losses = self.stepper.step(self.batch, 500)[:3]
 
@@ -89,6 +96,11 @@ def bench_moe(profile: Profile, settings: MoeBench, device: torch.device | None 
         rows = open_bench_rows(profile, settings.source, folder or Path(temporary), count, settings.seed, min(settings.positions, 512))
         batch = one_batch(rows, settings.positions)
         arms = {name: MoeArm(config, stage, batch, settings.seed, device, dtype) for name, config in ((DENSE, dense), (EXPERTS, mixed))}
+        if arms[EXPERTS].grouped:
+            arms[TURNS] = MoeArm(mixed, stage, batch, settings.seed, device, dtype)
+            for module in arms[TURNS].model.modules():
+                if isinstance(module, MixtureOfExperts):
+                    module.grouped = False
         if settings.baseline:
             arms[VISITED] = MoeArm(mixed, stage, batch, settings.seed, device, dtype, visited=True)
         samples = alternate(arms, settings.rounds, device)
@@ -101,7 +113,7 @@ def bench_moe(profile: Profile, settings: MoeBench, device: torch.device | None 
         checks=moe_checks(arms),
         settings={
             "profile": profile.name, "rows": settings.source, "positions": batch.size, "rounds": settings.rounds, "seed": settings.seed,
-            "computed in": str(dtype).removeprefix("torch."),
+            "computed in": str(dtype).removeprefix("torch."), "experts in": "one grouped product" if TURNS in arms else "a product each",
         },
         machine=describe_machine(device),
         samples=samples,

@@ -1,4 +1,5 @@
 """`mmo bench trace`: where a step of decoding spends its time, by PyTorch's profiler: growing caches before, ours after.
+`mmo bench trace --training`: the same of an update: the padded way before, ours after.
 
 Times are an operation's own, without what it calls; they are taken with the profiler at work, which makes every operation slower by about a
 microsecond, so shares count and sums do not.  What is left of the wall clock after all operations is Python.
@@ -20,8 +21,10 @@ from torch.profiler import profile as profiled
 from mmo.bench.decode import GROWING, OURS, GrowingArm, OurArm, bench_model, prompts_of
 from mmo.bench.report import Line, Report, describe_machine
 from mmo.bench.rows import open_bench_rows
+from mmo.bench.train import PADDED, TrainBench, loss_difference, make_arms
 from mmo.bench.unstoppable import Unstoppable
 from mmo.config import Draws
+from mmo.omni import OmniModel
 from mmo.profiles import Profile
 from mmo.twin import Precision
 
@@ -30,7 +33,8 @@ KINDS = {
     "attention": ("softmax", "_softmax"),  # and all that is called so
     "copies, tables, caches": (
         "copy_", "cat", "stack", "index", "_index_put_impl_", "index_put_", "index_select", "gather", "embedding", "embedding_bag", "_embedding_bag",
-        "_embedding_bag_forward_only", "clone", "fill_", "zeros", "empty", "repeat_interleave", "_to_copy",
+        "_embedding_bag_forward_only", "clone", "fill_", "zeros", "empty", "repeat_interleave", "_to_copy", "embedding_dense_backward",
+        "index_add_", "index_copy", "index_copy_", "scatter_", "masked_scatter", "masked_scatter_", "slice_backward", "zero_",
     ),
     "views": (
         "view", "reshape", "transpose", "t", "slice", "select", "as_strided", "expand", "unsqueeze", "squeeze", "split", "split_with_sizes", "chunk",
@@ -38,8 +42,9 @@ KINDS = {
     ),
     "looks at the device": ("item", "_local_scalar_dense", "is_nonzero"),
     "choice": ("topk", "cumsum", "multinomial", "argmax", "sort"),
+    "losses": ("cross_entropy_loss", "log_softmax", "_log_softmax", "_log_softmax_backward_data", "nll_loss_nd", "nll_loss", "nll_loss_forward", "nll_loss_backward"),
 }  # fmt: skip
-ELEMENTWISE, PYTHON = "elementwise, norms, the rest", "Python, and the profiler"
+ELEMENTWISE, PYTHON, OPTIMISER = "elementwise, norms, the rest", "Python, and the profiler", "optimiser"
 
 
 @dataclass(frozen=True)
@@ -75,22 +80,31 @@ def kind_of(name: str) -> str:
     return next((kind for kind, names in KINDS.items() if bare in names), ELEMENTWISE)
 
 
+def in_optimiser(event) -> bool:
+    """Whether an operation was called by an optimiser's step, which torch marks."""
+    while event is not None:
+        if event.name.startswith("Optimizer.step#"):
+            return True
+        event = event.cpu_parent
+    return False
+
+
 def traced(work: Callable[[], object], steps: Callable[[], int]) -> Trace:
     """Profile one call of work on the CPU's side."""
     with profiled(activities=[ProfilerActivity.CPU]) as profiler:
         started = time.perf_counter()
         work()
         seconds = time.perf_counter() - started
-    kinds, most, operations = Counter(), [], 0
-    for event in profiler.key_averages():
-        if event.key.startswith(("aten::", "mkldnn::")):
-            own = event.self_cpu_time_total / 1e6
-            kinds[kind_of(event.key)] += own
-            operations += event.count
-            most.append((event.key.rpartition("::")[2], own, event.count))
+    kinds, own_times, counts = Counter(), Counter(), Counter()
+    for event in profiler.events():
+        if event.name.startswith(("aten::", "mkldnn::")):
+            own, name = event.self_cpu_time_total / 1e6, event.name.rpartition("::")[2]
+            kinds[OPTIMISER if in_optimiser(event) else kind_of(name)] += own
+            own_times[name] += own
+            counts[name] += 1
     kinds[PYTHON] = max(0.0, seconds - sum(kinds.values()))
-    most.sort(key=lambda entry: -entry[1])
-    return Trace(steps(), seconds, dict(kinds), operations, most[:5])
+    most = [(name, own, counts[name]) for name, own in own_times.most_common(5)]
+    return Trace(steps(), seconds, dict(kinds), counts.total(), most)
 
 
 def bench_trace(profile: Profile, settings: TraceBench, device: torch.device | None = None) -> Report:
@@ -121,10 +135,40 @@ def bench_trace(profile: Profile, settings: TraceBench, device: torch.device | N
     )
 
 
-def trace_lines(traces: list[Trace]) -> list[Line]:
-    """Milliseconds a step by kind, largest first."""
+def bench_trace_training(profile: Profile, rows: int = 8, seed: int = 0, device: torch.device | None = None) -> Report:
+    """One update of `rows` rows of middling length each: the padded way, and ours."""
+    device = device or profile.device()
+    dtype, stage = profile.dtype(device), profile.stages["t2a"][0]
+    settings = TrainBench(rows=rows, updates=1, full_batch=False, pool=8 * rows, seed=seed)
+    with TemporaryDirectory() as folder:
+        opened = open_bench_rows(profile, "synthetic", Path(folder), 8 * rows, seed, settings.padded_length)
+        torch.manual_seed(seed)
+        model = OmniModel(profile.model).to(device).train()
+        arms, *_ = make_arms(model, opened, stage, settings, device, dtype)
+        found: dict[str, Trace] = {}
+        for name in (PADDED, OURS):
+            arms[name]()  # warms up
+            found[name] = traced(arms[name], lambda: 1)
+    return Report(
+        title=f"Where an update goes, {profile.name}: {rows} rows",
+        columns=tuple(found),
+        lines=tuple(trace_lines(list(found.values()), "one update", "an update")),
+        ratios={},
+        checks={"largest difference of a loss": loss_difference(arms)},
+        settings={"profile": profile.name, "rows": rows, "seed": seed, "computed in": str(dtype).removeprefix("torch.")},
+        machine=describe_machine(device),
+        samples={name: [trace.seconds] for name, trace in found.items()},
+        notes=(
+            *(f"{name}: {', '.join(trace.largest())}" for name, trace in found.items()),
+            "looks: at labels, which ours leaves on the host, count here; what a card would be asked for is counted in tests/test_no_waiting.py",
+        ),
+    )
+
+
+def trace_lines(traces: list[Trace], one: str = "one step", each: str = "a step") -> list[Line]:
+    """Milliseconds of one step, or update, by kind, largest first."""
     every = {kind for trace in traces for kind in trace.kinds}
     kinds = sorted(every, key=lambda kind: -max(trace.kinds.get(kind, 0.0) / trace.steps for trace in traces))
-    lines = [Line("one step, profiled", "ms", tuple(1000 * trace.seconds / trace.steps for trace in traces))]
+    lines = [Line(f"{one}, profiled", "ms", tuple(1000 * trace.seconds / trace.steps for trace in traces))]
     lines += [Line(kind, "ms", tuple(1000 * trace.kinds.get(kind, 0.0) / trace.steps for trace in traces)) for kind in kinds]
-    return [*lines, Line("operations a step, views included", "", tuple(trace.operations / trace.steps for trace in traces))]
+    return [*lines, Line(f"operations {each}, views included", "", tuple(trace.operations / trace.steps for trace in traces))]

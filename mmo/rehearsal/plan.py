@@ -10,6 +10,7 @@ of `mmo.bench.flops`.  What is assumed is said with every plan (`Plan.assumption
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Sequence
@@ -39,6 +40,7 @@ ENCODER_BYTES = 4  # they stay in fp32
 STATE_BYTES = 12  # of a learning weight beside itself: gradient and AdamW's two averages, in fp32
 MARGIN = 1.15  # on what is kept for the backward pass: what is alive beside it
 FULL = 0.92  # of a card's memory, at most: 22 of 24 GB
+WANTED_MINUTES = (30, 20)  # what the course's issue asks of mini on a 3090, and what it is after
 
 
 @dataclass(frozen=True)
@@ -302,8 +304,19 @@ def from_card(counts: Sequence[PassCount], memory: dict[str, Memory], name: str,
             "memory: weights, AdamW and frozen encoders in fp32, and what a forward keeps for its backward, counted on a processor, "
             f"with {MARGIN - 1:.0%} on top; at most {FULL:.0%} of {card.memory / 1e9:g} GB. Not measured on the card",
             "loading: measured on this machine, one process beside the training (mmo/loader.py), so the longer of the two counts; decoding and augmenting sounds and reading pictures are not in it",
+            "; ".join(what_it_takes(counts, card, minutes) for minutes in WANTED_MINUTES) + ". Beside a card up to 4 processes make batches by default",
         ),
     )
+
+
+def what_it_takes(counts: Sequence[PassCount], card: Card, minutes: float) -> str:
+    """Which share of a card's peak all passes and encoders must reach to be done in so many minutes, and how many processes must make batches meanwhile."""
+    peak = card.bf16 or card.fp32
+    share = sum(each.operations / peak + each.encoder_operations / card.fp32 for each in counts) / (60 * minutes)
+    if share > 1:
+        return f"{minutes:g} minutes are out of reach: {share:.1f} times its peak"
+    processes = max(1, *(math.ceil(each.loading * share * peak / each.operations) for each in counts))
+    return f"{minutes:g} minutes take {share:.0%} of the peak and {processes} loader process{'es' if processes > 1 else ''}"
 
 
 def from_figures(counts: Sequence[PassCount], figures: dict, limit: float) -> Plan:
