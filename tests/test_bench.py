@@ -16,7 +16,7 @@ from mmo.bench.flops import BACKWARD, Work, forward_flops
 from mmo.bench.growing import growing_answer
 from mmo.bench.learn import LearnBench, bench_learn, make_learners
 from mmo.bench.load import LoadBench, PaddedLoader, bench_load, padded_row
-from mmo.bench.moe import MoeBench, bench_moe
+from mmo.bench.moe import ROWS, MoeBench, bench_moe, one_batch
 from mmo.bench.padded import PaddedModel, PaddedStepper, pad_batch, padded_losses
 from mmo.bench.precision import PrecisionBench, bench_precision
 from mmo.bench.report import number
@@ -418,6 +418,13 @@ def test_experts_end_to_end(toy, tmp_path):
     check_report(report, tmp_path)
     assert next(iter(report.checks.values())) < 1e-4
     assert report.settings["experts in"] == "a product each" and len(report.columns) == 3
+
+
+def test_an_update_of_experts_is_as_full_as_it_is_called(tmp_path):
+    """The bound is one at 8 000 positions and more: the batch of 8 192 must have them, and hardly any padding."""
+    rows = open_bench_rows(find_profile("mini"), "synthetic", tmp_path, ROWS * 8192 // 80 + 1)
+    batch = one_batch(rows, 8192)
+    assert 8000 <= batch.size <= 8192 and batch.useful > 0.9 * batch.size
 
 
 def test_experts_in_one_product_stand_beside_those_by_turns(toy, monkeypatch):

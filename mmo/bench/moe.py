@@ -26,12 +26,13 @@ from mmo.bench.report import Line, Report, describe_machine
 from mmo.bench.rows import BenchRows, open_bench_rows
 from mmo.bench.train import quiet_stage
 from mmo.config import ModelConfig, StageConfig
-from mmo.data import Batch, collate
+from mmo.data import Batch, collate, cut_at
 from mmo.moe import MixtureOfExperts, grouped_in
 from mmo.omni import OmniModel
 from mmo.profiles import Profile
 from mmo.training import Stepper
 
+ROWS = 6  # times as many rows as an update has
 DENSE, EXPERTS, TURNS, VISITED = "dense", "experts", "experts, by turns", "experts, visited"
 
 
@@ -81,8 +82,8 @@ class MoeArm:
 
 
 def one_batch(rows: BenchRows, positions: int) -> Batch:
-    """The fullest batch of at most so many positions, of rows of middling length."""
-    batches = rows.batches(positions, 1).cut(rows.examples(len(rows.corpus)))
+    """The fullest batch of at most so many positions.  As training cuts them (`Batches.cut`), batches are equal and none is full: so filled one by one."""
+    batches = cut_at(rows.examples(len(rows.corpus)), positions)
     return collate(max(batches, key=lambda examples: len(examples) * examples[-1].length), rows.layout.config)
 
 
@@ -92,7 +93,7 @@ def bench_moe(profile: Profile, settings: MoeBench, device: torch.device | None 
     dtype, stage = profile.dtype(device), profile.stages["t2a"][0]
     dense, mixed = profile.model.replace(use_moe=False), profile.model.replace(use_moe=True)
     with tempfile.TemporaryDirectory() as temporary:
-        count = 2 * settings.positions // 80 + 1  # a row has some 80 positions: two batches and a choice between them
+        count = ROWS * settings.positions // 80 + 1  # a row has some 80 positions: so many batches to choose from, of rows alike in length
         rows = open_bench_rows(profile, settings.source, folder or Path(temporary), count, settings.seed, min(settings.positions, 512))
         batch = one_batch(rows, settings.positions)
         arms = {name: MoeArm(config, stage, batch, settings.seed, device, dtype) for name, config in ((DENSE, dense), (EXPERTS, mixed))}
