@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
@@ -205,10 +205,22 @@ def read_original(path: Path, config_file: Path | None = None) -> Weights:
         notes.append(f"configuration: {config_file}")
         if unknown := sorted(set(settings) - set(ALL_SETTINGS) - set(RENAMED) - set(WANTED) - PASSED_OVER):
             notes.append(f"settings that say nothing here: {unknown}")
-    check_fit(expected_shapes(config), state, source)
+    try:
+        check_fit(expected_shapes(config), state, source)
+    except ValueError as error:
+        raise ValueError(f"{error}{hint_for(state)}") from error
     check_finite(state, source)
     kept = settings_to_keep(settings, config, state[EMBEDDING].dtype)
     return Weights(state, config, kept, tuple(notes))
+
+
+def hint_for(names: Iterable[str]) -> str:
+    """What a file with the wrong names seems to be; "" where nothing is known of it."""
+    if all(name.startswith("module.") for name in names):
+        return ". All names begin with module.: it was saved from a wrapped model (DataParallel); save the model within, and import that"
+    if not any(name.startswith("talker.") for name in names):
+        return ". Nothing of a Talker is in it: if these are MiniMind's text weights, there is nothing to import, for T2A starts from them (`mmo fetch thinker`)"
+    return ""
 
 
 def find_files(path: Path, config_file: Path | None) -> tuple[Path, Path | None]:

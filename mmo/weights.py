@@ -125,6 +125,8 @@ def naming_disk_errors(path: Path) -> Iterator[None]:
             raise
         raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
     except RuntimeError as error:
+        if "cannot be opened" in str(error):
+            raise ValueError(f"{path} cannot be written there; give another place") from error
         if not any(part in str(error) for part in ("PytorchStreamWriter", "inline_container")):  # torch's writer of archives
             raise
         raise ValueError(f"{path} could not be written whole; is there space left on that disk?") from error

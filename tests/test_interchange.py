@@ -303,6 +303,30 @@ def test_a_pickle_with_a_program_is_refused_and_not_run(tmp_path, name):
     assert not sprung.exists()
 
 
+def test_files_that_people_mistake_for_it_are_told_as_what_they_are(tmp_path):
+    state = random_state(DENSE, torch.float16)
+    torch.save({f"module.{name}": value for name, value in state.items()}, tmp_path / "wrapped.pth")
+    torch.save({name: value for name, value in state.items() if name.startswith("model.")}, tmp_path / "llm_768.pth")
+    (tmp_path / "wrapped.json").write_text(json.dumps(interchange.settings_from_config(DENSE, {}, torch.float16)))
+    (tmp_path / "llm_768.json").write_text(json.dumps(interchange.settings_from_config(DENSE, {}, torch.float16)))
+    with pytest.raises(ValueError, match=r"missing .*save the model within, and import that"):
+        read_original(tmp_path / "wrapped.pth")
+    with pytest.raises(ValueError, match=r"missing .*T2A starts from them \(`mmo fetch thinker`\)"):
+        read_original(tmp_path / "llm_768.pth")
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="a place where nobody may write is needed")
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    import_original(saved(tmp_path), tmp_path / "ours.safetensors", say=quiet)
+    status, said = mmo("export", tmp_path / "ours.safetensors", "--to", "/proc/back.pth")
+    assert status == 1 and "/proc/back.pth cannot be written there; give another place" in " ".join(said.split())
+
+
+def saved(folder: Path) -> Path:
+    torch.save(random_state(DENSE, torch.float16), folder / "x.pth")
+    return folder / "x.pth"
+
+
 def test_damaged_and_other_files_are_named(tmp_path):
     path, state = tmp_path / "x.pth", random_state(DENSE, torch.float16)
     torch.save({"model": state, "optimizer": {}, "epoch": 1}, path)
