@@ -407,6 +407,8 @@ def repository(tmp_path):
     text = source.read_text(encoding="utf-8").replace("](10_train_t2a.ipynb)", "](07_sequence_and_delay.ipynb)")
     (root / "solutions" / source.name).write_text(text, encoding="utf-8")
     (root / "README.md").write_text(f"# x\n{catalogue.TABLE_BEGIN}\n{catalogue.TABLE_END}\n")
+    (root / "docs").mkdir()
+    (root / "docs" / "performance.md").write_text("# 07 links to it\n")
     (root / "course.yml").write_text(
         "notebooks:\n  - {number: '07', file: 07_sequence_and_delay, title: The sequence and its delay, aim: a, minutes: {tiny: 60}, points: 12}\n"
     )

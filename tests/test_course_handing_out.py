@@ -68,6 +68,8 @@ def published(tmp_path):
         name = f"07_sequence_and_delay.{ending}"
         (root / "solutions" / name).write_text((catalogue.REPOSITORY / "solutions" / name).read_text(encoding="utf-8").replace("](10_train_t2a.ipynb)", "](07_sequence_and_delay.ipynb)"), encoding="utf-8")
     (root / "README.md").write_text(f"# x\n{catalogue.TABLE_BEGIN}\n{catalogue.TABLE_END}\n")
+    (root / "docs").mkdir()
+    (root / "docs" / "performance.md").write_text("# 07 links to it\n")
     entry = next(each for each in yaml.safe_load((catalogue.REPOSITORY / "course.yml").read_text(encoding="utf-8"))["notebooks"] if each["number"] == "07")
     (root / "course.yml").write_text(yaml.safe_dump({"repository": ADDRESS, "notebooks": [entry]}))
     return root

@@ -57,6 +57,7 @@ POINTS = (3, 2, 1)  # for the right diagnosis at the first, second and third gue
 REPAIR_POINTS = 1
 STEPS = 24  # of the short trainings
 CLOSE = 1e-3  # figures this close, relative to their size, are the same
+LAST_PLACE = 0.011  # and those a hundredth apart: losses are rounded to hundredths, and two runs that differ in their last bits may fall on either side
 
 
 # --- Instruments -------------------------------------------------------------------------------------------------
@@ -963,7 +964,7 @@ def unlike(found: Symptom, healthy: Symptom) -> str | None:
     """The first figure in which two runs differ, in words; None where there is none."""
     for name, wanted in healthy.figures.items():
         here = found.figures.get(name)
-        if here is None or abs(here - wanted) > CLOSE * (1 + abs(wanted)):
+        if here is None or abs(here - wanted) > LAST_PLACE + CLOSE * abs(wanted):
             return f"{name} is {here}, in health {wanted}"
     return None
 
