@@ -167,6 +167,13 @@ def test_patient_is_ill_by_a_measured_figure_and_only_while_the_function_is_exch
     assert clinics.unlike(hospital.run(patient, patient.healthy), healthy) is None
 
 
+def test_the_first_run_in_a_ward_is_like_every_other():
+    """The ward loads its model when it is first asked for, and that draws random numbers."""
+    fresh = Ward(profile("tiny"), steps=2)
+    first, second = clinics.train_on(fresh), clinics.train_on(fresh)
+    assert first.curve == second.curve
+
+
 def test_a_chart_shows_and_names_no_cause(hospital):
     for bed, patient in list(hospital.beds.items())[:4]:
         page = hospital.see(bed)._repr_html_() + repr(hospital.see(bed))

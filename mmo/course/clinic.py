@@ -57,7 +57,6 @@ POINTS = (3, 2, 1)  # for the right diagnosis at the first, second and third gue
 REPAIR_POINTS = 1
 STEPS = 24  # of the short trainings
 CLOSE = 1e-3  # figures this close, relative to their size, are the same
-LAST_PLACE = 0.011  # and those a hundredth apart: losses are rounded to hundredths, and two runs that differ in their last bits may fall on either side
 
 
 # --- Instruments -------------------------------------------------------------------------------------------------
@@ -397,8 +396,8 @@ def shortened(text: str, most: int = 70) -> str:
 
 def train_on(ward: Ward) -> Symptom:
     """The shipped weights, trained on with T2A's recipe for a few steps; then they answer."""
-    torch.manual_seed(0)
     model = copy.deepcopy(ward.model).train()
+    torch.manual_seed(0)  # behind the model: the ward loads it when it is first asked for, and that draws numbers, too
     stage = ward.settings.stages["t2a"][0].replace(learning_rate=6e-4, optimiser="adamw", warmup_steps=4, steps=ward.steps)
     layout = data.Layout(ward.settings.model, ward.tokenizer, stage.max_length)
     batches = data.Batches(ward.trained_rows, [1.0], layout, stage.max_length, seed=0, chunk_rows=64)
@@ -964,7 +963,7 @@ def unlike(found: Symptom, healthy: Symptom) -> str | None:
     """The first figure in which two runs differ, in words; None where there is none."""
     for name, wanted in healthy.figures.items():
         here = found.figures.get(name)
-        if here is None or abs(here - wanted) > LAST_PLACE + CLOSE * abs(wanted):
+        if here is None or abs(here - wanted) > CLOSE * (1 + abs(wanted)):
             return f"{name} is {here}, in health {wanted}"
     return None
 
