@@ -146,7 +146,8 @@ class Ward:
 
     @cached_property
     def model(self) -> OmniModel:
-        return load_model(self.weights)
+        with torch.random.fork_rng(devices=[]):  # the first run is then like every other: building a model draws numbers
+            return load_model(self.weights)
 
     @cached_property
     def tokenizer(self) -> ChatTokenizer:
@@ -396,8 +397,8 @@ def shortened(text: str, most: int = 70) -> str:
 
 def train_on(ward: Ward) -> Symptom:
     """The shipped weights, trained on with T2A's recipe for a few steps; then they answer."""
+    torch.manual_seed(0)
     model = copy.deepcopy(ward.model).train()
-    torch.manual_seed(0)  # behind the model: the ward loads it when it is first asked for, and that draws numbers, too
     stage = ward.settings.stages["t2a"][0].replace(learning_rate=6e-4, optimiser="adamw", warmup_steps=4, steps=ward.steps)
     layout = data.Layout(ward.settings.model, ward.tokenizer, stage.max_length)
     batches = data.Batches(ward.trained_rows, [1.0], layout, stage.max_length, seed=0, chunk_rows=64)
