@@ -129,3 +129,5 @@ def test_what_was_told_stands_beside_what_it_took(capsys):
     log = [{"pass": "a2a", "seconds": 0.5, "positions": 1000}, {"pass": "a2a", "seconds": 0.3, "positions": 1000}, {"pass": "a2a-projector", "seconds": 9, "positions": 1}]
     print_beside([told], log)
     assert capsys.readouterr().out.split() == "a2a 0.40 s an update (0.20 when tried), 2500 positions a second (5000)".split()
+    print_beside([told], [])
+    assert "not in the log" in capsys.readouterr().out

@@ -88,8 +88,11 @@ def print_beside(trials: Sequence[Tried], log: Sequence[dict]) -> None:
     """Print what each pass took, from the entries of its training's log, beside what was told of it."""
     for trial in trials:
         own = [entry for entry in log if entry["pass"] == trial.name]
+        if not own:
+            print(f"{trial.name:14} not in the log: it was not trained here")
+            continue
         seconds = sum(entry["seconds"] for entry in own)
         print(
-            f"{trial.name:14} {seconds / max(1, len(own)):.2f} s an update ({trial.seconds:.2f} when tried), "
+            f"{trial.name:14} {seconds / len(own):.2f} s an update ({trial.seconds:.2f} when tried), "
             f"{sum(entry['positions'] for entry in own) / seconds:.0f} positions a second ({trial.positions / trial.seconds:.0f})"
         )
