@@ -130,6 +130,7 @@ class Talker(nn.Module):
         spoken = self.codec_proj(self.embed_codes(codes, speaker))
         spoken = F.dropout(spoken, code_dropout, self.training) if code_keep is None else spoken * code_keep.to(spoken.dtype)
         x = self.embed_proj(bridge) * self.text_scale + spoken * self.audio_scale
+        x = x.to(self.norm.weight.dtype)  # under autocast the sum would be rounded; the residual stream is not, as in the Thinker
         x, aux_losses = run_blocks(self.layers, x, window, cache)
         return self.norm(x), aux_losses
 

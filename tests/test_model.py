@@ -354,6 +354,18 @@ def test_norm_of_bf16_with_an_fp32_weight():
     close(dw, ww, atol=1e-5, rtol=1e-5)
 
 
+def test_autocast_rounds_products_and_no_residual_stream():
+    """What the blocks of both halves hand on stays fp32: a rounded sum would lose what later blocks add to it."""
+    model, handed = make_model().train(), {}
+    for name, blocks in (("Thinker", model.model.layers), ("Talker", model.talker.layers)):
+        for block in blocks:
+            block.register_forward_hook(lambda _, given, got, name=name: handed.setdefault(name, set()).update((given[0].dtype, got[0].dtype)))
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden = model.hidden_states(random_ids(SMALL, 2, 12), speaker=random_speaker(SMALL, 2), code_dropout=0.1)
+        assert model.audio_head(hidden.audio).dtype == torch.bfloat16, "autocast is not on"
+    assert handed == {"Thinker": {torch.float32}, "Talker": {torch.float32}}
+
+
 # --- Features in the place of their placeholders ---------------------------------------------------------------------
 
 
