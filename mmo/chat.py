@@ -42,6 +42,14 @@ def user_content(
     return content if marks else "\n".join([image] * pictures + [content] * bool(content))
 
 
+THINK_START, THINK_END = "<think>\n", "\n</think>\n\n"  # around what an answer begins with and nobody hears
+
+
+def think_block(text: str) -> str:
+    """What stands in front of an answer that thinks first; with no text, the original's empty block."""
+    return f"{THINK_START}{text}{THINK_END}"
+
+
 class ChatTokenizer:
     """A `tokenizer.json` and the chat template beside it."""
 

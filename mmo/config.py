@@ -224,6 +224,7 @@ class Decoding:
     text_top_k: int = 50
     max_text: int = 128  # tokens
     max_frames: int = 375  # 30 s
+    write_down: bool = False  # what is heard is written in a think block first, and the answer follows (for models trained so: `Draws.write_down`)
 
     def __post_init__(self) -> None:
         if min(*each(self.temperature, 2), self.text_temperature) < 0:
@@ -265,6 +266,9 @@ class Draws:
     # Ours: the answer is only written. Such rows are short and gather in batches without the Talker, so that hearing and seeing
     # are learnt from several times as many questions in the same time.
     silent: float = 0.0
+    # Ours: a question that is only heard is first written down, in the answer's think block; the answer follows, and its sound begins with it.
+    # Then every word of the question is learnt, and what the Thinker can do with words it can do with what it hears.
+    write_down: float = 0.0
     # Scheduled sampling (Bengio et al. 2015, arXiv:1506.03099): uniform ids in the place of true history
     random_codes: float = 0.05  # of the answer's positions, all codebooks together, over the whole audio vocabulary
     random_text: float = 0.05
@@ -281,7 +285,7 @@ class Draws:
         """No chance at all: the question as sound where there is one, nothing dropped, nothing replaced."""
         quiet = dict(
             question=(1.0, 0.0, 0.0), sound_last=0.0, picture_moves=False, system_prompt=0.0, empty_think=1.0,
-            drop_reference=0.0, silent=0.0, random_codes=0.0, random_text=0.0, hidden_history=0.0,
+            drop_reference=0.0, silent=0.0, write_down=0.0, random_codes=0.0, random_text=0.0, hidden_history=0.0,
         )
         return cls(**(quiet | changes))
 

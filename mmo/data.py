@@ -25,14 +25,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmo.chat import IMAGE_MARK, ChatTokenizer, user_content
+from mmo.chat import IMAGE_MARK, ChatTokenizer, think_block, user_content
 from mmo.config import IGNORE, Draws, ModelConfig
 from mmo.features import FeatureStore
 from mmo.omni import carry
 from mmo.rows import BadRow, DataError, PackedRows, RawRow, files_of
-from mmo.sequence import Markers, Row, build_row, frames
+from mmo.sequence import THINK_WINDOW, Markers, Row, build_row, frames
 
-EMPTY_THINK = "<think>\n\n</think>\n\n"
+EMPTY_THINK = think_block("")
 PICTURE_PLACES = (("before", "\n"), ("before", "\n\n"), ("behind", "\n"), ("behind", "\n\n"))
 PICTURE_SHARES = (0.2, 0.2, 0.2, 0.4)
 
@@ -187,6 +187,8 @@ def render(
     form, place_of_sound = rng.random(), rng.random()
     heard = sound_length > 0 and not draws.question[0] <= form < draws.question[0] + draws.question[1]
     if heard and form < draws.question[0]:
+        if draws.write_down and rng.random() < draws.write_down:
+            contents[-1] = written_down(contents[users[-1]], layout.tokenizer) + contents[-1]
         contents[users[-1]] = IMAGE_MARK * contents[users[-1]].count(IMAGE_MARK)  # the words are only spoken
     left = num_pictures
     unmarked = not any(IMAGE_MARK in contents[place] for place in users)
@@ -202,6 +204,12 @@ def render(
     if EMPTY_THINK in text and rng.random() >= draws.empty_think:
         text = text.replace(EMPTY_THINK, "")
     return text, heard, num_pictures - left
+
+
+def written_down(question: str, tokenizer: ChatTokenizer) -> str:
+    """A question's words as a think block; "" where they are too many: the answer's sound must find the block's end (`THINK_WINDOW`)."""
+    block = think_block(question.replace(IMAGE_MARK, "").strip())
+    return block if len(tokenizer.encode(block)) <= THINK_WINDOW else ""
 
 
 def user_turn(

@@ -91,16 +91,16 @@ def ask_inputs(
     """What A2A and I2T share: answers in text, some of them aloud, some with another item's input.
 
     partners: whose input each item gets when inputs are swapped.  swap_in: (item's number, partner's number) -> prompt.
-    Returns texts, the spoken part, and hits with swapped inputs.
+    Returns the answers, the spoken part, and hits with swapped inputs.
     """
-    texts = candidate.texts(prompts, name)
+    answers = candidate.answer(prompts, name, speech=False)
     chosen = measures.spread(range(len(items)), exam.sizes.spoken)
     spoken = ask_spoken(f"{name} aloud", [items[n] for n in chosen], [prompts[n] for n in chosen], candidate, ear)
     pairs = [(n, other) for n, other in enumerate(partners) if other is not None]
     pairs = measures.spread(pairs, exam.sizes.swapped)
     swapped = candidate.texts([swap_in(*pair) for pair in pairs], f"{name} swapped")
     wrong = [measures.same_words(text, items[n].truth) for text, (n, _) in zip(swapped, pairs, strict=True)]
-    return texts, spoken, wrong
+    return answers, spoken, wrong
 
 
 def ask_a2a(exam: Exam, candidate: Candidate, ear: Ear):
@@ -109,10 +109,11 @@ def ask_a2a(exam: Exam, candidate: Candidate, ear: Ear):
     features = exam.hear(items)
     prompts = exam.sound_prompts(features)
     partners = measures.swap([item.truth for item in items], seed=exam.seed)
-    texts, spoken, wrong = ask_inputs(
+    answers, spoken, wrong = ask_inputs(
         "a2a", items, prompts, partners, lambda n, other: prompts[other], exam, candidate, ear
     )
-    right = [measures.same_words(text, item.truth) for text, item in zip(texts, items)]
+    right = [measures.same_words(answer.text, item.truth) for answer, item in zip(answers, items)]
+    written = [measures.same_words(answer.heard, item.question) for answer, item in zip(answers, items)]
     disturbed = measures.spread(items, exam.sizes.swapped)
     in_rooms = candidate.texts(exam.sound_prompts(exam.hear(disturbed, augmented=True)), "a2a in rooms")
     rare = {tier: measures.spread(of_tier(exam.asked, tier), exam.sizes.rare_inputs) for tier in TIERS[1:]}
@@ -128,6 +129,7 @@ def ask_a2a(exam: Exam, candidate: Candidate, ear: Ear):
                 voice: measures.share([hit for hit, item in zip(right, items) if item.voice == voice]) for voice in voices
             },
             "answer_accuracy_in_rooms": accuracy(in_rooms, disturbed),
+            "questions_written_right": measures.share(written) if exam.decoding.write_down else None,
             "accuracy_swapped_questions": measures.share(wrong),
         }
         found |= spoken_extras(spoken, ear, exam)
@@ -145,8 +147,8 @@ def ask_i2t(exam: Exam, candidate: Candidate, ear: Ear):
     def swap_in(n: int, other: int) -> Prompt:
         return replace(prompts[n], image_features=prompts[other].image_features)
 
-    texts, spoken, wrong = ask_inputs("i2t", items, prompts, partners, swap_in, exam, candidate, ear)
-    right = [text.strip() == item.truth for text, item in zip(texts, items)]
+    answers, spoken, wrong = ask_inputs("i2t", items, prompts, partners, swap_in, exam, candidate, ear)
+    right = [answer.text.strip() == item.truth for answer, item in zip(answers, items)]
     rare = {tier: measures.spread(of_tier(exam.shown, tier), exam.sizes.rare_inputs) for tier in TIERS[1:]}
     rare_texts = {
         tier: candidate.texts(exam.picture_prompts(found, exam.see(found)), f"i2t {tier}") for tier, found in rare.items() if found

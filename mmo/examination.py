@@ -262,13 +262,13 @@ class Candidate:
         self.exam = exam
         self.generator = Generator(model, exam.codec, exam.tokenizer, exam.decoding, precision=exam.precision)
 
-    def answer(self, prompts: Sequence[Prompt], what: str, speech: bool) -> list[Answer]:
-        """Answers in the order of the prompts; with speech, their samples too."""
+    def answer(self, prompts: Sequence[Prompt], what: str, speech: bool, decoding: Decoding | None = None) -> list[Answer]:
+        """Answers in the order of the prompts; with speech, their samples too.  decoding: by default the exam's."""
         with tqdm(total=len(prompts), desc=what, unit="answer") as bar:
-            return self.generator.generate_batch(prompts, speech=speech, sound=speech, progress=bar.update)
+            return self.generator.generate_batch(prompts, decoding, speech=speech, sound=speech, progress=bar.update)
 
-    def texts(self, prompts: Sequence[Prompt], what: str) -> list[str]:
-        return [answer.text for answer in self.answer(prompts, what, speech=False)]
+    def texts(self, prompts: Sequence[Prompt], what: str, decoding: Decoding | None = None) -> list[str]:
+        return [answer.text for answer in self.answer(prompts, what, False, decoding)]
 
 
 class Exam:

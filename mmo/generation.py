@@ -13,9 +13,12 @@ So the speech ends where codebook 0 says so, and the codebooks below it finish t
 F whole frames.  After E no text is wanted, and the Thinker's layers above the bridge and its head are left out, which
 changes nothing that is heard (`tail`).
 
+A question that is heard may be written down first (`Decoding.write_down`), in the think block with which an answer may begin and of which
+nothing is spoken.  That is a run of its own, for text alone, up to "</think>"; then the prompt ends behind the block, and the above begins.
+
     generator = Generator(model, codec, tokenizer)
     answer = generator.answer(prompt)                        # text, codes, samples, times
-    for event in generator.stream([prompt]):                 # the same, as it comes: TextPiece, Sound, Finished
+    for event in generator.stream([prompt]):                 # the same, as it comes: Heard, TextPiece, Sound, Finished
         ...
     answers = generator.generate_batch(prompts)              # many, fast: what evaluation uses
 
@@ -33,7 +36,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmo.chat import ChatTokenizer, TextStream
+from mmo.chat import THINK_END, THINK_START, ChatTokenizer, TextStream
 from mmo.codec import Codec
 from mmo.config import Decoding, ModelConfig, each
 from mmo.graphs import StepGraph
@@ -77,6 +80,7 @@ class Answer:
     sample_rate: int = 24000
     first_audio_ms: float | None = None  # from the call to the first sound, prompt included
     real_time_factor: float | None = None  # seconds of work per second of speech
+    heard: str = ""  # the question as the model wrote it down, where it did
 
     @property
     def seconds(self) -> float:
@@ -87,6 +91,14 @@ class Answer:
     def runaway(self) -> bool:
         """Whether text or speech had to be cut."""
         return not (self.text_ended and self.stopped)
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What one row's question was, as the model wrote it down."""
+
+    text: str
+    row: int = 0
 
 
 @dataclass(frozen=True)
@@ -211,12 +223,21 @@ class Decoder:
     """
 
     def __init__(
-        self, model: OmniModel, batch: Batch, seeds: Sequence[int], decoding: Decoding, speech: bool, graph: StepGraph | None = None
+        self,
+        model: OmniModel,
+        batch: Batch,
+        seeds: Sequence[int],
+        decoding: Decoding,
+        speech: bool,
+        graph: StepGraph | None = None,
+        end_token: int | None = None,
     ) -> None:
+        """end_token: what ends the text, by default <|im_end|>."""
         self.model, self.config, self.graph = model, model.config, graph
         config, B, Q = model.config, len(batch.lengths), model.config.num_codebooks
         self.device = batch.input_ids.device
         self.decoding = decoding
+        self.end_token = config.im_end_token if end_token is None else end_token
         self.rows = list(range(B))  # the batch's rows that still run ...
         self.rows_index = torch.arange(B, device=self.device)  # ... and the same on the device
         self.step = 0
@@ -293,7 +314,7 @@ class Decoder:
         else:
             logits = self.model.text_head(self.text_hidden)  # (B, 1, V)
             tokens = self.choose_text(logits, uniform[:, -1:])[:, 0]
-            ended = (tokens == config.im_end_token) & (s < self.text_end)
+            ended = (tokens == self.end_token) & (s < self.text_end)
             self.text_ended |= ended
             self.text_end = torch.where(ended, s, self.text_end)
         behind = s - self.text_end
@@ -382,22 +403,49 @@ class Generator:
     def text(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(ids) if self.tokenizer else ""
 
-    def start(self, prompts: Sequence[Prompt], decoding: Decoding | None, speech: bool) -> Decoder:
+    def start(self, prompts: Sequence[Prompt], decoding: Decoding | None, speech: bool, end_token: int | None = None) -> Decoder:
         """Collate and read the prompts."""
         batch = Batch.collate(prompts, self.config, self.model.model.embed_tokens.weight.device)
-        return Decoder(self.model, batch, [prompt.seed for prompt in prompts], decoding or self.decoding, speech, self.graph)
+        seeds = [prompt.seed for prompt in prompts]
+        return Decoder(self.model, batch, seeds, decoding or self.decoding, speech, self.graph, end_token)
+
+    def listen(self, prompts: Sequence[Prompt], decoding: Decoding | None) -> tuple[list[Prompt], list[str]]:
+        """Let the model write down what it hears, where `Decoding.write_down` wants it.
+
+        Returns the prompts, those with a sound ending behind their think block now, and the words of each ("" where there was no sound).
+        """
+        prompts, heard = list(prompts), [""] * len(prompts)
+        asking = [number for number, prompt in enumerate(prompts) if prompt.audio_features is not None]
+        if not (asking and (decoding or self.decoding).write_down):
+            return prompts, heard
+        if self.tokenizer is None:
+            raise ValueError("write_down needs a tokenizer: its think block is text")
+        opening, closing = (self.tokenizer.encode(part) for part in (THINK_START, THINK_END))
+        opened = [replace(prompts[number], text_ids=[*prompts[number].text_ids, *opening]) for number in asking]
+        decoder = self.start(opened, decoding, False, self.tokenizer.id("</think>"))
+        for _ in decoder.run(drop=True):
+            pass
+        for number, prompt, (ids, *_) in zip(asking, opened, decoder.results(), strict=True):
+            heard[number] = self.text(ids).strip()
+            words = self.tokenizer.encode(heard[number])  # without the newline, which is the closing's
+            prompts[number] = replace(prompt, text_ids=[*prompt.text_ids, *words, *closing])
+        return prompts, heard
 
     @torch.no_grad()
     def stream(
         self, prompts: Sequence[Prompt], decoding: Decoding | None = None, *, largest: int = 4
-    ) -> Iterator[TextPiece | Sound | Finished]:
+    ) -> Iterator[Heard | TextPiece | Sound | Finished]:
         """Answer prompts together, handing out text and sound as they come; one `Finished` a row at the end.
+
+        What was written down of a question comes first, all at once.
 
         largest: the most codec frames decoded at once (see streaming.py).  Times count the work, not what the caller
         does between two events.
         """
         clock = Clock()
         with evaluating(self.model):
+            prompts, heard = self.listen(prompts, decoding)
+            yield from clock.outside([Heard(text, row) for row, text in enumerate(heard) if text])
             decoder = self.start(prompts, decoding, speech=True)
             rows = [RowStream(self, row) for row in range(len(prompts))]
             with self.sounding(len(prompts), largest) as speech:
@@ -409,8 +457,8 @@ class Generator:
                     yield from clock.outside(events)
                 if speech:
                     yield from clock.outside(hear(rows, speech.finish(), told))
-            for row, result in zip(rows, decoder.results(), strict=True):
-                yield from clock.outside([row.finish(*result, clock)])
+            for row, words, result in zip(rows, heard, decoder.results(), strict=True):
+                yield from clock.outside([row.finish(*result, words, clock)])
 
     @contextmanager
     def sounding(self, batch: int, largest: int) -> Iterator[SpeechStream | None]:
@@ -447,11 +495,12 @@ class Generator:
         with evaluating(self.model):
             for first in range(0, len(order), batch):
                 chosen = order[first : first + batch]
-                decoder = self.start([prompts[number] for number in chosen], decoding, speech)
+                asked, heard = self.listen([prompts[number] for number in chosen], decoding)
+                decoder = self.start(asked, decoding, speech)
                 for _ in decoder.run(drop=True):
                     pass
-                for number, (ids, codes, text_ended, stopped) in zip(chosen, decoder.results(), strict=True):
-                    answers[number] = Answer(self.text(ids), ids, codes, text_ended, stopped)
+                for number, words, (ids, codes, text_ended, stopped) in zip(chosen, heard, decoder.results(), strict=True):
+                    answers[number] = Answer(self.text(ids), ids, codes, text_ended, stopped, heard=words)
                 if progress:
                     progress(len(chosen))
         found = [answers[number] for number in range(len(prompts))]
@@ -509,10 +558,10 @@ class RowStream:
         self.samples.append(sound[self.row, 0, : own * frame_size].numpy().copy())
         return Sound(self.samples[-1], self.row)
 
-    def finish(self, ids: list[int], codes: Tensor, text_ended: bool, stopped: bool, clock: Clock) -> Finished:
+    def finish(self, ids: list[int], codes: Tensor, text_ended: bool, stopped: bool, heard: str, clock: Clock) -> Finished:
         """The whole answer."""
         generator = self.generator
-        answer = Answer(generator.text(ids), ids, codes, text_ended, stopped)
+        answer = Answer(generator.text(ids), ids, codes, text_ended, stopped, heard=heard)
         if generator.codec:
             samples = np.concatenate(self.samples) if self.samples else np.zeros(0, np.float32)
             rate = generator.codec.sample_rate
@@ -534,7 +583,7 @@ class Clock:
         self.first_audio_ms: float | None = None
         self.since = time.perf_counter()
 
-    def outside(self, events: Sequence[TextPiece | Sound | Finished | None]) -> Iterator[TextPiece | Sound | Finished]:
+    def outside(self, events: Sequence[Heard | TextPiece | Sound | Finished | None]) -> Iterator[Heard | TextPiece | Sound | Finished]:
         """Hand out events (None is left out) with the clock stopped."""
         self.seconds += time.perf_counter() - self.since
         for event in events:

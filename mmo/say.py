@@ -22,7 +22,7 @@ from mmo.chat import IMAGE_MARK, ChatTokenizer, user_content
 from mmo.checkpoint import latest_weights
 from mmo.codec import Codec, codec_layout
 from mmo.config import Decoding
-from mmo.generation import Answer, Generator, Prompt, Sound, TextPiece
+from mmo.generation import Answer, Finished, Generator, Heard, Prompt, TextPiece
 from mmo.omni import load_model
 from mmo.profiles import Profile, profile, run_dir
 from mmo.twin import Precision
@@ -110,7 +110,8 @@ def hear(settings: Profile, path: Path, words: frozenset[str] | None) -> Tensor:
     features, lengths = encoder.encode([samples])
     if words is not None:  # the tiny ear spells; the real one's own text needs query tokens that we leave out
         heard = encoder.spell(features, lengths)[0]
-        note(f"heard: {heard}")
+        if not settings.decoding.write_down:  # else the model says itself what it heard
+            note(f"heard: {heard}")
         if unknown := unknown_words(heard, words):
             note(words_notice(unknown, words, "The recording"))
     return features[0, : int(lengths[0])]
@@ -213,9 +214,11 @@ def check_place(out: Path) -> None:
 def show(generator: Generator, prompt: Prompt) -> Answer:
     """Stream one answer to the terminal."""
     for event in generator.stream([prompt]):
-        if isinstance(event, TextPiece):
+        if isinstance(event, Heard):
+            note(f"heard: {event.text}")
+        elif isinstance(event, TextPiece):
             print(event.text, end="", flush=True)
-        elif not isinstance(event, Sound):
+        elif isinstance(event, Finished):
             answer = event.answer
     print(flush=True)
     if not answer.text_ended:

@@ -225,13 +225,14 @@ def validation_files(profile: Profile, pattern: str) -> list[Path]:
 
 
 def validation_batches(profile: Profile, stage: StageConfig, encoders: Encoders, layout: Layout) -> dict[str, list[Batch]]:
-    """By file name, batches of held-out rows, without draws."""
+    """By file name, batches of held-out rows, without draws; what is heard is written down where it mostly is in training."""
     found = {}
-    for pattern in (*stage.data, *(name for each in stage.rehearsal for name in each.data)):
+    for pattern, draws in ((name, each.draws) for each in (stage, *stage.rehearsal) for name in each.data):
+        plain = Draws.none(write_down=float(draws.write_down > 0.5))
         for path in validation_files(profile, pattern):
             file = open_file(path, profile, stage, needs_of(pattern, stage), encoders, True, False)
             if len(file.usable()):
-                batches = Batches([Corpus([file], Draws.none())], [1.0], layout, stage.token_budget)
+                batches = Batches([Corpus([file], plain)], [1.0], layout, stage.token_budget)
                 found[path.stem] = batches.validation(VALIDATION_ROWS)
     return found
 

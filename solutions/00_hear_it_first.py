@@ -134,11 +134,11 @@ for item in asked:
     answer = ask(sound=features[0, : int(lengths[0])])
     verdict = "right" if same_words(answer.text, item.truth) else f"not right: {item.truth}"
     display(listen(sound, 16_000, f"asked: {item.question}"))
-    display(listen(answer.samples, answer.sample_rate, f"answered: {answer.text} ({verdict})"))
+    display(listen(answer.samples, answer.sample_rate, f"heard: {answer.heard} Answered: {answer.text} ({verdict})"))
 
 # %% [markdown]
-# Nobody turned the question into text. The *speech encoder* made a vector for every 60 milliseconds of it, and these vectors stand where the words of a
-# written question would stand. Notebooks 02, 04 and 11 are about that.
+# Nobody gave it the words. The *speech encoder* made a vector for every 60 milliseconds of the question, and these vectors stand where the words of a
+# written question would stand. The model writes down what it hears in them, unspoken, and answers that. Notebooks 02, 04 and 11 are about it.
 #
 # ## Show it a picture
 

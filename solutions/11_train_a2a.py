@@ -34,6 +34,7 @@ from torch import Tensor
 
 from mmo import measures
 from mmo.assistant import Assistant
+from mmo.chat import think_block
 from mmo.checkpoint import latest_weights, snapshots_of, stage_file
 from mmo.course import check, exercise, hint, predict, quiz, reveal, solution
 from mmo.course.cost import print_beside, try_passes
@@ -123,11 +124,20 @@ assert sum(errors) == measures.word_errors([item.question for item in asked], he
 # 2e-5, all rows with their sound.
 #
 # The features are computed once and kept (`mmo.features`), in several differently disturbed copies: other speeds, rooms and noises.
+#
+# **Written down first.** The Thinker knows what to do with *words*. So in the second pass an answer begins with a think block (`Draws.write_down`): the model writes what it hears, closes the block, and then answers.
+# Nothing of the block is spoken: the layout starts the sound behind it (`audio_start`, [notebook 07](07_sequence_and_delay.ipynb)). Every word of the question is a label now, also one on which the answer does not hang; and the answer may look back at words.
+# The original answers at once. So does the first pass here: a frozen Thinker has never seen such a block.
+
+# %%
+block = exam.tokenizer.encode(think_block(asked[0].question))
+print(think_block(asked[0].question) + asked[0].truth)
+print(f"\n{len(block)} tokens that nobody hears stand in front of the answer: as many steps more until the first sound")
 
 # %%
 passes = planned_passes(settings, "a2a", budget, None)
 for stage in passes:
-    print(f"{stage.name:14} learning: {stage.trainable:10} {stage.steps} steps, {stage.draws.silent:.0%} of its own rows silent, rehearsal: {', '.join(f'{each.share:.0%} {each.data[0]}' for each in stage.rehearsal) or 'none'}")
+    print(f"{stage.name:14} learning: {stage.trainable:10} {stage.steps} steps, {stage.draws.silent:.0%} of its own rows silent, {stage.draws.write_down:.0%} written down first, rehearsal: {', '.join(f'{each.share:.0%} {each.data[0]}' for each in stage.rehearsal) or 'none'}")
 
 # %% [markdown]
 # ## Exercise: whose labels are they?
@@ -241,8 +251,10 @@ for entry in read_log(result.log_file, validation=True):
 # %%
 candidate = Candidate(result.model_file, exam)
 truths = [item.truth for item in asked]
+prompts = exam.sound_prompts(features)
+answers = candidate.answer(prompts, "spoken", speech=False)
 ways = {
-    "spoken": candidate.texts(exam.sound_prompts(features), "spoken"),
+    "spoken": [answer.text for answer in answers],
     "written down by the encoder": candidate.texts([exam.prompt(text, n) for n, text in enumerate(heard)], "written down"),
     "as it was meant": candidate.texts(exam.text_prompts(asked), "as meant"),
 }
@@ -262,10 +274,23 @@ for name, part in (("heard whole", whole), ("something misheard", ~whole)):
 # Where the first two figures are near each other, the encoder is the bottleneck. Where the first is well below the second, words that the encoder can write did not get through: its features of these voices are
 # unlike those of the training voices, and projector and Thinker have learnt from no others. The questions that were heard whole tell the two apart.
 #
+# The model's own think blocks tell more: what *it* heard, beside what the encoder's head heard in the same features.
+
+# %%
+own = [word_errors(words(item.question), words(answer.heard)) for item, answer in zip(asked, answers)]
+for who, found in (("the encoder's head", errors), ("the model's think block", own)):
+    print(f"{who:24} {sum(found) / sum(said):6.1%} of the words wrong, {np.mean([each == 0 for each in found]):.0%} of the questions whole")
+written_right = np.array(own) == 0
+for name, part in (("written down rightly", written_right), ("written down wrongly", ~written_right)):
+    if part.any():
+        print(f"{name:24} {part.sum():3} questions, {np.mean(np.array(right['spoken'])[part]):.0%} answered rightly")
+for n in [n for n, each in enumerate(own) if each][:5]:
+    print(f"  {asked[n].voice}: {asked[n].question} | heard: {answers[n].heard} | answered: {answers[n].text}")
+
+# %% [markdown]
 # **The control.** With the questions swapped among each other, the answers must be wrong. If they are not, the model was guessing from the shape of the prompt.
 
 # %%
-prompts = exam.sound_prompts(features)
 pairs = [(n, other) for n, other in enumerate(measures.swap(truths)) if other is not None]
 swapped = candidate.texts([prompts[other] for _, other in pairs], "swapped")
 hits = [measures.same_words(text, truths[n]) for text, (n, _) in zip(swapped, pairs)]
@@ -304,7 +329,8 @@ voice = next(iter(exam.voices.values()), None)
 prompt = replace(prompts[hear], speaker=voice, seed=0)
 first_right = None
 for step, path in [(0, before), *snapshots_of(run, "a2a")]:
-    answer = Candidate(path, exam).answer([prompt], f"step {step}", speech=True)[0]
+    writes = step > passes[0].steps  # before, nobody has learnt to write down what is heard
+    answer = Candidate(path, exam).answer([prompt], f"step {step}", True, replace(exam.decoding, write_down=writes))[0]
     first_right = step if first_right is None and measures.same_words(answer.text, asked[hear].truth) else first_right
     display(listen(answer.samples, answer.sample_rate, f"after {step} steps: {answer.text}"))
 reveal("11.first", "never" if first_right is None else first_right, "" if first_right is None else "steps")
@@ -318,7 +344,7 @@ for n, item in enumerate(asked[:4]):
     sound = read_sound(item.question_sound)
     spoken = assistant.ask(sound=sound, voice=list(assistant.voices)[n % max(1, len(assistant.voices))] if assistant.voices else None, seed=n)
     display(listen(sound, 16_000, f"asked by {item.voice}: {item.question}"))
-    display(listen(spoken.samples, spoken.sample_rate, f"answered: {spoken.text}"))
+    display(listen(spoken.samples, spoken.sample_rate, f"heard: {spoken.heard} answered: {spoken.text}"))
 
 # %% [markdown]
 # ## Four questions
@@ -333,9 +359,10 @@ quiz("11")
 #
 # - The projector is a dictionary from sounds to the Thinker's own language, and it is learnt against two frozen sides first.
 # - It can only be as good as the frozen encoder; the encoder's own transcript, read as text, tells how good that is.
+# - What the Thinker can do with words it can do with what it hears, once it has written it down.
 # - What is not rehearsed may be forgotten; a little text in each batch keeps it, and a count before and after says whether it did.
 #
-# **Often mistaken.** *"The Thinker gets the words."* It gets a vector every 60 ms, and no word is written anywhere. *"The audio loss trains hearing."* It trains speaking; hearing is learnt from the text loss.
+# **Often mistaken.** *"The Thinker gets the words."* It gets a vector every 60 ms; words stand only where it has written them itself. *"The audio loss trains hearing."* It trains speaking; hearing is learnt from the text loss.
 #
 # **To try.** Give the model another question's features with this question's text written beside them. Which does it believe? Next: [notebook 12](12_train_i2t.ipynb).
 #
@@ -343,5 +370,7 @@ quiz("11")
 #
 # - K. An, Q. Chen, C. Deng and others: *FunAudioLLM: Voice Understanding and Generation Foundation Models for Natural Interaction Between Humans and LLMs.* 2024,
 #   [arXiv:2407.04051](https://arxiv.org/abs/2407.04051). SenseVoice.
+# - D. Zhang, S. Li, X. Zhang and others: *SpeechGPT: Empowering Large Language Models with Intrinsic Cross-Modal Conversational Abilities.* Findings of EMNLP 2023,
+#   [arXiv:2305.11000](https://arxiv.org/abs/2305.11000). The words of a spoken question are written before its answer ("chain of modality").
 # - H. Liu, C. Li, Q. Wu, Y. J. Lee: *Visual Instruction Tuning.* NeurIPS 2023, [arXiv:2304.08485](https://arxiv.org/abs/2304.08485). The projector first, then all.
 # - T. Ko, V. Peddinti, D. Povey, S. Khudanpur: *Audio augmentation for speech recognition.* Interspeech 2015.

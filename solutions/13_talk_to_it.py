@@ -87,7 +87,7 @@ for question in ("Hello.", "Which is bigger, nine or twelve?", "What is the oppo
 # ## Ask aloud
 #
 # The question below is from the test set, in a voice that was in no training. For your own, record a few seconds to a file (any program does; WAV, FLAC, Ogg and MP3 are read), put its path into `own_recording`, and ask something of its world. A second try in other words
-# is worth it: it never heard your voice.
+# is worth it: it never heard your voice. It writes down what it hears before it answers ([notebook 11](11_train_a2a.ipynb)): so you see whether it misheard or misunderstood.
 
 # %%
 own_recording = None  # "question.wav"
@@ -98,6 +98,7 @@ data = open(own_recording, "rb").read() if own_recording else row["question_audi
 sound = read_sound(data)
 display(listen(sound, 16_000, "the question"))
 answer = assistant.ask(sound=sound)
+print("heard:", answer.heard)
 display(listen(answer.samples, answer.sample_rate, answer.text))
 
 # %% [markdown]

@@ -205,7 +205,7 @@ for name in ("recorded", "all 8 true", "the Talker's"):
 # - **oracle**: the true words, typed. What the Thinker knows when it hears perfectly.
 # - **oracle, as a transcript**: the same in small letters and without signs, for that is how the encoder writes.
 # - **cascade**: the encoder's own transcript, typed. What a pipeline of speech recognition and language model would do.
-# - **projector**: the features themselves, as the model is meant to be used.
+# - **projector**: the features themselves, as the model is meant to be used: it writes down what it hears, and answers that ([notebook 11](11_train_a2a.ipynb)).
 
 # %%
 predict("15.ears", "Which way gives more right answers, 'cascade' or 'projector'? Or is it the 'same'?", None)
@@ -253,8 +253,8 @@ gap = shares["projector"] - shares["cascade"]
 reveal("15.ears", "same" if abs(gap) < 0.02 else "projector" if gap > 0 else "cascade")
 
 # %% [markdown]
-# From the first oracle to the second: what small letters and missing signs cost a Thinker that has learnt to read sentences. From there to the cascade: what the ear loses. From cascade to projector: what is lost, or gained, by never writing the words down. The projector may do better than the
-# transcript: a feature vector still holds the doubt between two words, a transcript has thrown it away. It may do worse: it had to *learn* what a transcript gets as a gift.
+# From the first oracle to the second: what small letters and missing signs cost a Thinker that has learnt to read sentences. From there to the cascade: what the ear loses. From cascade to projector: who writes the words, the encoder's small head or the model. The model may do better: it writes each word knowing what questions there are, as a sentence in its own spelling, and may still look at the features when it answers, where
+# the doubt between two words is not thrown away. It may do worse: it had to *learn* to write what it hears, from a few thousand questions.
 #
 # ### Eyes
 #

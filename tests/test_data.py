@@ -11,7 +11,7 @@ import torch
 import worlds
 
 from mmo.config import IGNORE, Draws
-from mmo.data import Batches, Corpus, DataFile, Layout, collate, find_files, realise, useful_share
+from mmo.data import Batches, Corpus, DataFile, Layout, collate, find_files, realise, useful_share, written_down
 from mmo.features import cache_features
 from mmo.omni import OmniModel, loss_sums
 from mmo.rows import DataError, open_rows
@@ -237,6 +237,32 @@ def test_silent_rows_are_only_written(tmp_path, layout):
     assert spoken[0.0] == len(shown[0.0]) and spoken[1.0] == 0 and 0 < spoken[0.5] < len(shown[0.5])
     silent = next(Batches([shown[1.0]], [1.0], layout, 320).start())
     assert silent.speaking == () == silent.inputs("cpu")["speaking"]
+
+
+def test_a_heard_question_is_written_down_before_its_answer(tmp_path, layout, tokenizer):
+    """draws.write_down: the question's words in a think block of the answer, learnt; the sound begins behind it. Nothing of a question that stands there in words."""
+    rows = worlds.make_rows("a2a", 24)
+    layout = Layout(CONFIG, tokenizer, max_length=240)
+    plain, written = (open_world(tmp_path, "a2a", rows, Draws.none(write_down=share)) for share in (0.0, 1.0))
+    for number, row in enumerate(rows):
+        one, other = (realise(corpus, number, 0, np.random.default_rng(number), layout).row for corpus in (plain, written))
+        question, answer = (turn["content"] for turn in json.loads(row["conversations"]))
+        learnt = other.text_labels[other.text_labels != IGNORE].tolist()
+        block = tokenizer.encode(f"<think>\n{question}\n</think>\n\n")
+        assert learnt == [*block, *tokenizer.encode(f"{answer}<|im_end|>\n")]
+        begins = [int((each.audio_labels[0] != IGNORE).nonzero()[0]) for each in (one, other)]
+        assert begins[1] - begins[0] == len(block), "the sound does not begin behind the block"
+        assert torch.equal(one.audio_labels[:, begins[0] :], other.audio_labels[:, begins[1] :][:, : one.audio_labels.shape[1] - begins[0]])
+    half = open_world(tmp_path, "a2a", rows, Draws.none(write_down=0.5))
+    assert np.mean(["<think>" in text for text, _ in texts_of(half, layout, tokenizer)]) == pytest.approx(0.5, abs=0.12)
+    as_text = open_world(tmp_path, "a2a", rows, Draws.none(question=(0.0, 1.0, 0.0), write_down=1.0))
+    assert not any("<think>" in text for text, _ in texts_of(as_text, layout, tokenizer, 24))
+
+
+def test_a_question_too_long_for_the_block_is_not_written_down(tokenizer):
+    """Its answer's sound would be looked for at the wrong place (`THINK_WINDOW`)."""
+    assert written_down("What is one?", tokenizer) == "<think>\nWhat is one?\n</think>\n\n"
+    assert written_down("What is one? " * 20, tokenizer) == ""
 
 
 def test_system_prompt_and_reference_are_drawn(tmp_path, layout, tokenizer):

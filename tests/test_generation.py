@@ -7,7 +7,7 @@ import torch
 
 from mmo.codec import Codec
 from mmo.config import Decoding
-from mmo.generation import Answer, Batch, Finished, Generator, Prompt, Sound, for_decoding
+from mmo.generation import Answer, Batch, Finished, Generator, Heard, Prompt, Sound, TextPiece, for_decoding
 from mmo.omni import OmniModel
 from mmo.sampling import Chooser, Noise, allowed_codes
 from mmo.sequence import Markers, build_row
@@ -321,3 +321,80 @@ def test_noise_belongs_to_the_row():
 def test_bad_settings(settings):
     with pytest.raises(ValueError):
         Decoding(**settings)
+
+
+# --- What is heard is written down first -----------------------------------------------------------------------------
+
+
+class Letters:
+    """A tokenizer of single letters, with the signs of a think block."""
+
+    SIGNS = {"<think>": 25, "</think>": 26, "\n": 234}
+
+    def encode(self, text):
+        for sign, number in self.SIGNS.items():
+            text = text.replace(sign, chr(number))
+        return [ord(letter) for letter in text]
+
+    def decode(self, ids):
+        return "".join(chr(number) for number in ids if number not in (1, 2, *self.SIGNS.values()))
+
+    def id(self, token):
+        return self.SIGNS[token]
+
+
+class Closing(Biased):
+    """Likes to close its think block, too."""
+
+    def text_head(self, hidden):
+        logits = super().text_head(hidden)
+        logits[..., 26] += 3.0
+        return logits
+
+
+@pytest.fixture(scope="module")
+def closing():
+    torch.manual_seed(1)
+    return Closing(TOY).eval()
+
+
+@pytest.fixture(scope="module")
+def listener(closing, codec):
+    return Generator(closing, codec, Letters(), replace(DECODING, write_down=True))
+
+
+@pytest.fixture(scope="module")
+def asked():
+    ids = toy_prompt(11).text_ids
+    sounds = [Prompt([*ids[:3], *[16] * length, *ids[6:]], audio_features=torch.randn(length, 9), seed=length) for length in (3, 2, 4)]
+    return [sounds[0], toy_prompt(9), *sounds[1:]]
+
+
+def test_an_answer_follows_the_block_in_which_its_question_is_written(closing, listener, asked):
+    """As if the block had been the prompt's own end: the layout's `audio_start` stands behind it."""
+    answers = listener.generate_batch(asked)
+    assert any(answer.heard for answer in answers) and not answers[1].heard, "text needs no ear"
+    for prompt, answer in zip(asked, answers, strict=True):
+        block = [] if prompt.audio_features is None else [25, 234, *map(ord, answer.heard), 234, 26, 234, 234]
+        behind = replace(prompt, text_ids=[*prompt.text_ids, *block])
+        at_once = Generator(closing, listener.codec, Letters(), DECODING).answer(behind)
+        assert same(answer, at_once) and abs(answer.samples - at_once.samples).max(initial=0) < 1e-5
+        if block:
+            row = build_row([*MARKERS.assistant, *block, 60, *MARKERS.end], answer.codes, TOY, replace(MARKERS, think_end=(26, 234, 234)))
+            spoken = (row.audio_labels[0] != -100).nonzero()
+            assert not len(spoken) or spoken[0] == len(MARKERS.assistant) + len(block), "training begins the sound elsewhere"
+
+
+def test_what_was_heard_comes_before_the_answer(listener, asked):
+    together = listener.generate_batch(asked)
+    for prompt, answer in zip(asked, together, strict=True):
+        events = list(listener.stream([prompt]))
+        assert [event for event in events if isinstance(event, Heard)] == [Heard(answer.heard)] * bool(answer.heard)
+        assert not answer.heard or isinstance(events[0], Heard)
+        assert same(events[-1].answer, answer) and events[-1].answer.heard == answer.heard
+        assert "".join(event.text for event in events if isinstance(event, TextPiece)) == answer.text
+
+
+def test_without_a_tokenizer_nothing_can_be_written_down(model, codec, asked):
+    with pytest.raises(ValueError, match="tokenizer"):
+        Generator(model, codec, None, replace(DECODING, write_down=True)).answer(asked[0])

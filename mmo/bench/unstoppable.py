@@ -11,7 +11,7 @@ from mmo.generation import Decoder, Generator, Prompt
 class Unstoppable(Generator):
     """A generator whose codebook 0 never stops: `Decoding.max_frames` ends the speech."""
 
-    def start(self, prompts: Sequence[Prompt], decoding: Decoding | None, speech: bool) -> Decoder:
-        decoder = super().start(prompts, decoding, speech)
+    def start(self, prompts: Sequence[Prompt], decoding: Decoding | None, speech: bool, end_token: int | None = None) -> Decoder:
+        decoder = super().start(prompts, decoding, speech, end_token)
         decoder.allowed[0, self.config.audio_stop_token] = float("-inf")
         return decoder
