@@ -431,6 +431,7 @@ def bench_train(
     full: Annotated[bool, typer.Option("--full-batch/--no-full-batch", help="Also ours at the padded way's positions an update.")] = True,
     pool: Annotated[int | None, typer.Option("--pool", help="Rows to choose from; default the stage's chunk.", show_default=False)] = None,
     compile: Annotated[bool, typer.Option("--compile", help="Also ours with its blocks by torch.compile.")] = False,
+    float32: Annotated[bool, typer.Option("--float32", help="Compute in float32, also where the profile would take bfloat16.")] = False,
     rounds: RoundsOption = 3,
     seed: SeedOption = 0,
 ) -> None:
@@ -438,7 +439,7 @@ def bench_train(
     from mmo.bench.train import TrainBench
     from mmo.bench.train import bench_train as measure
 
-    settings = TrainBench(rows, update, updates, rounds, baseline == "padded", full, pool, compile, seed=seed)
+    settings = TrainBench(rows, update, updates, rounds, baseline == "padded", full, pool, compile, float32, seed=seed)
     run_bench(lambda chosen, where: measure(chosen, settings, where), profile, device, json)
 
 

@@ -30,6 +30,7 @@ from mmo.data import Batches, Layout, collate
 from mmo.generation import Generator
 from mmo.muon import Muon
 from mmo.omni import OmniModel, loss_sums
+from mmo.profiles import Profile
 from mmo.profiles import profile as find_profile
 from mmo.training import Stepper, losses_of, open_corpora
 from mmo.streaming import HEARD
@@ -280,6 +281,13 @@ def test_train_end_to_end(toy, tmp_path):
     assert report.checks["largest difference of a loss"] < 1e-4 and report.columns[:2] == (OURS, PADDED)
     alone = bench_train(toy, TrainBench(rows=2, updates=1, rounds=1, pool=8, baseline=False, full_batch=False), CPU)
     assert alone.columns == (OURS,) and not alone.ratios
+
+
+def test_training_may_be_timed_in_float32_where_the_profile_takes_bfloat16(toy, monkeypatch):
+    monkeypatch.setattr(Profile, "dtype", lambda self, device: torch.bfloat16)
+    for asked, found in ((False, "bfloat16"), (True, "float32")):
+        report = bench_train(toy, TrainBench(rows=2, updates=1, rounds=1, pool=8, full_batch=False, float32=asked), CPU)
+        assert report.settings["computed in"] == found
 
 
 def test_learn_end_to_end(toy, tmp_path):

@@ -50,6 +50,7 @@ class TrainBench:
     full_batch: bool = True
     pool: int | None = None  # rows to choose updates from; default the stage's chunk
     compiled: bool = False  # also ours by torch.compile
+    float32: bool = False  # computed so, also where the profile would take bfloat16
     padded_length: int = PADDED_LENGTH
     seed: int = 0
 
@@ -122,7 +123,7 @@ def make_arms(model: OmniModel, rows: BenchRows, stage: StageConfig, settings: T
 def bench_train(profile: Profile, settings: TrainBench, device: torch.device | None = None, folder: Path | None = None) -> Report:
     """Measure.  folder: for the synthetic file, default a temporary one.  Raises ValueError for rows that do not fit."""
     device = device or profile.device()
-    dtype, stage = profile.dtype(device), profile.stages["t2a"][0]
+    dtype, stage = torch.float32 if settings.float32 else profile.dtype(device), profile.stages["t2a"][0]
     with tempfile.TemporaryDirectory() as temporary:
         count = settings.pool or stage.chunk_rows
         rows = open_bench_rows(profile, settings.source, folder or Path(temporary), count, settings.seed, settings.padded_length)
