@@ -267,8 +267,8 @@ class Candidate:
         with tqdm(total=len(prompts), desc=what, unit="answer") as bar:
             return self.generator.generate_batch(prompts, decoding, speech=speech, sound=speech, progress=bar.update)
 
-    def texts(self, prompts: Sequence[Prompt], what: str, decoding: Decoding | None = None) -> list[str]:
-        return [answer.text for answer in self.answer(prompts, what, False, decoding)]
+    def texts(self, prompts: Sequence[Prompt], what: str) -> list[str]:
+        return [answer.text for answer in self.answer(prompts, what, speech=False)]
 
 
 class Exam:

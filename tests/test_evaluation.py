@@ -15,7 +15,7 @@ import soundfile
 import torch
 import worlds
 
-from mmo import evaluation, examination
+from mmo import evaluation, examination, measures
 from mmo import report as reports
 from mmo.codec import build_mimi, codec_config, save_codec
 from mmo.config import Decoding
@@ -188,7 +188,7 @@ def test_swapped_inputs_come_from_an_item_with_another_answer(profile, monkeypat
         """Answers by the features it is given."""
 
         def __init__(self, items, prompts, field):
-            self.exam, self.by_input = exam, {self.key(getattr(p, field)): item.truth for item, p in zip(items, prompts)}
+            self.exam, self.by_input = exam, {self.key(getattr(p, field)): item for item, p in zip(items, prompts)}
             self.field = field
 
         @staticmethod
@@ -196,8 +196,9 @@ def test_swapped_inputs_come_from_an_item_with_another_answer(profile, monkeypat
             return features.numpy().tobytes()
 
         def answer(self, prompts, what, speech):
-            texts = [self.by_input.get(self.key(getattr(prompt, self.field)), "unknown") for prompt in prompts]
-            return [Answer(text, [], torch.zeros(8, 2, dtype=torch.long), True, True, np.zeros(3840, np.float32)) for text in texts]
+            items = [self.by_input.get(self.key(getattr(prompt, self.field))) for prompt in prompts]
+            told = [(item.truth, item.question.upper() if item.truth == SENTENCES[0] else "") if item else ("unknown", "") for item in items]
+            return [Answer(text, [], torch.zeros(8, 2, dtype=torch.long), True, True, np.zeros(3840, np.float32), heard=heard) for text, heard in told]
 
         def texts(self, prompts, what):
             return [answer.text for answer in self.answer(prompts, what, False)]
@@ -215,6 +216,11 @@ def test_swapped_inputs_come_from_an_item_with_another_answer(profile, monkeypat
     found = mark()
     assert found["answer_accuracy"] == 1.0 and found["accuracy_swapped_questions"] == 0.0
     assert found["answer_accuracy_in_rooms"] == 0.0  # disturbed sounds are other inputs, and this model knows none of them
+    assert found["questions_written_right"] is None, "nothing is written down in this profile"
+    monkeypatch.setattr(exam, "decoding", replace(exam.decoding, write_down=True))
+    chosen = measures.spread(every, exam.sizes.questions)
+    share = np.mean([item.truth == SENTENCES[0] for item in chosen])  # of these it writes the question, in its own spelling
+    assert 0 < share < 1 and mark()["questions_written_right"] == pytest.approx(share, abs=1e-3)
 
     every, ear = [item for item in exam.shown if item.tier == "sentence"], Ear()
     mark, mark_spoken, _ = evaluation.ask_i2t(exam, Knows(every, exam.picture_prompts(every, exam.see(every)), "image_features"), ear)
