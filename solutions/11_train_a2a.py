@@ -145,7 +145,7 @@ for stage in passes:
 # *Exercise 11.labels · difficulty ●○○ · importance ●●● · 6 minutes · 2 points · stuck? `hint("11.labels")`*
 #
 # A quarter of the rows is rehearsal. Is it a quarter of what is learnt from? Text and sound have a loss each, and each loss is a mean over its own labels. Given the share of each source in the rows, how many of its rows are silent, and the labels a row
-# brings in text and in each codebook: whose are the labels?
+# brings in text (the think block's words are labels, too) and in each codebook: whose are the labels?
 
 # %%
 @exercise("11.labels")
@@ -165,8 +165,10 @@ whole_pass = passes[-1]
 rehearsed = sum(each.share for each in whole_pass.rehearsal)
 silent = [whole_pass.draws.silent, whole_pass.rehearsal[0].draws.silent if whole_pass.rehearsal else 0.0]
 answers = [len(exam.tokenizer.encode(item.truth)) + 1 for item in exam.said]  # with the end sign
+blocks = [len(exam.tokenizer.encode(think_block(item.question))) for item in asked]  # what is heard is a label, too
 lengths = [item.codes.shape[1] + 1 for item in exam.said]  # with the stop
-per_row = torch.tensor([float(np.mean(answers))] * 2), torch.tensor([float(np.mean(lengths))] * 2)
+written = [np.mean(answers) + whole_pass.draws.write_down * np.mean(blocks), np.mean(answers)]
+per_row = torch.tensor(written, dtype=torch.float32), torch.tensor([float(np.mean(lengths))] * 2)
 found = label_shares(torch.tensor([1 - rehearsed, rehearsed]), torch.tensor(silent), *per_row)
 for name, (own, other) in zip(("text", "sound"), found.tolist()):
     print(f"{name:6} labels: {own:4.0%} of the pass's own rows, {other:4.0%} of the rehearsal")

@@ -12,6 +12,8 @@
     card        the data card, from the files and figures                       data/tiny/README.md
 
 Delete a result to make it again. A killed step goes on from its checkpoint.
+
+One more sitting of the codec needs a trained Talker, so it follows a weekend: `python -m mmo.world.train_decoder`. Codes stay as they are.
 """
 
 from __future__ import annotations

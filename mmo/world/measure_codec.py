@@ -44,11 +44,13 @@ def main() -> None:
     parser.add_argument("--codebooks", type=int, nargs="*", default=[1, 2, 3, 4, 5, 6, 7, 8])
     options = parser.parse_args()
     answers = plan.answer_plan()
-    sounds = speech.load(options.build / "speech", "answers", len(answers))
+    sounds = speech.load(options.build / "speech", "answers", len(answers), complete=False)
     codec, judge = Codec.load(options.codec), Judge(text.world_words())
     figures: dict = {"sentences_per_voice": options.sentences, "split": options.split, "tier": "sentence", "voices": {}}
     for voice in plan.ANSWERS:
         chosen = [r for r in answers if r.split == options.split and r.tier == "sentence" and r.voice == voice][: options.sentences]
+        if missing := sum(sounds[r.id] is None for r in chosen):
+            raise SystemExit(f"{options.build / 'speech'}: {missing} of {len(chosen)} sentences of {voice} are not spoken yet; run `mmo world build`")
         truth = [" ".join(text.words(r.answer)) for r in chosen]
         uncoded = [(sounds[r.id].astype(np.float32) / 32768, 24_000) for r in chosen]
         found = {"wer_judge_floor": jiwer.wer(truth, judge.transcribe(uncoded)), "wer_by_codebooks": {}}

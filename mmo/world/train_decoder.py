@@ -1,0 +1,283 @@
+"""The tiny codec's last sitting: its decoder learns what a Talker's codes are worth. Encoder and codebooks rest, so every stored code stays valid.
+
+A Talker predicts codebooks 0 and 1; what it says in the other six is plausible and seldom right. A decoder that was taught on true
+codes believes all eight. So here, in most steps, true codes of codebooks 0 and 1 stand before the shipped Talker's own guesses of
+the rest (`mmo.forcing`), and the true sound is wanted. In other steps the rest is left out, holds codes of other frames, or is true.
+
+Two losses, added:
+
+    mel       distance between log-mel spectrograms, as in train_codec
+    features  distance between what the frozen speech encoder makes of the decoded and of the true sound: it minds what makes a word
+
+The judge (pocketsphinx) has no part in it.
+
+    python -m mmo.world.train_decoder            # speech in build/world/speech; goes on from its checkpoint; writes data/tiny/codec.safetensors
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchaudio
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from ..codec import Codec, save_codec
+from ..speech_encoder import SAMPLE_RATE as EAR_RATE
+from ..speech_encoder import SpeechEncoder
+from . import plan
+from .train_codec import FRAME, SAMPLE_RATE, MelLoss
+
+GIVEN = 2  # codebooks that a Talker predicts well enough to be believed
+
+
+@dataclass(frozen=True)
+class DecoderTraining:
+    """How the decoder is taught."""
+
+    steps: int = 3000
+    batch_frames: int = 56  # padding included
+    learning_rate: float = 4e-4
+    warmup: int = 100
+    features: float = 0.5  # weight of the features' loss
+    guessed: float = 0.6  # share of the steps whose codes from codebook 2 on are the Talker's
+    strange: float = 0.1  # … are those of other frames, from a codebook drawn among 3 … 6 on
+    fewer: float = 0.1  # … are left out, from a codebook drawn among 2 … 5 on
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One spoken answer in whole frames."""
+
+    voice: str
+    sound: Tensor  # (1920 F,)
+    codes: Tensor  # (Q, F)
+    guessed: Tensor  # (Q, F): codebooks 0 and 1 as in `codes`, the rest as the Talker says it
+
+
+class FeatureLoss(nn.Module):
+    """How far the speech encoder's features of two sounds lie apart: mean absolute difference over their standard deviation."""
+
+    def __init__(self, encoder: SpeechEncoder):
+        super().__init__()
+        self.encoder, self.resample = encoder, torchaudio.transforms.Resample(SAMPLE_RATE, EAR_RATE)
+
+    def features(self, waves: Tensor, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """waves (B, 1, samples) at 24 kHz, true lengths in samples -> (B, N, D), and which of them are real (B, N).  Gradients flow."""
+        frames, counts = self.encoder.frontend(self.resample(waves[:, 0]), [length * EAR_RATE // SAMPLE_RATE for length in lengths])
+        found, _ = self.encoder.model.encoder(frames, counts)
+        return found, torch.arange(found.shape[1]) < counts[:, None]
+
+    def forward(self, heard: Tensor, wanted: Tensor, lengths: Sequence[int]) -> Tensor:
+        with torch.no_grad():
+            target, real = self.features(wanted, lengths)
+        found, _ = self.features(heard, lengths)
+        return (found - target)[real].abs().mean() / target[real].std()
+
+
+def falsified(codes: Tensor, first: int, share: float, strangers: Tensor, generator: torch.Generator) -> Tensor:
+    """codes (B, Q, F); from codebook `first` on, each frame's codes are in `share` of the places those of a frame of `strangers` (N, Q)."""
+    B, Q, F = codes.shape
+    others = strangers[torch.randint(len(strangers), (B, F), generator=generator)].transpose(1, 2)
+    hit = torch.rand(B, Q, F, generator=generator) < share
+    hit[:, :first] = False
+    return torch.where(hit, others, codes)
+
+
+class Batches:
+    """Batches of utterances of similar length, drawn by the step's number alone, so that a resumed training draws the same."""
+
+    def __init__(self, utterances: Sequence[Utterance], settings: DecoderTraining):
+        self.utterances, self.settings = utterances, settings
+        self.strangers = torch.cat([each.codes for each in utterances], dim=1).T
+        self.voices = [[n for n, each in enumerate(utterances) if each.voice == voice] for voice in sorted({each.voice for each in utterances})]
+
+    def chosen(self, rng: random.Random) -> list[Utterance]:
+        """Neighbours in length out of a draw from all voices alike, as many as fit."""
+        pool = [n for voice in self.voices for n in rng.sample(voice, min(24, len(voice)))]
+        pool = sorted((self.utterances[n] for n in pool), key=lambda each: each.codes.shape[1])
+        found: list[Utterance] = []
+        for each in pool[rng.randrange(max(1, len(pool) - 3)) :]:
+            if found and each.codes.shape[1] * (len(found) + 1) > self.settings.batch_frames:
+                break
+            found.append(each)
+        return found
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor, list[int]]:
+        """Codes to be decoded (B, 1 … Q, F), the sound wanted (B, 1, 1920 F), samples of each row that are no padding."""
+        settings = self.settings
+        rng, generator = random.Random(f"{settings.seed}-{step}"), torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
+        chosen, draw = self.chosen(rng), rng.random()
+        guess = draw < settings.guessed
+        codes = [each.guessed if guess else each.codes for each in chosen]
+        lengths = [each.shape[1] * FRAME for each in codes]
+        padded = nn.utils.rnn.pad_sequence([each.T for each in codes], batch_first=True).transpose(1, 2)
+        sound = nn.utils.rnn.pad_sequence([each.sound for each in chosen], batch_first=True)[:, None]
+        if guess:
+            return padded, sound, lengths
+        if (draw := draw - settings.guessed) < settings.strange:
+            return falsified(padded, rng.randint(3, 6), rng.uniform(0.2, 1.0), self.strangers, generator), sound, lengths
+        if draw - settings.strange < settings.fewer:
+            return padded[:, : rng.randint(2, 5)], sound, lengths
+        return padded, sound, lengths
+
+
+def decode(model: nn.Module, codes: Tensor) -> Tensor:
+    """moshi's own way from codes (B, Q, F) to sound (B, 1, 1920 F), with gradients."""
+    latent = model._to_encoder_framerate(model.quantizer.decode(codes))
+    return model.decoder(model.decoder_transformer(latent)[0])
+
+
+def decoding_side(model: nn.Module) -> list[nn.Parameter]:
+    """What no code depends on: all behind the codebooks.  Everything else is frozen."""
+    model.requires_grad_(False)
+    parts = (model.quantizer.rvq_first.output_proj, model.quantizer.rvq_rest.output_proj, model.upsample, model.decoder_transformer, model.decoder)
+    return [parameter.requires_grad_() for part in parts for parameter in part.parameters()]
+
+
+class Trainer:
+    """Decoder, losses, optimiser and data.  One call of `update` is one step."""
+
+    COLUMNS = ("mel", "features", "norm")
+
+    def __init__(self, codec: Codec, encoder: SpeechEncoder, utterances: Sequence[Utterance], settings: DecoderTraining):
+        self.model, self.settings, self.step = codec.model, settings, 0
+        self.parameters = decoding_side(self.model)
+        self.mel, self.features, self.data = MelLoss(), FeatureLoss(encoder), Batches(utterances, settings)
+        self.optimiser = torch.optim.AdamW(self.parameters, lr=settings.learning_rate, betas=(0.8, 0.99), weight_decay=0.01)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimiser, lambda s: min((s + 1) / settings.warmup, max(0.0, 1 - s / settings.steps)))
+
+    def update(self) -> Tensor:
+        """One step; its losses and the gradient's norm, (3,) as COLUMNS names them."""
+        codes, wanted, lengths = self.data.batch(self.step)
+        real = (torch.arange(wanted.shape[-1]) < torch.tensor(lengths)[:, None])[:, None]
+        heard = decode(self.model, codes)[..., : wanted.shape[-1]] * real
+        mel, features = self.mel(heard, wanted), self.features(heard, wanted, lengths)
+        self.optimiser.zero_grad(set_to_none=True)
+        (mel + self.settings.features * features).backward()
+        norm = nn.utils.clip_grad_norm_(self.parameters, 3.0)
+        if torch.isfinite(norm):
+            self.optimiser.step()
+        self.schedule.step()
+        self.step += 1
+        return torch.stack([mel.detach(), features.detach(), norm])
+
+    def state(self) -> dict:
+        """All that a resumed training needs."""
+        return {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict(), "schedule": self.schedule.state_dict(), "step": self.step}
+
+    def restore(self, state: dict) -> None:
+        """Go on from such a state."""
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.step = state["step"]
+
+
+def train(trainer: Trainer, folder: Path, save_every: int = 250) -> list[list[float]]:
+    """To the end of the settings' steps, going on from `folder/decoder.pt`; the curve: step and means of `Trainer.COLUMNS`, every 50 steps."""
+    state_file, curve, sums = folder / "decoder.pt", [], torch.zeros(len(Trainer.COLUMNS))
+    if state_file.exists():
+        state = torch.load(state_file, weights_only=True)
+        trainer.restore(state)
+        curve = state["curve"]
+    steps = trainer.settings.steps
+    bar = tqdm(range(trainer.step, steps), initial=trainer.step, total=steps, desc="decoder", mininterval=10)
+    for step in bar:
+        sums += trainer.update()
+        if (step + 1) % 50 == 0:
+            curve.append([step + 1, *(round(each, 4) for each in (sums / 50).tolist())])
+            sums.zero_()
+            bar.set_postfix(dict(zip(Trainer.COLUMNS, curve[-1][1:])))
+        if (step + 1) % save_every == 0 or step + 1 == steps:
+            partial = state_file.with_suffix(".partial")
+            torch.save(trainer.state() | {"curve": curve}, partial)
+            partial.replace(state_file)
+    trainer.model.eval()
+    return curve
+
+
+# --- Data --------------------------------------------------------------------------------------------------------
+
+
+def spoken_answers(folder: Path) -> dict[int, np.ndarray]:
+    """Sounds (int16, 24 kHz) of the training answers that are spoken in `folder`, by rendering id.  Not all need be there."""
+    answers, found = plan.answer_plan(), {}
+    for path in sorted(folder.glob("answers-*[0-9].npz")):
+        with np.load(path) as shard:
+            for i, sound in zip(shard["ids"].tolist(), np.split(shard["samples"], np.cumsum(shard["lengths"])[:-1])):
+                if answers[i].split == "train":
+                    found[i] = sound
+    return found
+
+
+def guess(rows: dict[int, object], weights: Path, batch: int = 64) -> dict[int, Tensor]:
+    """The Talker's codes (Q, F) for rows (`mmo.examination.Item`) of t2a-train, codebooks 0 and 1 given, by rendering id."""
+    from ..examination import SIZES, Exam
+    from ..forcing import forced
+    from ..generation import Generator
+    from ..omni import load_model
+    from ..profiles import tiny
+
+    exam = Exam(tiny(), SIZES["full"])
+    generator = Generator(load_model(weights), None, exam.tokenizer, exam.decoding)
+    order, found = sorted(rows, key=lambda i: rows[i].codes.shape[1]), {}
+    for start in tqdm(range(0, len(order), batch), desc="the Talker guesses"):
+        ids = order[start : start + batch]
+        items = [rows[i] for i in ids]
+        said = forced(generator, exam.text_prompts(items), [item.truth for item in items], [item.codes for item in items], GIVEN)
+        found |= {i: answer.codes for i, answer in zip(ids, said, strict=True)}
+    return found
+
+
+def read_utterances(speech: Path, data: Path, weights: Path) -> list[Utterance]:
+    """The spoken training answers of `speech`, with their codes as t2a-train has them and as the Talker of `weights` guesses them."""
+    from ..examination import read_items
+    from ..profiles import tiny
+
+    items, sounds = read_items(data / "t2a-train.parquet", tiny().model, ("answer_audios",)), spoken_answers(speech)
+    train = [r.id for r in plan.answer_plan() if r.split == "train"]
+    if len(train) != len(items):
+        raise ValueError(f"{data / 't2a-train.parquet'} has {len(items)} rows, the plan {len(train)} training answers: they are of different builds")
+    rows = {i: item for i, item in zip(train, items) if i in sounds}
+    if not rows:
+        raise FileNotFoundError(f"{speech}: no training answer is spoken there; run `mmo world build`")
+    guessed, found = guess(rows, weights), []
+    for i, item in rows.items():
+        if guessed[i].shape != item.codes.shape:
+            continue  # another codebook stopped too early
+        sound = torch.zeros(item.codes.shape[1] * FRAME)
+        sound[: len(sounds[i])] = torch.from_numpy(sounds[i].astype(np.float32) / 32768)
+        found.append(Utterance(item.voice, sound, item.codes, guessed[i]))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--speech", type=Path, default=Path("build/world/speech"), help="spoken answers; some shards of them will do")
+    parser.add_argument("--data", type=Path, default=Path("data/tiny"))
+    parser.add_argument("--weights", type=Path, help="the model whose Talker guesses (default: omni.safetensors of --data)")
+    parser.add_argument("--work", type=Path, default=Path("build/world/decoder"), help="checkpoint")
+    parser.add_argument("--steps", type=int, default=DecoderTraining.steps)
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    file = options.data / "codec.safetensors"
+    utterances = read_utterances(options.speech, options.data, options.weights or options.data / "omni.safetensors")
+    print(f"{len(utterances)} utterances, {sum(len(each.sound) for each in utterances) / SAMPLE_RATE / 3600:.2f} hours")
+    trainer = Trainer(Codec.load(file), SpeechEncoder.load(options.data / "speech_encoder"), utterances, DecoderTraining(steps=options.steps))
+    curve = train(trainer, options.work)
+    save_codec(trainer.model, json.loads(file.with_suffix(".json").read_text(encoding="utf-8")), file)
+    (options.work / "decoder-curve.json").write_text(json.dumps({"columns": ["step", *Trainer.COLUMNS], "rows": curve}), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""The decoder's last sitting: no code changes, true codes stand where they are told to, and a resumed training is an unbroken one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mmo.codec import Codec, build_mimi, codec_config, draw_codebooks
+from mmo.profiles import tiny
+from mmo.speech_encoder import SpeechEncoder
+from mmo.world.train_decoder import GIVEN, Batches, DecoderTraining, FeatureLoss, Trainer, Utterance, decode, falsified, train
+
+SETTINGS = DecoderTraining(steps=4, warmup=1, batch_frames=24)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> SpeechEncoder:
+    return SpeechEncoder.load(tiny().speech_encoder_dir)
+
+
+@pytest.fixture()
+def codec() -> Codec:
+    torch.manual_seed(0)
+    return Codec(draw_codebooks(build_mimi(codec_config(n_filters=4, dimension=32, layers=1, feedforward=64, bins=16, codebooks=8))))
+
+
+@pytest.fixture(scope="module")
+def utterances() -> list[Utterance]:
+    generator, found = torch.Generator().manual_seed(0), []
+    for number in range(12):
+        frames = 6 + number % 4
+        codes = torch.randint(16, (8, frames), generator=generator)
+        guessed = torch.cat((codes[:GIVEN], torch.randint(16, (8 - GIVEN, frames), generator=generator)))
+        found.append(Utterance("ab"[number % 2], 0.1 * torch.randn(1920 * frames, generator=generator), codes, guessed))
+    return found
+
+
+def test_stored_codes_stay_valid(codec, encoder, utterances) -> None:
+    sound = 0.1 * torch.randn(1, 1, 1920 * 5, generator=torch.Generator().manual_seed(1))
+    codes, decoded = codec.encode(sound), codec.decode(codec.encode(sound))
+    trainer = Trainer(codec, encoder, utterances, SETTINGS)
+    for _ in range(2):
+        trainer.update()
+    assert torch.equal(codec.encode(sound), codes), "the sitting changed what sounds are encoded to"
+    assert not torch.allclose(codec.decode(codes), decoded), "the sitting changed nothing"
+
+
+def test_decodes_as_the_codec_does(codec) -> None:
+    codes = torch.randint(16, (2, 8, 4), generator=torch.Generator().manual_seed(2))
+    for count in (2, 8):
+        assert torch.allclose(decode(codec.model, codes[:, :count]), codec.decode(codes[:, :count]), atol=1e-6), f"{count} codebooks"
+
+
+def test_falsified_codes_begin_where_they_are_told(utterances) -> None:
+    codes, strangers = utterances[0].codes[None], torch.full((5, 8), 15)
+    found = falsified(codes, 3, 1.0, strangers, torch.Generator().manual_seed(0))
+    assert torch.equal(found[:, :3], codes[:, :3]) and (found[:, 3:] == 15).all()
+    assert torch.equal(falsified(codes, 3, 0.0, strangers, torch.Generator().manual_seed(0)), codes), "a share of none changed something"
+
+
+def kind_of(codes: torch.Tensor, batch: Batches) -> str:
+    """Which of the four kinds a batch is of, told by its first row."""
+    if codes.shape[1] < 8:
+        return "fewer"
+    for each in batch.utterances:
+        row = codes[0, :, : each.codes.shape[1]]
+        if torch.equal(row, each.codes):
+            return "true"
+        if torch.equal(row, each.guessed):
+            return "guessed"
+    return "strange"
+
+
+def test_every_kind_of_codes_comes_in_its_share(utterances) -> None:
+    batches = Batches(utterances, replace(SETTINGS, guessed=0.5, strange=0.2, fewer=0.2))
+    seen = Counter(kind_of(batches.batch(step)[0], batches) for step in range(300))
+    for kind, share in (("guessed", 0.5), ("strange", 0.2), ("fewer", 0.2), ("true", 0.1)):
+        assert abs(seen[kind] / 300 - share) < 0.1, f"{kind}: {seen[kind]} of 300 steps, wanted about {share:.0%}"
+
+
+def test_codebooks_0_and_1_are_always_true(utterances) -> None:
+    batches = Batches(utterances, SETTINGS)
+    for step in range(60):
+        codes, sound, lengths = batches.batch(step)
+        for row, length in enumerate(lengths):
+            own = next(each for each in utterances if len(each.sound) == length and torch.equal(each.sound, sound[row, 0, :length]))
+            assert torch.equal(codes[row, :GIVEN, : length // 1920], own.codes[:GIVEN]), f"step {step}, row {row}"
+
+
+def test_features_of_one_sound_do_not_differ(encoder) -> None:
+    loss, sound = FeatureLoss(encoder), 0.1 * torch.randn(2, 1, 24_000, generator=torch.Generator().manual_seed(3))
+    assert float(loss(sound, sound, [24_000, 19_200])) == 0.0
+    heard = (sound + 0.05 * torch.randn(sound.shape, generator=torch.Generator().manual_seed(4))).requires_grad_()
+    found = loss(heard, sound, [24_000, 19_200])
+    found.backward()
+    assert found.item() > 0 and heard.grad[1, 0, :12_000].abs().sum() > 0, "no gradient reaches the sound"
+
+
+def test_resumed_is_unbroken(codec, encoder, utterances, tmp_path) -> None:
+    state = {name: value.clone() for name, value in codec.model.state_dict().items()}
+    unbroken = Trainer(codec, encoder, utterances, SETTINGS)
+    for _ in range(4):
+        unbroken.update()
+    wanted = {name: value.clone() for name, value in codec.model.state_dict().items()}
+    codec.model.load_state_dict(state)
+    first = Trainer(codec, encoder, utterances, SETTINGS)
+    for _ in range(2):
+        first.update()
+    torch.save(first.state() | {"curve": []}, tmp_path / "decoder.pt")
+    codec.model.load_state_dict(state)
+    train(Trainer(codec, encoder, utterances, SETTINGS), tmp_path)
+    for name, value in codec.model.state_dict().items():
+        assert torch.equal(value, wanted[name]), name
