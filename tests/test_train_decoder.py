@@ -11,7 +11,7 @@ import torch
 from mmo.codec import Codec, build_mimi, codec_config, draw_codebooks
 from mmo.profiles import tiny
 from mmo.speech_encoder import SpeechEncoder
-from mmo.world.train_decoder import GIVEN, Batches, DecoderTraining, FeatureLoss, Trainer, Utterance, decode, falsified, train
+from mmo.world.train_decoder import KNOWN, Batches, DecoderTraining, FeatureLoss, Trainer, Utterance, decode, falsified, train
 
 SETTINGS = DecoderTraining(steps=4, warmup=1, batch_frames=24)
 
@@ -33,8 +33,7 @@ def utterances() -> list[Utterance]:
     for number in range(12):
         frames = 6 + number % 4
         codes = torch.randint(16, (8, frames), generator=generator)
-        guessed = torch.cat((codes[:GIVEN], torch.randint(16, (8 - GIVEN, frames), generator=generator)))
-        found.append(Utterance("ab"[number % 2], 0.1 * torch.randn(1920 * frames, generator=generator), codes, guessed))
+        found.append(Utterance("ab"[number % 2], 0.1 * torch.randn(1920 * frames, generator=generator), codes))
     return found
 
 
@@ -61,23 +60,19 @@ def test_falsified_codes_begin_where_they_are_told(utterances) -> None:
     assert torch.equal(falsified(codes, 3, 0.0, strangers, torch.Generator().manual_seed(0)), codes), "a share of none changed something"
 
 
-def kind_of(codes: torch.Tensor, batch: Batches) -> str:
+def kind_of(codes: torch.Tensor, sound: torch.Tensor, batch: Batches) -> str:
     """Which of the four kinds a batch is of, told by its first row."""
     if codes.shape[1] < 8:
         return "fewer"
-    for each in batch.utterances:
-        row = codes[0, :, : each.codes.shape[1]]
-        if torch.equal(row, each.codes):
-            return "true"
-        if torch.equal(row, each.guessed):
-            return "guessed"
-    return "strange"
+    true = next(each.codes for each in batch.utterances if torch.equal(each.sound, sound[0, 0, : len(each.sound)]))
+    same = (codes[0, :, : true.shape[1]] == true).all(dim=1)
+    return "true" if same.all() else "strange" if same[KNOWN] else "unknown"
 
 
 def test_every_kind_of_codes_comes_in_its_share(utterances) -> None:
-    batches = Batches(utterances, replace(SETTINGS, guessed=0.5, strange=0.2, fewer=0.2))
-    seen = Counter(kind_of(batches.batch(step)[0], batches) for step in range(300))
-    for kind, share in (("guessed", 0.5), ("strange", 0.2), ("fewer", 0.2), ("true", 0.1)):
+    batches = Batches(utterances, replace(SETTINGS, unknown=0.5, strange=0.2, fewer=0.2))
+    seen = Counter(kind_of(codes, sound, batches) for codes, sound, _ in map(batches.batch, range(300)))
+    for kind, share in (("unknown", 0.5), ("strange", 0.2), ("fewer", 0.2), ("true", 0.1)):
         assert abs(seen[kind] / 300 - share) < 0.1, f"{kind}: {seen[kind]} of 300 steps, wanted about {share:.0%}"
 
 
@@ -87,7 +82,7 @@ def test_codebooks_0_and_1_are_always_true(utterances) -> None:
         codes, sound, lengths = batches.batch(step)
         for row, length in enumerate(lengths):
             own = next(each for each in utterances if len(each.sound) == length and torch.equal(each.sound, sound[row, 0, :length]))
-            assert torch.equal(codes[row, :GIVEN, : length // 1920], own.codes[:GIVEN]), f"step {step}, row {row}"
+            assert torch.equal(codes[row, :KNOWN, : length // 1920], own.codes[:KNOWN]), f"step {step}, row {row}"
 
 
 def test_features_of_one_sound_do_not_differ(encoder) -> None:

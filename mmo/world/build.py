@@ -8,12 +8,11 @@
     thinker     pretrains the tiny Thinker on the world's text                  data/tiny/thinker.safetensors
     speech-encoder, vision-encoder  train the two encoders                      data/tiny/speech_encoder/, vision_encoder/
     rows        writes the parquet files                                        data/tiny/*.parquet
+    decoder     the codec's last sitting, with the speech encoder's ear         data/tiny/codec.safetensors
     measure     what the codec costs, by the judge                              data/tiny/figures/codec.json
     card        the data card, from the files and figures                       data/tiny/README.md
 
 Delete a result to make it again. A killed step goes on from its checkpoint.
-
-One more sitting of the codec needs a trained Talker, so it follows a weekend: `python -m mmo.world.train_decoder`. Codes stay as they are.
 """
 
 from __future__ import annotations
@@ -163,6 +162,8 @@ def build(data: Path = Path("data/tiny"), work: Path = Path("build/world"), work
     step("speech-encoder", data / "speech_encoder" / "model.pt", module("train_speech_encoder"))
     step("vision-encoder", data / "vision_encoder" / "model.safetensors", module("train_vision_encoder"))
     step("rows", data / "t2a-test.parquet", write_rows)
+    step("decoder", data / "figures" / "decoder.json",
+         module("train_decoder", "--speech", str(work / "speech"), "--data", str(data), "--work", str(work / "decoder")))
     step("measure", data / "figures" / "codec.json", module("measure_codec"))
     module("card")()
 

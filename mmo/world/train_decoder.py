@@ -1,17 +1,18 @@
 """The tiny codec's last sitting: its decoder learns what a Talker's codes are worth. Encoder and codebooks rest, so every stored code stays valid.
 
 A Talker predicts codebooks 0 and 1; what it says in the other six is plausible and seldom right. A decoder that was taught on true
-codes believes all eight. So here, in most steps, true codes of codebooks 0 and 1 stand before the shipped Talker's own guesses of
-the rest (`mmo.forcing`), and the true sound is wanted. In other steps the rest is left out, holds codes of other frames, or is true.
+codes believes all eight. So here, in half of the steps, the codes behind the first two are those of other frames, and the true sound is
+wanted. In other steps fewer are false, the last codebooks are left out, or all is true.
 
 Two losses, added:
 
     mel       distance between log-mel spectrograms, as in train_codec
     features  distance between what the frozen speech encoder makes of the decoded and of the true sound: it minds what makes a word
 
-The judge (pocketsphinx) has no part in it.
+The judge (pocketsphinx) has no part in it. Codes that the Talker itself had guessed, in place of other frames', were no better.
 
     python -m mmo.world.train_decoder            # speech in build/world/speech; goes on from its checkpoint; writes data/tiny/codec.safetensors
+                                                 # and figures/decoder.json
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import argparse
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ from ..speech_encoder import SpeechEncoder
 from . import plan
 from .train_codec import FRAME, SAMPLE_RATE, MelLoss
 
-GIVEN = 2  # codebooks that a Talker predicts well enough to be believed
+KNOWN = 2  # codebooks that a Talker predicts well enough to be believed
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,9 @@ class DecoderTraining:
     learning_rate: float = 4e-4
     warmup: int = 100
     features: float = 0.5  # weight of the features' loss
-    guessed: float = 0.6  # share of the steps whose codes from codebook 2 on are the Talker's
-    strange: float = 0.1  # … are those of other frames, from a codebook drawn among 3 … 6 on
-    fewer: float = 0.1  # … are left out, from a codebook drawn among 2 … 5 on
+    unknown: float = 0.5  # share of the steps whose codes from codebook 2 on are those of other frames
+    strange: float = 0.1  # … from a codebook drawn among 3 … 6 on
+    fewer: float = 0.1  # … whose codes are left out, from a codebook drawn among 2 … 5 on
     seed: int = 0
 
 
@@ -60,7 +61,6 @@ class Utterance:
     voice: str
     sound: Tensor  # (1920 F,)
     codes: Tensor  # (Q, F)
-    guessed: Tensor  # (Q, F): codebooks 0 and 1 as in `codes`, the rest as the Talker says it
 
 
 class FeatureLoss(nn.Module):
@@ -116,18 +116,16 @@ class Batches:
         settings = self.settings
         rng, generator = random.Random(f"{settings.seed}-{step}"), torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
         chosen, draw = self.chosen(rng), rng.random()
-        guess = draw < settings.guessed
-        codes = [each.guessed if guess else each.codes for each in chosen]
-        lengths = [each.shape[1] * FRAME for each in codes]
-        padded = nn.utils.rnn.pad_sequence([each.T for each in codes], batch_first=True).transpose(1, 2)
+        lengths = [len(each.sound) for each in chosen]
+        codes = nn.utils.rnn.pad_sequence([each.codes.T for each in chosen], batch_first=True).transpose(1, 2)
         sound = nn.utils.rnn.pad_sequence([each.sound for each in chosen], batch_first=True)[:, None]
-        if guess:
-            return padded, sound, lengths
-        if (draw := draw - settings.guessed) < settings.strange:
-            return falsified(padded, rng.randint(3, 6), rng.uniform(0.2, 1.0), self.strangers, generator), sound, lengths
-        if draw - settings.strange < settings.fewer:
-            return padded[:, : rng.randint(2, 5)], sound, lengths
-        return padded, sound, lengths
+        if draw < settings.unknown:
+            codes = falsified(codes, KNOWN, rng.choice((1.0, rng.uniform(0.5, 1.0))), self.strangers, generator)
+        elif draw < settings.unknown + settings.strange:
+            codes = falsified(codes, rng.randint(3, 6), rng.uniform(0.2, 1.0), self.strangers, generator)
+        elif draw < settings.unknown + settings.strange + settings.fewer:
+            codes = codes[:, : rng.randint(2, 5)]
+        return codes, sound, lengths
 
 
 def decode(model: nn.Module, codes: Tensor) -> Tensor:
@@ -220,44 +218,15 @@ def spoken_answers(folder: Path) -> dict[int, np.ndarray]:
     return found
 
 
-def guess(rows: dict[int, object], weights: Path, batch: int = 64) -> dict[int, Tensor]:
-    """The Talker's codes (Q, F) for rows (`mmo.examination.Item`) of t2a-train, codebooks 0 and 1 given, by rendering id."""
-    from ..examination import SIZES, Exam
-    from ..forcing import forced
-    from ..generation import Generator
-    from ..omni import load_model
-    from ..profiles import tiny
-
-    exam = Exam(tiny(), SIZES["full"])
-    generator = Generator(load_model(weights), None, exam.tokenizer, exam.decoding)
-    order, found = sorted(rows, key=lambda i: rows[i].codes.shape[1]), {}
-    for start in tqdm(range(0, len(order), batch), desc="the Talker guesses"):
-        ids = order[start : start + batch]
-        items = [rows[i] for i in ids]
-        said = forced(generator, exam.text_prompts(items), [item.truth for item in items], [item.codes for item in items], GIVEN)
-        found |= {i: answer.codes for i, answer in zip(ids, said, strict=True)}
-    return found
-
-
-def read_utterances(speech: Path, data: Path, weights: Path) -> list[Utterance]:
-    """The spoken training answers of `speech`, with their codes as t2a-train has them and as the Talker of `weights` guesses them."""
-    from ..examination import read_items
-    from ..profiles import tiny
-
-    items, sounds = read_items(data / "t2a-train.parquet", tiny().model, ("answer_audios",)), spoken_answers(speech)
-    train = [r.id for r in plan.answer_plan() if r.split == "train"]
-    if len(train) != len(items):
-        raise ValueError(f"{data / 't2a-train.parquet'} has {len(items)} rows, the plan {len(train)} training answers: they are of different builds")
-    rows = {i: item for i, item in zip(train, items) if i in sounds}
-    if not rows:
+def read_utterances(speech: Path, codec: Codec) -> list[Utterance]:
+    """The training answers that are spoken in `speech`, encoded.  Raises FileNotFoundError where there is none."""
+    voices, found = {r.id: r.voice for r in plan.answer_plan()}, []
+    for i, samples in tqdm(spoken_answers(speech).items(), desc="encode the answers"):
+        sound = torch.zeros(-(-len(samples) // FRAME) * FRAME)
+        sound[: len(samples)] = torch.from_numpy(samples.astype(np.float32) / 32768)
+        found.append(Utterance(voices[i], sound, codec.encode(sound[None, None])[0]))
+    if not found:
         raise FileNotFoundError(f"{speech}: no training answer is spoken there; run `mmo world build`")
-    guessed, found = guess(rows, weights), []
-    for i, item in rows.items():
-        if guessed[i].shape != item.codes.shape:
-            continue  # another codebook stopped too early
-        sound = torch.zeros(item.codes.shape[1] * FRAME)
-        sound[: len(sounds[i])] = torch.from_numpy(sounds[i].astype(np.float32) / 32768)
-        found.append(Utterance(item.voice, sound, item.codes, guessed[i]))
     return found
 
 
@@ -265,18 +234,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--speech", type=Path, default=Path("build/world/speech"), help="spoken answers; some shards of them will do")
     parser.add_argument("--data", type=Path, default=Path("data/tiny"))
-    parser.add_argument("--weights", type=Path, help="the model whose Talker guesses (default: omni.safetensors of --data)")
     parser.add_argument("--work", type=Path, default=Path("build/world/decoder"), help="checkpoint")
     parser.add_argument("--steps", type=int, default=DecoderTraining.steps)
+    parser.add_argument("--learning-rate", type=float, default=DecoderTraining.learning_rate)
+    parser.add_argument("--features", type=float, default=DecoderTraining.features, help="weight of the features' loss")
+    parser.add_argument("--unknown", type=float, default=DecoderTraining.unknown, help="share of the steps with codebooks 0 and 1 alone true")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     file = options.data / "codec.safetensors"
-    utterances = read_utterances(options.speech, options.data, options.weights or options.data / "omni.safetensors")
-    print(f"{len(utterances)} utterances, {sum(len(each.sound) for each in utterances) / SAMPLE_RATE / 3600:.2f} hours")
-    trainer = Trainer(Codec.load(file), SpeechEncoder.load(options.data / "speech_encoder"), utterances, DecoderTraining(steps=options.steps))
+    codec = Codec.load(file)
+    utterances = read_utterances(options.speech, codec)
+    hours = sum(len(each.sound) for each in utterances) / SAMPLE_RATE / 3600
+    print(f"{len(utterances)} utterances, {hours:.2f} hours", flush=True)
+    settings = DecoderTraining(steps=options.steps, learning_rate=options.learning_rate, features=options.features, unknown=options.unknown)
+    trainer = Trainer(codec, SpeechEncoder.load(options.data / "speech_encoder"), utterances, settings)
     curve = train(trainer, options.work)
     save_codec(trainer.model, json.loads(file.with_suffix(".json").read_text(encoding="utf-8")), file)
-    (options.work / "decoder-curve.json").write_text(json.dumps({"columns": ["step", *Trainer.COLUMNS], "rows": curve}), encoding="utf-8")
+    figures = {"settings": asdict(settings), "utterances": len(utterances), "hours": round(hours, 2), "curve": {"columns": ["step", *Trainer.COLUMNS], "rows": curve}}
+    (options.data / "figures").mkdir(exist_ok=True)
+    (options.data / "figures" / "decoder.json").write_text(json.dumps(figures) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
