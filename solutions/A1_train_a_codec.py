@@ -437,7 +437,8 @@ display(listen(my_codec.decode(my_codec.encode(original))[0, 0], SAMPLE_RATE, f"
 # Mimi itself is far wider, heard far more, and had an adversary besides, a second network that learns to tell its sound from real sound: that is what takes away the hum.
 #
 # What the tiny one has instead: in a part of its steps the later codebooks are left out (`codebook_dropout`), or hold codes of other frames (`FalseCodes`), so that its decoder lives with the mistakes of a Talker. Which codebooks a Talker can predict decided more
-# than how good the codec was with all of them true.
+# than how good the codec was with all of them true. At last the decoder was taught alone (`mmo/world/train_decoder.py`): in half of the steps every code behind codebooks 0 and 1 is false, and a second loss compares what the frozen *speech encoder*
+# makes of the decoded sound and of the true one. Encoder and codebooks rest in this sitting, so not one stored code changes, and the Talker need not learn anew.
 
 # %% [markdown]
 # ## Four questions
@@ -462,7 +463,7 @@ quiz("A1")
 # **To try.** Train with `floor = 5e-3`: which parts of the spectrogram change? Set `letters=0`: look at codebook 0. Set `quantise_from=0` but keep the variance: which of the two cures did more? Use the voice `joe`, which is harder. Start from the shipped codec: `Trainer(..., start_from=settings.codec_file)`
 # needs its sizes (`CodecTraining()`) and a third of the rate.
 #
-# **Where to read on.** In this course: `mmo/world/train_codec.py` (the shipped codec's own training), `mmo/codec.py`. Papers:
+# **Where to read on.** In this course: `mmo/world/train_codec.py` and `mmo/world/train_decoder.py` (the shipped codec's own training), `mmo/codec.py`. Papers:
 #
 # - A. van den Oord, O. Vinyals, K. Kavukcuoglu: *Neural Discrete Representation Learning.* NeurIPS 2017, [arXiv:1711.00937](https://arxiv.org/abs/1711.00937). VQ-VAE: straight-through, commitment, running means.
 # - N. Zeghidour, A. Luebs, A. Omran, J. Skoglund, M. Tagliasacchi: *SoundStream: An End-to-End Neural Audio Codec.* 2021, [arXiv:2107.03312](https://arxiv.org/abs/2107.03312). Residual quantisation, dead entries, codebook dropout.

@@ -109,3 +109,9 @@ def test_resumed_is_unbroken(codec, encoder, utterances, tmp_path) -> None:
     train(Trainer(codec, encoder, utterances, SETTINGS), tmp_path)
     for name, value in codec.model.state_dict().items():
         assert torch.equal(value, wanted[name]), name
+
+
+def test_another_sitting_does_not_go_on_from_this_ones_state(codec, encoder, utterances, tmp_path) -> None:
+    train(Trainer(codec, encoder, utterances, replace(SETTINGS, steps=1)), tmp_path)
+    with pytest.raises(ValueError, match=r"decoder\.pt.*other settings.*delete it"):
+        train(Trainer(codec, encoder, utterances, SETTINGS), tmp_path)

@@ -89,6 +89,16 @@ def codec_table(data: Path) -> list[str]:
     return lines
 
 
+def last_sitting(data: Path) -> list[str]:
+    """What was done to the codec's decoder at last, where it was."""
+    if not (data / "figures" / "decoder.json").exists():
+        return []
+    found = figures(data, "decoder")
+    settings = found["settings"]
+    return [f"Its decoder had a last sitting (`python -m mmo.world.train_decoder`, {settings['steps']} steps on {found['hours']:.1f} hours): in {settings['unknown']:.0%} of the steps",
+            "all codes behind codebooks 0 and 1 were those of other frames. Encoder and codebooks rested, so the codes in the rows are those of before.", ""]
+
+
 def flatten(found: dict, path: str = "") -> list[str]:
     """Every number of a figures file as a line, curves and lists left out."""
     lines = []
@@ -120,6 +130,7 @@ def card(data: Path) -> str:
         "## Codec", "", f"Word error rate of the judge (pocketsphinx, word loop) on {figures(data, 'codec')['sentences_per_voice']} held-out sentences a voice,",
         "`python -m mmo.world.measure_codec`:", "",
         *codec_table(data), "",
+        *last_sitting(data),
     ]
     for name, title in (("speech_encoder", "Speech encoder"), ("vision_encoder", "Vision encoder"), ("thinker", "Thinker, pretrained on text")):
         parts += [f"## {title}", "", f"From `figures/{name}.json`, written by its training:", "", *flatten(figures(data, name)), ""]

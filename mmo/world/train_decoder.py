@@ -171,10 +171,13 @@ class Trainer:
 
     def state(self) -> dict:
         """All that a resumed training needs."""
-        return {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict(), "schedule": self.schedule.state_dict(), "step": self.step}
+        return {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict(), "schedule": self.schedule.state_dict(), "step": self.step,
+                "settings": asdict(self.settings)}
 
     def restore(self, state: dict) -> None:
-        """Go on from such a state."""
+        """Go on from such a state.  Raises ValueError where it is of other settings."""
+        if state["settings"] != asdict(self.settings):
+            raise ValueError(f"the saved state is of other settings: {state['settings']}")
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
@@ -182,11 +185,17 @@ class Trainer:
 
 
 def train(trainer: Trainer, folder: Path, save_every: int = 250) -> list[list[float]]:
-    """To the end of the settings' steps, going on from `folder/decoder.pt`; the curve: step and means of `Trainer.COLUMNS`, every 50 steps."""
+    """To the end of the settings' steps, going on from `folder/decoder.pt`; the curve: step and means of `Trainer.COLUMNS`, every 50 steps.
+
+    Raises ValueError naming that file where it is of another sitting.
+    """
     state_file, curve, sums = folder / "decoder.pt", [], torch.zeros(len(Trainer.COLUMNS))
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
-        trainer.restore(state)
+        try:
+            trainer.restore(state)
+        except ValueError as error:
+            raise ValueError(f"{state_file}: {error}; delete it to begin a new sitting") from error
         curve = state["curve"]
     steps = trainer.settings.steps
     bar = tqdm(range(trainer.step, steps), initial=trainer.step, total=steps, desc="decoder", mininterval=10)
