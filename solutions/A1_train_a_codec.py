@@ -425,7 +425,7 @@ for name, codec in (("uncoded", None), ("shipped", shipped_codec), ("yours", my_
     wers[name] = figure.wer
     print(f"{name:8} mel distance {np.mean(distances):.2f}   word errors {100 * figure.wer:3.0f} % (interval {', '.join(f'{100 * edge:.0f}' for edge in figure.interval())})   the judge, of '{tested[0].text}': '{heard[0]}'")
 curve = json.loads((settings.data_dir / "figures" / "codec.json").read_text(encoding="utf-8"))["curve"]["rows"]
-print(f"steps: yours {STEPS}, the shipped codec's last sitting {curve[-1][0]}")
+print(f"steps: yours {STEPS}, the shipped codec's last sitting with all its parts {curve[-1][0]}")
 reveal("A1.wer", round(100 * wers["yours"]), "percent")
 
 # %%

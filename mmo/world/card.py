@@ -95,7 +95,7 @@ def last_sitting(data: Path) -> list[str]:
         return []
     found = figures(data, "decoder")
     settings = found["settings"]
-    return [f"Its decoder had a last sitting (`python -m mmo.world.train_decoder`, {settings['steps']} steps on {found['hours']:.1f} hours): in {settings['unknown']:.0%} of the steps",
+    return [f"Its decoder had a last sitting (`python -m mmo.world.train_decoder`, {settings['steps']} steps on {found['hours']:.1f} hours): in {100 * settings['unknown']:.0f} % of the steps",
             "all codes behind codebooks 0 and 1 were those of other frames. Encoder and codebooks rested, so the codes in the rows are those of before.", ""]
 
 
