@@ -66,7 +66,15 @@ def test_ctrl_c_saves_and_the_same_command_goes_on_as_if_nothing_had_been(tmp_pa
     assert resumed.finished and losses(resumed.log_file) == losses(whole.log_file)
 
 
-def test_the_first_asks_and_the_second_stops_at_once():
+@pytest.fixture()
+def listening():
+    """SIGINT as at a keyboard: a shell tells its background jobs to pass it over, and so it may have told the tests."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_the_first_asks_and_the_second_stops_at_once(listening):
     heard = []
     before = signal.getsignal(signal.SIGINT)
     with pausing(heard.append) as pause:
