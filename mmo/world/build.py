@@ -138,6 +138,7 @@ def build(data: Path = Path("data/tiny"), work: Path = Path("build/world"), work
         module("train_codec", "--build", str(work))()
         for suffix in (".safetensors", ".json"):
             shutil.copy(work / f"codec{suffix}", data / f"codec{suffix}")
+        (data / "figures" / "decoder.json").unlink(missing_ok=True)  # a new codec has its last sitting before it
 
     def write_rows() -> None:
         codes = load_codes(work / "codes.npz")

@@ -128,7 +128,7 @@ def card(data: Path) -> str:
         "Speaker vectors (256-d): Resemblyzer's pretrained GE2E encoder (Apache-2.0), mean of 24 utterances a voice.",
         "Sound is resampled with soxr (VHQ); questions are Ogg Opus at 16 kHz; pictures are drawn by `mmo/world/pictures.py`.", "",
         "## Codec", "", f"Word error rate of the judge (pocketsphinx, word loop) on {figures(data, 'codec')['sentences_per_voice']} held-out sentences a voice,",
-        "`python -m mmo.world.measure_codec`:", "",
+        f"`python -m mmo.world.measure_codec --sentences {figures(data, 'codec')['sentences_per_voice']}`:", "",
         *codec_table(data), "",
         *last_sitting(data),
     ]

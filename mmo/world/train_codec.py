@@ -110,6 +110,13 @@ class LetterHead(nn.Module):
         return self.read(frames).view(batch, 4 * count, -1).log_softmax(-1).transpose(0, 1)
 
 
+def falsified(codes: Tensor, others: Tensor, first: int, share: float, generator: torch.Generator) -> Tensor:
+    """codes, and `others` to stand for them, (B, Q, F): from codebook `first` on, a drawn `share` of the codes is replaced."""
+    hit = torch.rand(codes.shape, generator=generator) < share
+    hit[:, :first] = False
+    return torch.where(hit, others, codes)
+
+
 class FalseCodes:
     """Puts codes of other frames into the later codebooks, so that the decoder lives with a Talker's mistakes.
 
@@ -136,10 +143,9 @@ class FalseCodes:
         batch, count, frames = codes.shape
         others = codes.transpose(1, 2).reshape(-1, count)[torch.randperm(batch * frames, generator=generator)]
         others = others.view(batch, frames, count).transpose(1, 2)
-        hit = torch.rand(batch, count, frames, generator=generator) < self.rng.uniform(0.2, 1.0)
-        hit[:, :first] = False
+        wrong = falsified(codes, others, first, self.rng.uniform(0.2, 1.0), generator)
         with torch.no_grad():  # codebooks are running means: nothing flows into them
-            false, true = (rvq_rest.vq.decode(each.transpose(0, 1)) for each in (torch.where(hit, others, codes), codes))
+            false, true = (rvq_rest.vq.decode(each.transpose(0, 1)) for each in (wrong, codes))
         return replace(result, x=result.x + rvq_rest.output_proj(false - true))
 
 

@@ -33,8 +33,8 @@ from tqdm.auto import tqdm
 from ..codec import Codec, save_codec
 from ..speech_encoder import SAMPLE_RATE as EAR_RATE
 from ..speech_encoder import SpeechEncoder
-from . import plan
-from .train_codec import FRAME, SAMPLE_RATE, MelLoss
+from . import plan, speech
+from .train_codec import FRAME, SAMPLE_RATE, MelLoss, falsified
 
 KNOWN = 2  # codebooks that a Talker predicts well enough to be believed
 
@@ -83,15 +83,6 @@ class FeatureLoss(nn.Module):
         return (found - target)[real].abs().mean() / target[real].std()
 
 
-def falsified(codes: Tensor, first: int, share: float, strangers: Tensor, generator: torch.Generator) -> Tensor:
-    """codes (B, Q, F); from codebook `first` on, each frame's codes are in `share` of the places those of a frame of `strangers` (N, Q)."""
-    B, Q, F = codes.shape
-    others = strangers[torch.randint(len(strangers), (B, F), generator=generator)].transpose(1, 2)
-    hit = torch.rand(B, Q, F, generator=generator) < share
-    hit[:, :first] = False
-    return torch.where(hit, others, codes)
-
-
 class Batches:
     """Batches of utterances of similar length, drawn by the step's number alone, so that a resumed training draws the same."""
 
@@ -111,6 +102,11 @@ class Batches:
             found.append(each)
         return found
 
+    def others(self, codes: Tensor, generator: torch.Generator) -> Tensor:
+        """Codes of frames drawn from all utterances, in the shape of `codes` (B, Q, F)."""
+        B, _, F = codes.shape
+        return self.strangers[torch.randint(len(self.strangers), (B, F), generator=generator)].transpose(1, 2)
+
     def batch(self, step: int) -> tuple[Tensor, Tensor, list[int]]:
         """Codes to be decoded (B, 1 … Q, F), the sound wanted (B, 1, 1920 F), samples of each row that are no padding."""
         settings = self.settings
@@ -120,18 +116,12 @@ class Batches:
         codes = nn.utils.rnn.pad_sequence([each.codes.T for each in chosen], batch_first=True).transpose(1, 2)
         sound = nn.utils.rnn.pad_sequence([each.sound for each in chosen], batch_first=True)[:, None]
         if draw < settings.unknown:
-            codes = falsified(codes, KNOWN, rng.choice((1.0, rng.uniform(0.5, 1.0))), self.strangers, generator)
+            codes = falsified(codes, self.others(codes, generator), KNOWN, rng.choice((1.0, rng.uniform(0.5, 1.0))), generator)
         elif draw < settings.unknown + settings.strange:
-            codes = falsified(codes, rng.randint(3, 6), rng.uniform(0.2, 1.0), self.strangers, generator)
+            codes = falsified(codes, self.others(codes, generator), rng.randint(3, 6), rng.uniform(0.2, 1.0), generator)
         elif draw < settings.unknown + settings.strange + settings.fewer:
             codes = codes[:, : rng.randint(2, 5)]
         return codes, sound, lengths
-
-
-def decode(model: nn.Module, codes: Tensor) -> Tensor:
-    """moshi's own way from codes (B, Q, F) to sound (B, 1, 1920 F), with gradients."""
-    latent = model._to_encoder_framerate(model.quantizer.decode(codes))
-    return model.decoder(model.decoder_transformer(latent)[0])
 
 
 def decoding_side(model: nn.Module) -> list[nn.Parameter]:
@@ -158,7 +148,7 @@ class Trainer:
         """One step; its losses and the gradient's norm, (3,) as COLUMNS names them."""
         codes, wanted, lengths = self.data.batch(self.step)
         real = (torch.arange(wanted.shape[-1]) < torch.tensor(lengths)[:, None])[:, None]
-        heard = decode(self.model, codes)[..., : wanted.shape[-1]] * real
+        heard = self.model.decode(codes)[..., : wanted.shape[-1]] * real
         mel, features = self.mel(heard, wanted), self.features(heard, wanted, lengths)
         self.optimiser.zero_grad(set_to_none=True)
         (mel + self.settings.features * features).backward()
@@ -216,26 +206,18 @@ def train(trainer: Trainer, folder: Path, save_every: int = 250) -> list[list[fl
 # --- Data --------------------------------------------------------------------------------------------------------
 
 
-def spoken_answers(folder: Path) -> dict[int, np.ndarray]:
-    """Sounds (int16, 24 kHz) of the training answers that are spoken in `folder`, by rendering id.  Not all need be there."""
-    answers, found = plan.answer_plan(), {}
-    for path in sorted(folder.glob("answers-*[0-9].npz")):
-        with np.load(path) as shard:
-            for i, sound in zip(shard["ids"].tolist(), np.split(shard["samples"], np.cumsum(shard["lengths"])[:-1])):
-                if answers[i].split == "train":
-                    found[i] = sound
-    return found
-
-
-def read_utterances(speech: Path, codec: Codec) -> list[Utterance]:
-    """The training answers that are spoken in `speech`, encoded.  Raises FileNotFoundError where there is none."""
-    voices, found = {r.id: r.voice for r in plan.answer_plan()}, []
-    for i, samples in tqdm(spoken_answers(speech).items(), desc="encode the answers"):
+def read_utterances(folder: Path, codec: Codec) -> list[Utterance]:
+    """The training answers that are spoken in `folder` (not all need be), encoded.  Raises FileNotFoundError where there is none."""
+    answers, found = plan.answer_plan(), []
+    sounds = speech.load(folder, "answers", len(answers), complete=False)
+    spoken = [r for r in answers if r.split == "train" and sounds[r.id] is not None]
+    for r in tqdm(spoken, desc="encode the answers"):
+        samples = sounds[r.id]
         sound = torch.zeros(-(-len(samples) // FRAME) * FRAME)
         sound[: len(samples)] = torch.from_numpy(samples.astype(np.float32) / 32768)
-        found.append(Utterance(voices[i], sound, codec.encode(sound[None, None])[0]))
+        found.append(Utterance(r.voice, sound, codec.encode(sound[None, None])[0]))
     if not found:
-        raise FileNotFoundError(f"{speech}: no training answer is spoken there; run `mmo world build`")
+        raise FileNotFoundError(f"{folder}: no training answer is spoken there; run `mmo world build`")
     return found
 
 
