@@ -319,7 +319,7 @@ for q in heard_with:
 
 # %% [markdown]
 # Codebook 0 alone is a murmur: its chain was never meant to sound. The second brings the voice, for it is the first of the long chain. What the later
-# ones bring is smaller and smaller. Compare the spectrograms where your ear gives no answer.
+# ones bring is smaller and smaller, and this decoder was taught not to lean on them: a Talker seldom predicts them right ([A1](A1_train_a_codec.ipynb)). Compare the spectrograms where your ear gives no answer.
 #
 # ### A judge with a number
 #
@@ -381,7 +381,7 @@ reveal("01.wer", round(100 * errors[4 if 4 in errors else Q].wer), "percent")
 # are brought to the same loudness. Use headphones if you have some; eight trials take three minutes. Change `few` and find where you begin to fail.
 
 # %%
-few = 3
+few = 2
 others = spread_voices([item for item in recorded if item.truth not in set(truths)], 4)
 originals = [codec.encode(torch.from_numpy(read_uncoded(item.uncoded)[0])[None, None]) for item in others]
 coarse, fine = ([codec.decode(each[:, :q])[0, 0].numpy() for each in originals] for q in (few, Q))
