@@ -502,11 +502,13 @@ def test_a_whole_rehearsal(stand_ins, monkeypatch):
     report.show_figures(figures)
 
 
-def test_the_commands_say_what_to_do(tmp_path):
+def test_the_commands_say_what_to_do(tmp_path, monkeypatch):
     from typer.testing import CliRunner
 
     from mmo.cli import app
 
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(report.shutil, "disk_usage", lambda _: usage(10**12, 0, 10**11))  # whatever this machine has: a full disk is told first
     missing = CliRunner().invoke(app, ["plan", "--folder", str(tmp_path)])
     assert missing.exit_code == 1 and "mmo rehearse --profile mini" in missing.output and "--card" in missing.output
     unknown = CliRunner().invoke(app, ["plan", "--card", "abacus"])
