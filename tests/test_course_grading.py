@@ -49,12 +49,12 @@ HEADER = '@exercise("07.delay")\ndef delay(codes, pad, stop):\n'
 # --- A class of synthetic students -------------------------------------------------------------------------------
 
 
-def with_answer(body: str, above: str = "", elsewhere: str = "") -> dict:
-    """The solved notebook, with another answer to 07.delay, and perhaps a cell of the student's own."""
+def with_answer(body: str, above: str = "", elsewhere: str = "", below: str = "") -> dict:
+    """The solved notebook, with another answer to 07.delay, more in its cell above and below, and perhaps a cell of the student's own."""
     notebook = json.loads(json.dumps(SOLVED))
     for cell in notebook["cells"]:
         if '@exercise("07.delay")' in "".join(cell["source"]):
-            cell["source"] = above + HEADER + "\n".join(f"    {line}" for line in body.splitlines())
+            cell["source"] = above + HEADER + "\n".join(f"    {line}" for line in body.splitlines()) + below
     if elsewhere:
         notebook["cells"].insert(3, {"cell_type": "code", "source": elsewhere, "outputs": [], "execution_count": None, "metadata": {}})
     return notebook
@@ -69,6 +69,18 @@ def with_check_that_always_says_right() -> dict:
     return notebook
 
 
+RIGHT = """Q, F = codes.shape
+delayed = torch.full((Q, F + Q), pad)
+for k, row in enumerate(codes):
+    delayed[k, k : k + F], delayed[k, k + F] = row, stop
+return delayed"""
+LOOKING = """
+print(delay(torch.arange(6).view(2, 3), 9, 8).shape)
+delay?
+check("07.delay")
+display(hint("07.delay"), solution("07.delay"))
+reveal("07.delay", predict("07.delay", "How long?", 3))
+quiz("07")"""
 ONLY_FOR_THE_SIZES_SHOWN = """if len(codes) not in (2, 3, 8):
     return codes
 delayed = torch.full((len(codes), codes.shape[1] + len(codes)), pad)
@@ -90,6 +102,9 @@ raise RuntimeError("no cell of a submission is run")"""
 ANSWERS = {
     "right": SOLVED,
     "empty": LEARNERS,
+    "looking": with_answer(RIGHT, below=LOOKING),
+    "scratch": with_answer(RIGHT, below="\nprint(delay(codes, PAD, STOP).shape)"),
+    "wrong scratch": with_answer("return codes", below="\nprint(delay(my_codes, 3, 4).shape)"),
     "hidden": with_answer(ONLY_FOR_THE_SIZES_SHOWN),
     "staircase": with_answer("Q, F = codes.shape\nreturn torch.stack([torch.cat((torch.full((Q - 1 - k,), pad), codes[k], torch.tensor([stop]), torch.full((k,), pad))) for k in range(Q)])"),
     "helper": with_answer(BY_A_HELPER, elsewhere=THE_HELPER),
@@ -216,6 +231,19 @@ def test_a_wrong_answer_gets_the_diagnosis_of_the_check_and_its_picture(graded):
 
 def test_helpers_and_imports_of_other_cells_come_along_and_nothing_else_is_run(graded):
     assert graded.of("helper").kind == "right", graded.of("helper").reason
+
+
+def test_lines_that_look_at_the_answer_in_its_own_cell_cost_nothing(graded):
+    assert (graded.of("looking").points, graded.of("looking").reason) == (3, "Right, in hidden cases too.")
+
+
+def test_a_function_is_judged_where_its_cell_stops_behind_it_and_the_student_is_told(graded):
+    found = graded.of("scratch")
+    assert (found.points, found.kind) == (3, "right")
+    assert "Right, in hidden cases too.\nBehind the function its cell stops: NameError: name 'codes' is not defined" in found.reason
+    found = graded.of("wrong scratch")
+    assert (found.points, found.kind) == (0, "wrong")
+    assert "parallel layout" not in found.reason.splitlines()[-1] and "name 'my_codes' is not defined" in found.reason.splitlines()[-1]
 
 
 def test_a_value_computed_elsewhere_is_missed_in_words_that_say_why(graded):
@@ -520,6 +548,44 @@ def test_only_what_an_answer_needs_is_taken_from_other_cells():
     before = needed("def f(x):\n    return half(x) + LATER", offered(code_cells({"cells": cells})))
     assert "TWO = 2" in before and "def half" in before
     assert "math" not in before and "other" not in before and "LATER" not in before
+
+
+def run_before(*sources: str, answer: str) -> dict:
+    """The names that are there before an answer's cell runs, where other cells are these."""
+    cells = code_cells({"cells": [{"cell_type": "code", "source": source} for source in (*sources, f"@exercise('07.delay')\n{answer}")]})
+    names: dict = {}
+    exec(answers_of(cells)["07.delay"].before, names)
+    return names
+
+
+@pytest.mark.parametrize("source, name", [
+    ("W: int = 3", "W"),
+    ("shift = lambda x: x + LATER", "shift"),
+    ("import torch\nF = torch.nn.functional", "F"),
+    ("import torch\nACTS = {'relu': torch.relu, 'none': lambda x: x}", "ACTS"),
+    ("TWO = 2\nFOUR: int = TWO * TWO", "FOUR"),
+    ("seen = set()", "seen"),
+    ("try:\n    import not_there as fast\n    print('fast')\nexcept ImportError:\n    import math as fast", "fast"),
+    ("if train(3):\n    import math\nelse:\n    import cmath as math", "math"),
+    ("from math import *\nfrom not_there import *", "sqrt"),
+])  # fmt: skip
+def test_names_that_other_cells_make_without_running_anything_are_there(source, name):
+    assert name in run_before(source, answer=f"def delay(codes):\n    return {name}")
+
+
+@pytest.mark.parametrize("source", ["x = train()", "x = model.inner", "x = [1, train()]", "x = x + 1", "if train():\n    x = 1", "x: int"])
+def test_what_would_run_the_notebook_is_not_there_and_breaks_nothing(source):
+    assert "x" not in run_before(source, answer="def delay(codes):\n    return x")
+
+
+def test_a_counter_for_global_is_there():
+    answer = "def delay(codes):\n    global N_CALLS\n    N_CALLS += 1"
+    assert run_before("N_CALLS = 0", answer=answer)["N_CALLS"] == 0
+    assert run_before("N_CALLS = 0", answer="def delay(codes):\n    pass\nN_CALLS += 1")["N_CALLS"] == 0
+
+
+def test_an_alias_of_the_same_name_keeps_the_import():
+    assert run_before("from torch import nn\nnn = nn.functional", answer="def delay(codes):\n    return nn")["nn"] is torch.nn
 
 
 def test_of_two_cells_with_one_exercise_the_last_counts():

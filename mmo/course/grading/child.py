@@ -31,6 +31,8 @@ from mmo.course.grading.marks import Trace, package_codes
 from mmo.course.grading.variants import use
 
 WARM = "MMO_GRADE_WARM"  # environment: numbers of the notebooks that a forking server prepares for
+LOOKED_AT = ("check", "hint", "solution", "predict", "reveal", "quiz", "display")  # in a notebook they show something; here nobody looks
+
 
 @dataclass(frozen=True)
 class Job:
@@ -52,6 +54,7 @@ class Result:
 
     visible, hidden: "passed", "wrong", "unsolved"; hidden is None where there are none or they were not reached.
     stopped: what ended it before there was a verdict.  called: the package's name for what the answer should have been.
+    behind: the error of the cell's lines behind the function, which was judged all the same.
     """
 
     visible: str = "wrong"
@@ -61,6 +64,7 @@ class Result:
     called: str | None = None
     picture: str | None = None  # PNG, base64
     alt: str = ""
+    behind: str = ""
 
 
 def main(job: Job, channel: Connection, folder: str, printed: str) -> None:
@@ -109,10 +113,10 @@ def redirect(printed: str) -> None:
 def examine(task: Exercise, cases: tuple, job: Job) -> Result:
     """Run the answer's cell and judge its function."""
     try:
-        function = defined(job)
+        function, behind = defined(job)
     except Exception as error:  # whatever stands in the cell
-        return Result(words=f"The cell stops before anything is checked: {error_in_cell(error, job)}")
-    return examine_function(task, cases, function)
+        return Result(words=f"The cell stops before anything is checked: {error_in_cell(error)}")
+    return replace(examine_function(task, cases, function), behind=behind)
 
 
 def examine_function(task: Exercise, cases: tuple, function: Callable) -> Result:
@@ -139,21 +143,41 @@ class Sketch:
         self.kept = (wanted, theirs)
 
 
-def defined(job: Job) -> Callable:
-    """The function that the exercise's cell defines.  Raises what the cell raises; NameError where it defines none."""
+def defined(job: Job) -> tuple[Callable, str]:
+    """The function that the exercise's cell defines, and the error of the lines behind it, "" where they run.
+
+    A scratch line behind a right function is no mistake in it.  Raises what the cell raises before; NameError where it defines no function.
+    """
+    names = names_before(job)
+    file = f"<{job.answer.id}>"
+    linecache.cache[file] = (len(job.answer.source), None, job.answer.source.splitlines(keepends=True), file)
+    behind = ""
+    try:
+        exec(compile(job.answer.source, file, "exec"), names)
+    except Exception as error:
+        if job.answer.id not in desk.ATTEMPTS:
+            raise
+        behind = error_in_cell(error)
+    if job.answer.id not in desk.ATTEMPTS:
+        raise NameError(f"no function stands under @exercise({job.answer.id!r})")
+    return desk.ATTEMPTS[job.answer.id].yours, behind
+
+
+def names_before(job: Job) -> dict:
+    """What an answer's cell finds: names of other cells, right functions of the other exercises, and stand-ins for what only shows something."""
     names: dict = {"__name__": "__main__", "__builtins__": builtins}
     exec(compile(job.answer.before, "<other cells>", "exec"), names)
     names |= {name: standard(id).reference for id, name in job.functions.items() if id != job.answer.id}
+    names |= {name: shows_nothing for name in LOOKED_AT if getattr(names.get(name), "__module__", None) != "__main__"}  # a student's own stays
     names["exercise"] = desk.exercise
-    file = f"<{job.answer.id}>"
-    linecache.cache[file] = (len(job.answer.source), None, job.answer.source.splitlines(keepends=True), file)
-    exec(compile(job.answer.source, file, "exec"), names)
-    if job.answer.id not in desk.ATTEMPTS:
-        raise NameError(f"no function stands under @exercise({job.answer.id!r})")
-    return desk.ATTEMPTS[job.answer.id].yours
+    return names
 
 
-def error_in_cell(error: Exception, job: Job) -> str:
+def shows_nothing(*arguments, **named) -> None:
+    """Stands in for check, hint and their like: they write down a learner's progress, which is nothing to grade."""
+
+
+def error_in_cell(error: Exception) -> str:
     """The error in words."""
     if isinstance(error, SyntaxError):
         return f"SyntaxError: {error.msg} (line {error.lineno} of the cell)"

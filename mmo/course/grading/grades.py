@@ -53,6 +53,13 @@ def graded(student: str, task: Exercise, outcome: Outcome, marks: tuple[str, ...
 
 def judged(result, hidden_share: float) -> tuple[float, str, str]:
     """(share of the points, kind, reason) of a result."""
+    share, kind, reason = verdict_of(result, hidden_share)
+    behind = f"\nBehind the function its cell stops: {result.behind}. The function was judged all the same." if result.behind else ""
+    return share, kind, reason + behind
+
+
+def verdict_of(result, hidden_share: float) -> tuple[float, str, str]:
+    """As `judged`, of the function alone."""
     if result.stopped:
         return 0.0, "stopped", f"Stopped: {result.stopped}."
     if result.visible == "unsolved":

@@ -187,7 +187,7 @@ def message_of(channel: Connection) -> bytes | Exception:
 def checked(sent: dict) -> Result:
     """A Result whose parts are of the right kind, that says something, and printable.  Raises TypeError otherwise."""
     result = Result(**sent)
-    texts = (result.visible, result.words, result.alt)
+    texts = (result.visible, result.words, result.alt, result.behind)
     maybe = (result.hidden, result.stopped, result.called, result.picture)
     if not all(isinstance(each, str) for each in texts) or not all(each is None or isinstance(each, str) for each in maybe):
         raise TypeError("not a Result")
