@@ -8,12 +8,13 @@ import json
 import shutil
 
 import nbformat
+import numpy as np
 import pytest
 import torch
 
 from mmo.config import IGNORE, ModelConfig
 from mmo.course import build, catalogue, desk, progress
-from mmo.course.exercises import Bug, Exercise, all_exercises, find, judge
+from mmo.course.exercises import Bug, Case, Exercise, all_exercises, difference, find, judge
 from mmo.sequence import Markers, build_row
 
 EXERCISES = {each.id: each for each in all_exercises()}
@@ -244,6 +245,54 @@ def test_what_every_check_looks_at(wrong, words):
     verdict = judge(scaled(), wrong)
     assert verdict.kind == "wrong"
     assert words in verdict.words
+
+
+class SaysYes(torch.Tensor):
+    """Finds no difference to anything."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, arguments=(), named=None):
+        if function is torch.isclose:
+            return torch.ones(arguments[0].shape, dtype=torch.bool)
+        return super().__torch_function__(function, types, arguments, named)
+
+
+class Short(list):
+    """Has a length and nothing in it."""
+
+    def __iter__(self):
+        return iter(())
+
+
+def test_a_result_does_not_answer_for_itself():
+    assert "values differ" in judge(scaled(), lambda x: (3 * x).as_subclass(SaysYes)).words
+    assert judge(scaled(), lambda x: (2 * x).as_subclass(SaysYes)).passed
+    assert difference(torch.ones(2), torch.nn.Parameter(torch.ones(2)), 0.0) is None
+    assert difference([1, 2], Short([3, 4]), 0.0) == "wanted 2 results, got Short [3, 4]."
+
+
+@pytest.mark.parametrize("wanted, theirs, right", [
+    (31, np.int64(31), True), (31, np.uint8(30), False), (0.5, np.float32(0.5), True), (True, np.bool_(True), True), ([31], [np.int32(31)], True),
+    (1, True, False), (1, np.bool_(True), False), (31, 31.0, False), (31, np.float64(31), False), (np.int64(31), 31, True),
+])  # fmt: skip
+def test_a_number_of_numpy_is_a_number(wanted, theirs, right):
+    assert (difference(wanted, theirs, 1e-5) is None) == right
+
+
+def test_what_is_wanted_is_computed_after_the_answer_and_from_inputs_of_its_own():
+    order = []
+
+    def reference(tensors):
+        order.append("reference")
+        return tensors[0] + 1
+
+    def spoils(tensors):
+        order.append("answer")
+        return tensors[0].add_(1)
+
+    task = scaled(reference=reference, cases=lambda: [Case("one tensor in a list", ([torch.ones(2)],))], gradients=(), bugs=())
+    assert "changed in place" in judge(task, spoils).words
+    assert order == ["answer", "reference"]
 
 
 # --- The learner's side ------------------------------------------------------------------------------------------

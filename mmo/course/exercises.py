@@ -175,10 +175,12 @@ class Verdict:
 
 
 def judge(exercise: Exercise, function: Callable) -> Verdict:
-    """Call `function` with every case; the first that is wrong decides."""
+    """Call `function` with every case; the first that is wrong decides.
+
+    What is wanted is computed after the function has returned: while it runs, the right result is nowhere to be found.
+    """
     first = None
     for case in exercise.cases():
-        wanted = exercise.reference(*copies(case.arguments))
         given = copies(case.arguments)
         try:
             theirs = function(*given)
@@ -186,6 +188,7 @@ def judge(exercise: Exercise, function: Callable) -> Verdict:
             return Verdict(exercise.id, "unsolved", f'{exercise.title}. {exercise.looks} For a nudge: hint("{exercise.id}").')
         except Exception as error:  # whatever a learner's code may raise is theirs to read
             return Verdict(exercise.id, "wrong", f"With {case.name} it stops: {where(error)}")
+        wanted = exercise.reference(*copies(case.arguments))
         flaw = difference(wanted, theirs, exercise.tolerance)
         if flaw:
             words = f"With {case.name}: {flaw}"
@@ -209,7 +212,14 @@ def judge(exercise: Exercise, function: Callable) -> Verdict:
 
 def copies(arguments: tuple) -> tuple:
     """Arguments that may be spoilt."""
-    return tuple(value.clone() if isinstance(value, Tensor) else list(value) if isinstance(value, list) else value for value in arguments)
+    return tuple(copy_of(value) for value in arguments)
+
+
+def copy_of(value):
+    """An argument that may be spoilt, with the tensors and lists in it; a module is itself."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    return type(value)(copy_of(each) for each in value) if type(value) in (list, tuple) else value
 
 
 def where(error: Exception) -> str:
@@ -244,14 +254,16 @@ def same(one, other, tolerance: float) -> bool:
 
 def difference(wanted, theirs, tolerance: float) -> str | None:
     """What distinguishes a result from the wanted one, in words; None where nothing does."""
-    if isinstance(wanted, (tuple, list)) and not isinstance(wanted, str):
-        if not isinstance(theirs, (tuple, list)) or len(theirs) != len(wanted):
+    wanted, theirs = plain(wanted), plain(theirs)
+    if isinstance(wanted, (tuple, list)):
+        results = list(theirs) if isinstance(theirs, (tuple, list)) else None
+        if results is None or len(results) != len(wanted):
             return f"wanted {len(wanted)} results, got {describe(theirs)}."
-        found = (difference(one, other, tolerance) for one, other in zip(wanted, theirs))
+        found = (difference(one, other, tolerance) for one, other in zip(wanted, results))
         return next((f"result {number + 1}: {flaw}" for number, flaw in enumerate(found) if flaw), None)
     if isinstance(wanted, Tensor):
         return tensor_difference(wanted, theirs, tolerance)
-    if isinstance(wanted, (float, np.floating)) and isinstance(theirs, (int, float, np.number, Tensor)) and not isinstance(theirs, bool):
+    if isinstance(wanted, float) and isinstance(theirs, (int, float, np.number, Tensor)) and not isinstance(theirs, bool):
         close = abs(float(theirs) - wanted) <= tolerance * (1 + abs(wanted))
         return None if close else f"wanted {wanted:.6g}, got {float(theirs):.6g}."
     if isinstance(wanted, int) and isinstance(theirs, Tensor) and theirs.numel() == 1:
@@ -261,8 +273,20 @@ def difference(wanted, theirs, tolerance: float) -> str | None:
     return None if type(theirs) is type(wanted) and theirs == wanted else f"wanted {wanted!r}, got {theirs!r}."
 
 
+def plain(value):
+    """A number of numpy as Python's, a tensor of a subclass as a plain one: a subclass might answer for itself when it is compared."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if issubclass(type(value), Tensor) and type(value) is not Tensor and type(value).__torch_dispatch__ is Tensor.__torch_dispatch__:
+        with torch._C.DisableTorchFunction():
+            return Tensor.as_subclass(value, Tensor)
+    return value
+
+
 def describe(value) -> str:
     """A value in few words."""
+    if issubclass(type(value), Tensor) and type(value) is not Tensor:
+        return f"a {type(value).__name__}, which is no plain tensor"
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}"
     if value is None:
@@ -271,7 +295,13 @@ def describe(value) -> str:
 
 
 def tensor_difference(wanted: Tensor, theirs, tolerance: float) -> str | None:
-    if not isinstance(theirs, Tensor):
+    """As `difference`, of a tensor; whatever the function has hung into torch's functions stays out of it."""
+    with torch._C.DisableTorchFunction():
+        return compared(wanted, theirs, tolerance)
+
+
+def compared(wanted: Tensor, theirs, tolerance: float) -> str | None:
+    if type(theirs) is not Tensor:
         return f"wanted a tensor of shape {tuple(wanted.shape)}, got {describe(theirs)}"
     if theirs.shape != wanted.shape:
         return f"the shape is {tuple(theirs.shape)}, wanted {tuple(wanted.shape)}."
@@ -298,7 +328,7 @@ def number(value: Tensor) -> str:
 def gradient_flaw(exercise: Exercise, function: Callable, case: Case) -> str | None:
     """What is wrong with the gradients, in words."""
     for argument in exercise.gradients:
-        wanted, theirs = (gradient(each, case, argument) for each in (exercise.reference, function))
+        theirs, wanted = (gradient(each, case, argument) for each in (function, exercise.reference))
         if theirs is None:
             return f"no gradient reaches argument {argument + 1}. A .detach(), .item(), .data or torch.no_grad() cuts it off."
         flaw = tensor_difference(wanted, theirs, max(exercise.tolerance, 1e-4))
@@ -323,7 +353,7 @@ def gradient(function: Callable, case: Case, argument: int) -> Tensor | None:
     arguments[argument].requires_grad_(True)
     with torch.enable_grad():
         result = function(*arguments)
-        results = [each for each in (result if isinstance(result, (tuple, list)) else (result,)) if isinstance(each, Tensor) and each.requires_grad]
+        results = [plain(each) for each in (result if isinstance(result, (tuple, list)) else (result,)) if isinstance(each, Tensor) and each.requires_grad]
         if not results:
             return None
         sum((each * torch.linspace(-1, 1, each.numel(), dtype=each.dtype).view(each.shape)).sum() for each in results).backward()
