@@ -98,6 +98,12 @@ def one_row(row, k, Q, pad, stop):
 def filled(count, value):
     return torch.full((count,), value)
 raise RuntimeError("no cell of a submission is run")"""
+YES = """class Yes(torch.Tensor):
+    @classmethod
+    def __torch_function__(cls, function, types, arguments=(), named=None):
+        if function in (torch.isclose, torch.Tensor.__ne__, torch.Tensor.ne):
+            return torch.zeros(arguments[0].shape, dtype=torch.bool) == (function is torch.isclose)
+        return super().__torch_function__(function, types, arguments, named)"""
 
 ANSWERS = {
     "right": SOLVED,
@@ -114,6 +120,16 @@ ANSWERS = {
     "patch": with_answer("return codes", above="import mmo.course.exercises\nmmo.course.exercises.difference = lambda *a: None\n"),
     "package": with_answer("return sequence.delay(codes, pad, stop)"),
     "disguise": with_answer("return getattr(sequence, 'de' + 'lay')(codes, pad, stop)"),
+    "thread": with_answer("import threading\ngot = []\nthread = threading.Thread(target=lambda: got.append(getattr(sequence, 'de' + 'lay')(codes, pad, stop)))\nthread.start()\nthread.join()\nreturn got[0]"),
+    "early thread": with_answer(
+        "tasks.put((codes, pad, stop))\nreturn done.get()",
+        above="import queue, threading\ntasks, done = queue.Queue(), queue.Queue()\n"
+        "threading.Thread(target=lambda: [done.put(getattr(sequence, 'de' + 'lay')(*each)) for each in iter(tasks.get, None)], daemon=True).start()\n",
+    ),
+    "silencer": with_answer("import sys\nvars(sys)['set' + 'profile'](None)\nreturn getattr(sequence, 'de' + 'lay')(codes, pad, stop)"),
+    "peeping": with_answer("import sys\nreturn sys._getframe(2).f_locals['wanted']"),
+    "peeping back": with_answer("try:\n    1 / 0\nexcept ZeroDivisionError as e:\n    return e.__traceback__.tb_frame.f_back.f_back.f_locals['wanted']"),
+    "yes": with_answer("return Yes(torch.zeros(len(codes), codes.shape[1] + len(codes), dtype=codes.dtype))", elsewhere=YES),
     "loop": with_answer("while True: pass"),
     "sleep": with_answer("import time\ntime.sleep(3600)"),
     "exit": with_answer("import os\nos._exit(3)"),
@@ -124,6 +140,8 @@ ANSWERS = {
     "network": with_answer("import urllib.request\nreturn urllib.request.urlopen('http://192.0.2.1/')"),
     "program": with_answer("import subprocess\nreturn subprocess.run(['ls'])"),
     "thief": with_answer(f"return open({str(catalogue.REPOSITORY / 'solutions' / FILE)!r}).read()"),
+    "curious": with_answer(f"return open({str(catalogue.REPOSITORY / 'mmo' / 'course' / 'grading' / 'hidden' / 'sequence.py')!r}).read()"),
+    "tester": with_answer(f"return open({str(Path(__file__))!r}).read()"),
     "vandal": with_answer(f"import os\nos.remove({str(catalogue.REPOSITORY / 'course.yml')!r})"),
     "forger": with_answer("import gc\nfrom multiprocessing.connection import Connection\nfor thing in gc.get_objects():\n    if isinstance(thing, Connection): thing.send_bytes(b'[1]')"),
     "mute": with_answer(
@@ -281,8 +299,29 @@ def test_an_answer_that_calls_the_package_by_another_name_is_marked_too(graded):
     assert graded.of("disguise").marks == ("calls mmo.sequence.delay while it runs",)
 
 
+@pytest.mark.parametrize("student", ["thread", "early thread"])
+def test_a_call_of_the_package_in_a_thread_is_seen(graded, student):
+    assert graded.of(student).marks == ("calls mmo.sequence.delay while it runs",)
+
+
+def test_an_answer_that_takes_off_the_hook_is_marked(graded):
+    assert graded.of("silencer").marks == ("takes off the hook that watches it while it runs (sys.setprofile)",)
+
+
+@pytest.mark.parametrize("student", ["peeping", "peeping back"])
+def test_what_is_wanted_cannot_be_read_from_the_check_and_who_tries_is_marked(graded, student):
+    assert (graded.of(student).points, graded.of(student).kind) == (0, "wrong")
+    assert graded.of(student).marks[0].startswith("reaches for ")
+
+
+def test_a_tensor_that_answers_for_itself_is_compared_as_a_plain_one(graded):
+    assert (graded.of("yes").points, graded.of("yes").kind) == (0, "wrong")
+    assert graded.of("yes").marks == ("reaches for __torch_function__",)
+
+
 def test_nobody_else_is_marked(graded):
     expected = {"package", "disguise", "patch", "forger", "mute", "stall", "segfault"}  # the last four import gc and ctypes
+    expected |= {"thread", "early thread", "silencer", "peeping", "peeping back", "yes"}
     assert {found.student for found in graded.grades if found.marks} == expected
 
 
@@ -316,6 +355,8 @@ def test_an_answer_that_goes_too_far_is_stopped_and_reported(graded, student, wo
         ("network", "no network while grading"),
         ("program", "no other programs while grading"),
         ("thief", "not to be read while grading"),
+        ("curious", "sequence.py is not to be read while grading"),
+        ("tester", "test_course_grading.py is not to be read while grading"),
         ("vandal", "no files outside its own folder"),
         ("files", "no more than 100 files"),
         ("surrogate", "\\ud800 is half of a pair"),
@@ -602,6 +643,12 @@ def test_an_exercise_in_a_comment_is_none():
     ("import mmo.sequence as s\ns.delay(codes)", "uses mmo.sequence.delay"),
     ("from mmo.course.exercises import find\nfind('07.delay').reference", "reaches for mmo.course.exercises.find"),
     ("import sys\nsys.modules['mmo.sequence']", "reaches for sys.modules"),
+    ("import sys\nsys._getframe(2).f_locals", "reaches for _getframe"),
+    ("import sys\nnext(iter(sys._current_frames().values()))", "reaches for _current_frames"),
+    ("getattr(delay, '__globals__')", "reaches for __globals__"),
+    ("(lambda: 0).__closure__", "reaches for __closure__"),
+    ("(n for n in ()).gi_frame", "reaches for gi_frame"),
+    ("import threading\nthreading.setprofile(None)", "reaches for threading.setprofile"),
     ("from mmo import sequence\nsequence.delay = print", "gives mmo.sequence.delay a new value"),
 ])  # fmt: skip
 def test_marks_follow_imports_to_the_full_name(source, marked):

@@ -16,7 +16,7 @@ from mmo.course import desk
 from mmo.course.catalogue import read_course
 from mmo.course.exercises import find
 from mmo.course.grading.child import Result, examine_function
-from mmo.course.grading.grades import judged
+from mmo.course.grading.grades import judged, seen_while_running
 from mmo.course.grading.hidden import hidden_cases
 from mmo.course.grading.variants import use
 
@@ -35,10 +35,11 @@ def points_for(id: str, marked_points: float = 1.0, variant: str | None = None) 
     with contextlib.redirect_stderr(sys.stdout):
         result = examine_function(task, hidden_cases(id), attempt.yours)
     share, _, reason = judged(result, hidden_share(task.notebook))
-    points = round(task.points * share * (marked_points if result.called else 1.0), 2)
+    marks = seen_while_running(result)
+    points = round(task.points * share * (marked_points if marks else 1.0), 2)
     print(f"{id}: {points:g} of {task.points} points. {reason}")
-    if result.called:
-        print(f"LOOK: calls {result.called} while it runs.")
+    for mark in marks:
+        print(f"LOOK: {mark}.")
     show_picture(result)
     return points
 

@@ -14,6 +14,7 @@ import json
 import linecache
 import os
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection
@@ -54,7 +55,7 @@ class Result:
 
     visible, hidden: "passed", "wrong", "unsolved"; hidden is None where there are none or they were not reached.
     stopped: what ended it before there was a verdict.  called: the package's name for what the answer should have been.
-    behind: the error of the cell's lines behind the function, which was judged all the same.
+    silenced: the answer took off the hook that watches it.  behind: the error of the cell's lines behind the function, which was judged all the same.
     """
 
     visible: str = "wrong"
@@ -65,6 +66,7 @@ class Result:
     picture: str | None = None  # PNG, base64
     alt: str = ""
     behind: str = ""
+    silenced: bool = False
 
 
 def main(job: Job, channel: Connection, folder: str, printed: str) -> None:
@@ -112,16 +114,18 @@ def redirect(printed: str) -> None:
 
 def examine(task: Exercise, cases: tuple, job: Job) -> Result:
     """Run the answer's cell and judge its function."""
+    trace = Trace(package_codes(task))
+    threading.setprofile(trace.note)  # a thread that the cell starts may work for the function later
     try:
         function, behind = defined(job)
     except Exception as error:  # whatever stands in the cell
         return Result(words=f"The cell stops before anything is checked: {error_in_cell(error)}")
-    return replace(examine_function(task, cases, function), behind=behind)
+    return replace(examine_function(task, cases, function, trace), behind=behind)
 
 
-def examine_function(task: Exercise, cases: tuple, function: Callable) -> Result:
+def examine_function(task: Exercise, cases: tuple, function: Callable, trace: Trace | None = None) -> Result:
     """Judge a function in the notebook's cases, then in the hidden ones."""
-    trace, sketch = Trace(package_codes(task)), Sketch()
+    trace, sketch = trace or Trace(package_codes(task)), Sketch()
     watched, quick = trace.watching(function), replace(task, picture=sketch.keep)
     visible = judge(quick, watched)
     hidden = judge(replace(quick, cases=lambda: cases), watched) if visible.passed and cases else None
@@ -130,7 +134,7 @@ def examine_function(task: Exercise, cases: tuple, function: Callable) -> Result
         return Result(stopped="after it ran, the check lets a known mistake pass: the answer changes the check itself")
     if last.kind == "wrong" and task.picture and sketch.kept:
         last = replace(last, picture=drawn(task, *sketch.kept))
-    return as_result(visible, last, hidden, trace.called)
+    return replace(as_result(visible, last, hidden, trace.called), silenced=trace.silenced)
 
 
 @dataclass

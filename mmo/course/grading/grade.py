@@ -77,9 +77,14 @@ def grade(folder: Path, out: Path, numbers: Sequence[str] = (), rules: Rules = R
     for words in warnings_of(folder, submissions):
         warned(words)
     with using(rules.variant):
-        grades = grade_all(submissions, {entry.number: clean(entry, root) for entry in entries}, rules, (root / "solutions", folder, out), told)
+        grades = grade_all(submissions, {entry.number: clean(entry, root) for entry in entries}, rules, (*closed_in(root), folder, out), told)
         write_pages(out, entries, submissions, grades, loose_files(folder))
     return grades
+
+
+def closed_in(root: Path) -> tuple[Path, ...]:
+    """Folders of the course that no answer may read: the solutions, also in the history, the hidden cases, the tests, what runs have left."""
+    return (root / "solutions", root / ".git", root / "tests", root / "runs", Path(__file__).parent)
 
 
 def known_variant(submissions: Sequence[Submission], variant: str | None) -> list[Submission]:

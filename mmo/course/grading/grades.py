@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mmo.course.exercises import Exercise
+from mmo.course.grading.marks import SILENCED
 from mmo.course.grading.pool import Outcome
 
 KINDS = ("right", "partly", "wrong", "open", "stopped", "missing")
@@ -44,11 +45,16 @@ def without_answer(student: str, task: Exercise, problem: str) -> Grade:
 def graded(student: str, task: Exercise, outcome: Outcome, marks: tuple[str, ...], hidden_share: float, marked_points: float) -> Grade:
     """The grade for an outcome.  hidden_share: of the points, for the hidden cases; marked_points: factor for a marked answer."""
     result = outcome.result
-    if result.called and not marks:
-        marks = (f"calls {result.called} while it runs",)
+    marks = marks or seen_while_running(result)
     share, kind, reason = judged(result, hidden_share)
     points = round(task.points * share * (marked_points if marks else 1.0), 2)
     return Grade(student, task.notebook, task.id, points, task.points, kind, reason, marks, result.picture, result.alt, outcome.printed)
+
+
+def seen_while_running(result) -> tuple[str, ...]:
+    """What of a run a person should look at, in words."""
+    called = (f"calls {result.called} while it runs",) if result.called else ()
+    return called + ((SILENCED,) if result.silenced else ())
 
 
 def judged(result, hidden_share: float) -> tuple[float, str, str]:

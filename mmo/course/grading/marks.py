@@ -11,6 +11,7 @@ import ast
 import importlib
 import re
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import CodeType
@@ -20,7 +21,12 @@ from mmo.course.grading.answers import Answer, parsed
 
 DOTTED = re.compile(r"\b(?:mmo|torch|funasr|moshi)(?:\.\w+)+")
 MACHINERY = ("mmo.course.exercises", "mmo.course.tasks", "mmo.course.desk", "mmo.course.grading", "mmo.course.build")
-TOOLS = ("importlib", "inspect", "gc", "ctypes", "sys.modules", "sys.setprofile", "sys.settrace")
+TOOLS = ("importlib", "inspect", "gc", "ctypes", "_thread", "sys.modules", "sys.setprofile", "sys.settrace", "threading.setprofile", "threading.settrace")
+INSIDE = frozenset((  # attributes by which a function reads what its callers hold, or another function's inside
+    "_getframe", "_current_frames", "setprofile", "settrace", "f_back", "f_locals", "f_globals", "f_builtins", "f_code", "tb_frame", "gi_frame", "cr_frame",
+    "__globals__", "__closure__", "__code__", "__torch_function__", "__torch_dispatch__",
+))  # fmt: skip
+SILENCED = "takes off the hook that watches it while it runs (sys.setprofile)"
 
 
 def package_names(task: Exercise) -> tuple[str, ...]:
@@ -57,20 +63,25 @@ def resolved(name: str):
 
 @dataclass
 class Trace:
-    """Watches a function for calls of the package's own.  called: the first that was seen."""
+    """Watches a function, and threads it starts, for calls of the package's own.  called: the first that was seen; silenced: the hook was gone."""
 
     codes: dict[CodeType, str]
     called: str | None = field(default=None)
+    silenced: bool = False
 
     def watching(self, function: Callable) -> Callable:
         """The function, watched while it runs."""
 
         def watched(*arguments):
-            sys.setprofile(self.note)
+            hook = self.note
+            threading.setprofile(hook)
+            sys.setprofile(hook)
             try:
                 return function(*arguments)
             finally:
+                self.silenced = self.silenced or sys.getprofile() is not hook
                 sys.setprofile(None)
+                threading.setprofile(None)
 
         return watched
 
@@ -116,6 +127,15 @@ def begins(name: str, with_any: tuple[str, ...]) -> bool:
     return any(name == each or name.startswith(each + ".") for each in with_any)
 
 
+def inside(tree: ast.AST) -> set[str]:
+    """Of INSIDE, what it names: as an attribute, a name, a function of its own, or in a text, as for getattr."""
+    found = set()
+    for node in ast.walk(tree):
+        named = (getattr(node, kind, None) for kind in ("attr", "id", "name", "value"))
+        found |= {each for each in named if isinstance(each, str) and each in INSIDE}
+    return found
+
+
 def marks(answer: Answer, task: Exercise) -> tuple[str, ...]:
     """What of an answer's text a person should look at, in words; none for an answer of one's own."""
     tree = ast.Module([*parsed(answer.before), *parsed(answer.source)], [])
@@ -123,6 +143,7 @@ def marks(answer: Answer, task: Exercise) -> tuple[str, ...]:
     used = full_names(tree, imports) | set(imports.values())
     calls = sorted(name for name in used if begins(name, package_names(task)))
     reaches = sorted(name for name in used if begins(name, MACHINERY + TOOLS) or name in ("__import__", "exec", "eval"))
+    reaches += sorted(inside(tree))
     changes = sorted(name for name in assigned(tree, imports) if begins(name, ("mmo", "torch")))
     return (
         *(f"uses {name}, which is what the exercise asks for" for name in calls[:1]),

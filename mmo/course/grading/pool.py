@@ -189,11 +189,11 @@ def checked(sent: dict) -> Result:
     result = Result(**sent)
     texts = (result.visible, result.words, result.alt, result.behind)
     maybe = (result.hidden, result.stopped, result.called, result.picture)
-    if not all(isinstance(each, str) for each in texts) or not all(each is None or isinstance(each, str) for each in maybe):
+    if not all(isinstance(each, str) for each in texts) or not all(each is None or isinstance(each, str) for each in maybe) or not isinstance(result.silenced, bool):
         raise TypeError("not a Result")
     if result.visible not in VERDICTS or not (result.words.strip() or result.stopped):
         raise TypeError("a Result that says nothing")
-    return Result(**{name: value if value is None else printable(value) for name, value in asdict(result).items()})
+    return Result(**{name: printable(value) if isinstance(value, str) else value for name, value in asdict(result).items()})
 
 
 def how_it_ended(code: int | None, limits: Limits) -> str:
