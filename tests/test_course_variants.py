@@ -6,6 +6,8 @@ import ast
 import html
 import json
 from dataclasses import replace
+from importlib.util import find_spec
+from unittest.mock import MagicMock
 
 import nbformat
 import pytest
@@ -19,7 +21,7 @@ from mmo.course.exercises import VARIED, difference, exercises_of, find, judge, 
 from mmo.course.grading.autograder import points_for
 from mmo.course.grading.grade import Rules, grade
 from mmo.course.grading.hidden import hidden_cases
-from mmo.course.grading.nbgrader_course import source
+from mmo.course.grading.nbgrader_course import config, source, write_nbgrader_course
 from mmo.course.grading.variants import asked_in, function_of, tasks_of, use, using
 from mmo.course.grading.variants.asked import chosen, families, varied
 from mmo.course.release import asked_of, release
@@ -273,3 +275,25 @@ def test_nbgraders_sources_and_points_know_the_variant():
     desk.exercise("07.undelay")(standard("07.undelay").reference)
     assert points_for("07.undelay", variant=NAME) == 0
     assert asked_in(NAME)["07.undelay"].reference is function_of("07.undelay", NAME)
+
+
+def test_nbgraders_course_says_how_to_hand_the_variant_out(tmp_path):
+    write_nbgrader_course(tmp_path / "course", ["07"], variant=NAME)
+    assert f"`mmo course release --to FOLDER --variant {NAME}`" in (tmp_path / "course" / "README.md").read_text(encoding="utf-8")
+    assert f"VARIANT = {NAME!r}  #" in (tmp_path / "course" / "nbgrader_config.py").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(find_spec("nbgrader") is None, reason="nbgrader is not installed")
+@pytest.mark.parametrize("variant", [NAME, None])
+def test_the_first_check_in_nbgrader_says_what_the_points_say(variant):
+    """A submission as nbgrader runs it: its configuration chooses the variant before any check."""
+    names = {"get_config": MagicMock(), "__file__": __file__}
+    exec(config(variant), names)
+    cells = [nbformat.v4.new_code_cell('budget = "full"', metadata={"tags": ["parameters"]}), nbformat.v4.new_code_cell('said = check("07.padding")')]
+    shortened, _ = names["SmokeBudget"]().preprocess(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": build.KERNEL, "language_info": {"name": "python"}}), {})
+    desk.exercise("07.padding")(standard("07.padding").reference)
+    run = {"check": desk.check}
+    for cell in shortened.cells:
+        exec(cell.source, run)
+    assert run["budget"] == "smoke"
+    assert run["said"].passed == (points_for("07.padding", variant=variant) == 2) == (variant is None)

@@ -10,10 +10,15 @@ from nbgrader.preprocessors import NbGraderPreprocessor
 from papermill.parameterize import parameterize_notebook
 
 
+VARIANT = None  # what the class was asked, by name, as `mmo course nbgrader --variant` wrote it here
+USE_VARIANT = "\n\nfrom mmo.course.grading.variants import use\n\nuse({name!r})  # before the first check: it says what the points say"
+
+
 class SmokeBudget(NbGraderPreprocessor):
     """Run submissions with the budget `smoke`: points hang on the exercises alone, and nobody's training is worth hours of this machine.
 
-    `budget` is set behind the cell of parameters, as papermill does it; the new cell is tagged "injected-parameters".
+    `budget` is set behind the cell of parameters, as papermill does it; the new cell is tagged "injected-parameters".  There the class's
+    variant is chosen too: left to the points, which come last, the first check would still compare with the course as it is.
     """
 
     def preprocess(self, notebook, resources):
@@ -21,6 +26,9 @@ class SmokeBudget(NbGraderPreprocessor):
         for cell in notebook.cells:
             cell.metadata.setdefault("tags", [])
         shortened = parameterize_notebook(notebook, {"budget": "smoke"})
+        if VARIANT:
+            injected = next(cell for cell in shortened.cells if "injected-parameters" in cell.metadata.get("tags", []))
+            injected.source += USE_VARIANT.format(name=VARIANT)
         del shortened.metadata["papermill"]
         return shortened, resources
 

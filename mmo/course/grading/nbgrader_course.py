@@ -12,6 +12,7 @@ back when it grades.
 from __future__ import annotations
 
 import ast
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -56,7 +57,7 @@ Made by `mmo course nbgrader`. Everything in `source/` holds solutions and hidde
 {rows}
 
 Run these where the whole course is installed (`pip install -e ".[class]"`): the hidden tests call `mmo.course.grading`, which no hand-out
-holds. Students need the package without it: hand out `mmo course release`.
+holds. Students need the package without it: hand out `mmo course release --to FOLDER{variant}`.
 """
 
 
@@ -78,8 +79,8 @@ def write_nbgrader_course(to: Path, numbers: Sequence[str] = (), marked_points: 
             folder = unfinished / "source" / name
             folder.mkdir(parents=True)
             (folder / f"{name}.ipynb").write_text(text, encoding="utf-8")
-        shutil.copyfile(CONFIG, unfinished / CONFIG.name)
-        (unfinished / "README.md").write_text(readme(entries, to, version_stamp(root)), encoding="utf-8")
+        (unfinished / CONFIG.name).write_text(config(variant), encoding="utf-8")
+        (unfinished / "README.md").write_text(readme(entries, to, version_stamp(root), variant), encoding="utf-8")
         if to.exists():
             to.rmdir()
         unfinished.rename(to)
@@ -115,8 +116,14 @@ def arguments_of(source: str) -> str:
     return ", ".join(each.arg for each in function.args.args)
 
 
-def readme(entries: Sequence[Notebook], folder: Path, stamp: str) -> str:
+def config(variant: str | None) -> str:
+    """nbgrader_config.py of a class."""
+    return CONFIG.read_text(encoding="utf-8").replace("\nVARIANT = None", f"\nVARIANT = {variant!r}")
+
+
+def readme(entries: Sequence[Notebook], folder: Path, stamp: str, variant: str | None = None) -> str:
     rows = [
         f"| {each.file} | {len(exercises_of(each.number))} | {each.points} | {f'{seconds} s' if (seconds := each.seconds.get('tiny')) else ''} |" for each in entries
     ]
-    return README.format(stamp=stamp, folder=folder.name, first=entries[0].file, rows="\n".join(rows))
+    named = f" --variant {shlex.quote(variant)}" if variant else ""
+    return README.format(variant=named, stamp=stamp, folder=folder.name, first=entries[0].file, rows="\n".join(rows))
