@@ -391,6 +391,13 @@ def test_hints_go_one_step_further_each_time():
     assert progress.load()["exercises"]["07.delay"]["hints"] == len(hints)
 
 
+def test_the_last_hint_names_the_solution_where_there_is_one(monkeypatch, tmp_path):
+    last = len(find("07.delay").hints)
+    assert 'That was the last; solution("07.delay") opens one.' in repr(desk.hint("07.delay", last))
+    monkeypatch.setattr(desk, "REPOSITORY", tmp_path)  # a hand-out has no solutions/
+    assert repr(desk.hint("07.delay", last)).endswith("That was the last.")
+
+
 def test_the_solution_is_folded():
     page = desk.solution("07.delay")
     assert page._repr_html_().startswith("<details>")

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 
 from mmo.course import progress
+from mmo.course.catalogue import REPOSITORY
 from mmo.course.exercises import Exercise, Verdict, find, judge, standard
 from mmo.course.progress import strict
 
@@ -117,8 +118,13 @@ def hint(id: str, number: int | None = None) -> Words:
     HINTS_SHOWN[id] = shown
     if not strict():
         progress.note_hint(id, shown)
-    more = 'Once more for the next.' if shown < last else f'That was the last; solution("{id}") opens one.'
+    more = "Once more for the next." if shown < last else last_words(id)
     return framed(f"{task.hints[shown - 1]} {more}", f"{id} · hint {shown} of {last}.")
+
+
+def last_words(id: str) -> str:
+    """What comes after the last hint: a hand-out has no solutions."""
+    return f'That was the last; solution("{id}") opens one.' if (REPOSITORY / "solutions").is_dir() else "That was the last."
 
 
 def solution(id: str) -> Words:
