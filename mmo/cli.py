@@ -663,6 +663,7 @@ def course_release(
     branch: Annotated[str, typer.Option("--branch", help="The branch there.")] = "main",
 ) -> None:
     """Make a clean hand-out for a class: learner's notebooks, package, tiny data; no solutions."""
+    whole_course_or_exit("another one is made in the whole course")
     from mmo.course.release import Online, release
 
     with plain_errors("mmo course release"):
@@ -696,6 +697,8 @@ def course_variant(
         tasks, before = tasks_of(name), tasks_of(unlike) if unlike else {}
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+    if not tasks:
+        print(f"{name!r} stands for the course as it is: nothing else is asked")
     for id, asked in tasks.items():
         print(f"{id:16}{asked.task.splitlines()[0]}{f'  AS IN {unlike}' if before.get(id) is asked else ''}")
     alike = sum(before.get(id) is asked for id, asked in tasks.items())
@@ -736,10 +739,17 @@ def course_grade(
     from mmo.course.grading.pool import CannotStart
     from mmo.course.grading.report import show_class
 
+    def say(words: str) -> None:
+        print(words, flush=True)
+
     begun = time.monotonic()
     with plain_errors("mmo course grade", CannotStart):
         rules = Rules(Limits(seconds=seconds, memory=memory * MEGABYTE), jobs, marked_points, variant)
-        grades = grade(submissions, out, numbers_in(notebooks), rules, warned=lambda words: print(words, flush=True))
+        try:
+            grades = grade(submissions, out, numbers_in(notebooks), rules, told=say, warned=say)
+        except KeyboardInterrupt:
+            print(f"stopped: nothing was written, {out} is as it was; the same command grades the class from the beginning", file=sys.stderr)
+            raise typer.Exit(130) from None
     show_class(grades)
     print(f"{len(grades)} grades in {time.monotonic() - begun:.0f} s: {out / 'class.html'}, {out / 'grades.csv'}")
 
@@ -783,6 +793,7 @@ def course_seat(
     budget: BudgetOption = "full",
 ) -> None:
     """Measure what one seat takes: memory and seconds of one run of a notebook."""
+    whole_course_or_exit("a seat is measured with the solutions, which are in the whole course")
     from tempfile import TemporaryDirectory
 
     from mmo.course.catalogue import chosen

@@ -164,8 +164,10 @@ ANSWERS["stamp"]["metadata"]["mmo"] = {"release": 7, "variant": ["autumn-25"]}
 ANSWERS["outputs"]["cells"][2]["outputs"] = [3, {"data": None}, {"data": {"image/png": "iVBORw0KGgo\ud800"}}]
 ANSWERS["outputs"]["cells"][2]["cell_type"] = "code"
 PASTED = with_answer("return codes", elsewhere="numbers = [" + "0, " * 400_000 + "]")
-DEEP = with_answer("return codes", elsewhere="x = " + "-" * 50_000 + "1\ny = x" + ".real" * 50_000)
+DEEP = with_answer("return codes", elsewhere="x = " + "-" * 20_000 + "1\ny = x" + ".real" * 20_000)
 TEXTS = {"broken": '{"cells": [', "strange": '{"cells": 3}', "nothing": "", "pasted": json.dumps(PASTED), "marked": "\ufeff" + json.dumps(SOLVED), "deep": json.dumps(DEEP)}
+
+BYTES = {"utf-16": json.dumps(SOLVED).encode("utf-16"), "latin": json.dumps(SOLVED, ensure_ascii=False).encode("latin-1", "replace"), "old": b'{"nbformat": 3, "worksheets": [{"cells": []}]}'}
 
 
 def class_of(folder: Path) -> None:
@@ -176,6 +178,9 @@ def class_of(folder: Path) -> None:
     for name, text in TEXTS.items():
         (folder / name).mkdir()
         (folder / name / FILE).write_text(text, encoding="utf-8")
+    for name, data in BYTES.items():
+        (folder / name).mkdir()
+        (folder / name / FILE).write_bytes(data)
     (folder / "missing").mkdir()
     (folder / "ending").mkdir()
     (folder / "ending" / f"{FILE}.txt").write_text(json.dumps(SOLVED), encoding="utf-8")
@@ -205,8 +210,8 @@ def class_of(folder: Path) -> None:
 class Graded:
     """The class, graded: `graded.of("loop")` is the grade of that student's 07.delay."""
 
-    def __init__(self, out: Path, grades: list[Grade], warned: list[str]) -> None:
-        self.out, self.grades, self.warned = out, grades, warned
+    def __init__(self, out: Path, grades: list[Grade], warned: list[str], told: list[str]) -> None:
+        self.out, self.grades, self.warned, self.told = out, grades, warned, told
 
     def of(self, student: str, exercise: str = "07.delay") -> Grade:
         return next(grade for grade in self.grades if (grade.student, grade.exercise) == (student, exercise))
@@ -223,7 +228,8 @@ def graded(tmp_path_factory) -> Graded:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pool, "PATIENCE_FOR_RESULT", 5)
         warned: list[str] = []
-        return Graded(folder / "grades", grade(folder / "submissions", folder / "grades", ["07"], rules, warned=warned.append), warned)
+        told: list[str] = []
+        return Graded(folder / "grades", grade(folder / "submissions", folder / "grades", ["07"], rules, told=told.append, warned=warned.append), warned, told)
 
 
 # --- What an answer earns ----------------------------------------------------------------------------------------
@@ -381,7 +387,10 @@ def test_the_repository_is_as_it_was(graded):
         ("strange", "no notebook"),
         ("nothing", "is no notebook"),
         ("huge", "2000 MB"),
-        ("pasted", "1.2 million characters of code"),
+        ("pasted", "characters of code, more than 200,000"),
+        ("utf-16", "is not written in UTF-8, but in UTF-16: save it as UTF-8"),
+        ("latin", "is not written in UTF-8: save it as UTF-8"),
+        ("old", "is in a notebook's old format: open it in Jupyter and save it again"),
         ("folder", "is no file"),
         pytest.param("pipe", "is no file", marks=LINKS),
         pytest.param("circle", f"no {FILE} was handed in", marks=LINKS),
@@ -474,6 +483,17 @@ def test_plots_of_the_file_are_on_the_page(graded):
     assert "".join(plots[0]).replace("\n", "")[:60] in graded.page("right")
 
 
+def test_a_file_without_plots_says_so(graded):
+    assert "The file has no saved plots." in graded.page("empty")
+    assert "saved plots" not in graded.page("right") + graded.page("broken")
+
+
+def test_who_is_graded_is_told_once_each(graded):
+    names = [words.split(" is graded, ")[0] for words in graded.told]
+    assert len(set(names)) == len(names) and {"right", "loop"} <= set(names) and "missing" not in names
+    assert graded.told[-1].endswith(f"{len(names)} of {len(names)} students")
+
+
 def test_the_class_page_has_the_hardest_exercise_first(graded):
     lines = hardest_first(graded.grades)
     assert lines[0].exercise == "07.delay"
@@ -532,6 +552,18 @@ def test_the_command_grades_and_says_where(tmp_path):
     assert (tmp_path / "out" / "grades.csv").read_text(encoding="utf-8").count("ada,07,07.") == 4
     refused = CliRunner().invoke(app, ["course", "grade", str(tmp_path / "in"), "--out", str(tmp_path / "out2")])
     assert refused.exit_code == 1 and "name those that were due" in refused.output
+
+
+def test_a_stopped_grading_says_that_nothing_was_written(tmp_path, monkeypatch):
+    (tmp_path / "in" / "ada").mkdir(parents=True)
+
+    def stopped(*arguments, **named):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mmo.course.grading.grade.run_all", stopped)
+    found = CliRunner().invoke(app, ["course", "grade", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--notebooks", "07"])
+    assert found.exit_code == 130 and "stopped: nothing was written" in found.output and "Traceback" not in found.output
+    assert not (tmp_path / "out").exists()
 
 
 def test_marked_points_take_the_points_of_marked_answers():

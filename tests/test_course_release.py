@@ -199,9 +199,12 @@ def test_a_check_works_in_it_and_what_is_left_out_is_said(handed_out):
         "print(check('07.padding').words)\n"
         "try:\n    solution('07.padding')\nexcept ValueError as error:\n    print(error)\n"
         "from typer.testing import CliRunner\nfrom mmo.cli import app\n"
-        "found = CliRunner().invoke(app, ['course', 'grade', '.', '--out', 'x'])\nprint(found.exit_code, found.output)\n"
+        "for words in (['grade', '.', '--out', 'x'], ['seat', '--notebooks', '07'], ['release', '--to', 'y']):\n"
+        "    found = CliRunner().invoke(app, ['course', *words])\n    print(found.exit_code, found.output)\n"
     )
     said = said_in(handed_out.folder, code)
     assert "what is useful, not what is computed" in said
     assert "this is a hand-out, without solutions" in said
     assert "1 this is a hand-out: grading is done in the whole course" in said
+    assert "1 this is a hand-out: a seat is measured with the solutions" in said
+    assert "1 this is a hand-out: another one is made in the whole course" in said

@@ -123,6 +123,11 @@ def test_the_command_shows_what_is_asked_and_what_is_as_last_year():
     assert f"AS IN {NAME}" in again.output and "another name may do better" in again.output
 
 
+def test_the_command_says_that_none_asks_nothing():
+    found = CliRunner().invoke(app, ["course", "variant", "none"])
+    assert found.exit_code == 0 and "'none' stands for the course as it is: nothing else is asked" in found.output
+
+
 def test_using_a_variant_ends():
     with using(NAME):
         assert find("07.delay").variant == NAME and exercises_of("07")[0].variant == NAME

@@ -10,6 +10,7 @@ Nothing here raises for what a student did.
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
@@ -25,12 +26,13 @@ MEGABYTE = 1_000_000
 LARGEST_FILE = 64 * MEGABYTE  # a notebook with sounds in its outputs has a few; an archive may have no more either
 LARGEST_FOLDER = 256 * MEGABYTE  # all notebooks of one student, unpacked
 MOST_FILES = 200  # notebooks of one student
-LARGEST_CODE = 1_000_000  # characters in the code cells; the longest notebook of the course has forty thousand
+LARGEST_CODE = 200_000  # characters in the code cells; the longest notebook of the course has forty-five thousand
 LONGEST_STAMP = 100  # characters of a release's or a variant's name
 LEFT_OUT = (".ipynb_checkpoints", "__MACOSX")  # copies that JupyterLab and macOS make
 ARCHIVES = (".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz")
 COURSE_NAME = re.compile(r"(?:\d\d|A\d)_\w+", re.ASCII)  # 07_sequence_and_delay
 OTHER_KINDS = (".json", ".txt")  # a notebook that was saved under another ending; .py, .html and .pdf are copies of another kind
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # first bytes, as some editors write them
 UNREADABLE = (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error)  # RuntimeError: a password; NotImplementedError is one
 
 
@@ -172,16 +174,21 @@ def read_notebook(path: Path, data: bytes, archive: str | None = None) -> File:
     def wrong(words: str) -> File:
         return File(path, problem=f"{blank.name} {words}", archive=archive, size=len(data))
 
+    found = None
     try:
         found = json.loads(data.decode("utf-8-sig"))  # some editors put a mark in front
         cells = code_cells(found)
+    except UnicodeDecodeError:
+        return wrong(f"is not written in UTF-8{', but in UTF-16' if data.startswith(UTF_16) else ''}: save it as UTF-8")
     except (ValueError, RecursionError) as error:
         return wrong(f"is no notebook: {printable(str(error))}")
     except (AttributeError, KeyError, TypeError):
+        if isinstance(found, dict) and "worksheets" in found:
+            return wrong("is in a notebook's old format: open it in Jupyter and save it again")
         return wrong("is JSON, but no notebook: it has no list of cells")
     code = sum(len(cell.source) for cell in cells)
     if code > LARGEST_CODE:
-        return wrong(f"has {code / 1e6:.1f} million characters of code, more than {LARGEST_CODE / 1e6:g}: something was pasted into a code cell")
+        return wrong(f"has {code:,} characters of code, more than {LARGEST_CODE:,}: something was pasted into a code cell")
     stamps, notes = stamps_of(found)
     return File(path, cells, release=stamps["release"], variant=stamps["variant"], notes=notes, archive=archive, size=len(data))
 

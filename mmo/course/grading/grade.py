@@ -65,7 +65,7 @@ def grade(folder: Path, out: Path, numbers: Sequence[str] = (), rules: Rules = R
           told: Callable[[str], None] = lambda words: None, warned: Callable[[str], None] = lambda words: None) -> list[Grade]:  # fmt: skip
     """Grade a class and write `out`.  numbers: of the notebooks; without them, those that somebody handed in.
 
-    told: called with each grade as it comes, "ada 07.delay".  warned: called, before anything runs, with what is the matter with somebody's files.
+    told: called when a student's last answer is graded, "ada is graded, 3 of 30 students".  warned: called, before anything runs, with what is the matter with somebody's files.
     Raises ValueError for an unknown number, a class of a variant where none is named, a notebook without exercises, a folder without students, or an `out` that holds other things.
     """
     refuse_strange(out, folder)
@@ -152,11 +152,17 @@ def grade_all(submissions: Sequence[Submission], clean_ones: dict[str, Clean], r
     attempts, found = attempted(submissions, clean_ones)
     jobs = [Job(each.answer, clean_ones[each.task.notebook].functions, rules.limits, closed, rules.variant) for each in attempts]
 
+    left = Counter(each.submission.student for each in attempts)
+    of = len(left)
+
     def note(number: int, outcome: Outcome) -> None:
         each = attempts[number]
         student, share = each.submission.student, each.submission.notebook.hidden_share
         found[student, each.task.id] = graded(student, each.task, outcome, each.marks, share, rules.marked_points)
-        told(f"{student} {each.task.id}")
+        left[student] -= 1
+        if not left[student]:
+            del left[student]
+            told(f"{student} is graded, {of - len(left)} of {of} students")
 
     run_all(jobs, rules.workers, list(clean_ones), note)
     order = [(each.student, task.id) for each in submissions for task in exercises_of(each.notebook.number)]

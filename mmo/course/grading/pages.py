@@ -44,7 +44,7 @@ STUDENT = HEAD + """<h1>{{ student }}</h1><p>{{ points(earned) }} of {{ of }} po
 {% if grade.printed.strip() %}<p>It printed:</p><pre>{{ grade.printed }}</pre>{% endif %}
 </section>{% endfor %}
 {% for picture in plots(submission) %}{% if loop.first %}<h3>Plots in the file as it was handed in</h3>{% endif %}
-<img alt="plot {{ loop.index }} of the notebook" src="data:image/png;base64,{{ picture }}">{% endfor %}
+<img alt="plot {{ loop.index }} of the notebook" src="data:image/png;base64,{{ picture }}">{% else %}{% if not submission.problem %}<p>The file has no saved plots.</p>{% endif %}{% endfor %}
 {% endfor %}</body></html>
 """
 CLASS = HEAD + """<h1>{{ title }}</h1>
