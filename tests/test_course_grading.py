@@ -578,6 +578,22 @@ def test_the_hidden_share_is_the_notebooks():
     assert [graded_as("ada", find("07.delay"), half_right, (), share, 1.0).points for share in (0.0, 0.5, 1.0)] == [3, 1.5, 0]
 
 
+def test_a_single_exercise_may_have_a_hidden_share_of_its_own(tmp_path):
+    text = (catalogue.REPOSITORY / "course.yml").read_text(encoding="utf-8")
+    place = f"    file: {FILE.removesuffix('.ipynb')}\n"
+
+    def read(added: str):
+        (tmp_path / "course.yml").write_text(text.replace(place, place + added), encoding="utf-8")
+        return next(entry for entry in catalogue.read_course(tmp_path) if entry.number == "07")
+
+    entry = read("    hidden_share: 0.4\n    hidden_shares: {07.delay: 0.25}\n")
+    assert (entry.share_of("07.delay"), entry.share_of("07.labels")) == (0.25, 0.4)
+    with pytest.raises(ValueError, match="hidden_shares names '07.dealy'; its exercises are 07.delay"):
+        read("    hidden_shares: {07.dealy: 0.25}\n")
+    with pytest.raises(ValueError, match="hidden_shares of 07.delay must lie between 0 and 1, not 2"):
+        read("    hidden_shares: {07.delay: 2}\n")
+
+
 # --- What is refused before anything is run ------------------------------------------------------------------------
 
 

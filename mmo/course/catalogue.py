@@ -28,6 +28,11 @@ class Notebook:
     seconds: dict[str, int] = field(default_factory=dict)  # profile -> run from top to bottom, measured
     cores: int = 1  # that they were measured on
     hidden_share: float = 0.5  # of an exercise's points, for the hidden cases of `mmo course grade`
+    hidden_shares: dict[str, float] = field(default_factory=dict)  # exercise id -> its own, where it has one
+
+    def share_of(self, id: str) -> float:
+        """Of an exercise's points, the part that its hidden cases carry."""
+        return self.hidden_shares.get(id, self.hidden_share)
 
     def line(self) -> str:
         """The generated line under the title."""
@@ -56,8 +61,7 @@ def read_course(root: Path = REPOSITORY) -> tuple[Notebook, ...]:
             raise ValueError(f"course.yml, {entry.get('file', entry)}: {error}") from None
         if not notebook.file.startswith(f"{notebook.number}_"):
             raise ValueError(f"course.yml, {notebook.file}: its name must begin with its number {notebook.number!r}")
-        if not 0 <= notebook.hidden_share <= 1:
-            raise ValueError(f"course.yml, {notebook.file}: hidden_share must lie between 0 and 1, not {notebook.hidden_share}")
+        refuse_shares(notebook)
         notebooks.append(notebook)
     numbers = [notebook.number for notebook in notebooks]
     for notebook in notebooks:
@@ -65,6 +69,16 @@ def read_course(root: Path = REPOSITORY) -> tuple[Notebook, ...]:
         if unknown:
             raise ValueError(f"course.yml, {notebook.file}: needs {', '.join(unknown)}, which course.yml does not list")
     return tuple(notebooks)
+
+
+def refuse_shares(notebook: Notebook) -> None:
+    """Raises ValueError for a hidden share that is none, or of an exercise that the notebook has not."""
+    ids = [each.id for each in exercises_of(notebook.number)] if notebook.hidden_shares else []
+    for name, share in {"hidden_share": notebook.hidden_share, **notebook.hidden_shares}.items():
+        if name != "hidden_share" and name not in ids:
+            raise ValueError(f"course.yml, {notebook.file}: hidden_shares names {name!r}; its exercises are {', '.join(ids) or 'none'}")
+        if not isinstance(share, (int, float)) or not 0 <= share <= 1:
+            raise ValueError(f"course.yml, {notebook.file}: {'' if name == 'hidden_share' else 'hidden_shares of '}{name} must lie between 0 and 1, not {share!r}")
 
 
 def chosen(numbers: Sequence[str], root: Path = REPOSITORY) -> list[Notebook]:

@@ -14,7 +14,7 @@ import sys
 
 from mmo.course import desk
 from mmo.course.catalogue import read_course
-from mmo.course.exercises import find
+from mmo.course.exercises import Exercise, find
 from mmo.course.grading.child import Result, examine_function
 from mmo.course.grading.grades import judged, seen_while_running
 from mmo.course.grading.hidden import hidden_cases
@@ -34,7 +34,7 @@ def points_for(id: str, marked_points: float = 1.0, variant: str | None = None) 
         return 0.0
     with contextlib.redirect_stderr(sys.stdout):
         result = examine_function(task, hidden_cases(id), attempt.yours)
-    share, _, reason = judged(result, hidden_share(task.notebook))
+    share, _, reason = judged(result, hidden_share(task))
     marks = seen_while_running(result)
     points = round(task.points * share * (marked_points if marks else 1.0), 2)
     print(f"{id}: {points:g} of {task.points} points. {reason}")
@@ -44,9 +44,9 @@ def points_for(id: str, marked_points: float = 1.0, variant: str | None = None) 
     return points
 
 
-def hidden_share(number: str) -> float:
-    """Of an exercise's points, for the hidden cases: the notebook's in course.yml."""
-    return next(entry.hidden_share for entry in read_course() if entry.number == number)
+def hidden_share(task: Exercise) -> float:
+    """Of its points, for the hidden cases, as course.yml has it."""
+    return next(entry.share_of(task.id) for entry in read_course() if entry.number == task.notebook)
 
 
 def show_picture(result: Result) -> None:

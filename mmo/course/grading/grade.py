@@ -157,7 +157,7 @@ def grade_all(submissions: Sequence[Submission], clean_ones: dict[str, Clean], r
 
     def note(number: int, outcome: Outcome) -> None:
         each = attempts[number]
-        student, share = each.submission.student, each.submission.notebook.hidden_share
+        student, share = each.submission.student, each.submission.notebook.share_of(each.task.id)
         found[student, each.task.id] = graded(student, each.task, outcome, each.marks, share, rules.marked_points)
         left[student] -= 1
         if not left[student]:

@@ -1,7 +1,7 @@
 """Cases that no learner has seen: other numbers, other sizes, and edges that the notebook's cases leave out.
 
 Each module holds `HIDDEN`: exercise id -> a function that gives the cases.  An answer meets them only after it has passed the notebook's
-own, and they carry half of the points (`hidden_share` in course.yml).
+own, and they carry half of the points (`hidden_share` and `hidden_shares` in course.yml).
 """
 
 from __future__ import annotations
