@@ -703,6 +703,11 @@ def test_marks_follow_imports_to_the_full_name(source, marked):
     assert any(mark.startswith(marked) for mark in marks(Answer("07.delay", source), find("07.delay")))
 
 
+def test_what_an_answer_is_compared_with_is_known_when_it_is_entered():
+    for task in all_exercises():
+        assert getattr(task.reference, "__code__", None) in {None, *package_codes(task)}, task.id
+
+
 def test_a_files_size_is_looked_at_before_it_is_read(tmp_path):
     path = tmp_path / "large.ipynb"
     with path.open("wb") as file:

@@ -10,7 +10,7 @@ from nbgrader.preprocessors import NbGraderPreprocessor
 from papermill.parameterize import parameterize_notebook
 
 
-VARIANT = None  # what the class was asked, by name, as `mmo course nbgrader --variant` wrote it here
+VARIANT = None  # what the class was asked, by name: `mmo course nbgrader` writes its --variant here
 USE_VARIANT = "\n\nfrom mmo.course.grading.variants import use\n\nuse({name!r})  # before the first check: it says what the points say"
 
 
