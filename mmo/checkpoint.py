@@ -10,6 +10,7 @@ or the new one.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -22,6 +23,8 @@ from torch import Tensor
 from mmo.manifest import downloads_root
 from mmo.profiles import REPOSITORY, STAGES, Profile
 from mmo.weights import write_whole
+
+MADE = "made"  # metadata of a stage's finished weights: the key of its settings, the budget, the SHA-256 of the weights it started from
 
 
 def save_state(path: Path, tensors: dict[str, Tensor], about: dict) -> None:
@@ -75,6 +78,38 @@ def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
 def stage_file(run_dir: Path, stage: str) -> Path:
     """Where a stage's finished weights go."""
     return run_dir / f"{stage}.safetensors"
+
+
+def state_file(run_dir: Path, stage: str) -> Path:
+    """Where a stage's state lies while it is not finished."""
+    return run_dir / f"{stage}.state.safetensors"
+
+
+def how_made(path: Path) -> dict[str, str]:
+    """How a stage's finished weights were made (MADE); empty where the file does not say, or cannot be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return json.loads((file.metadata() or {}).get(MADE, "{}"))
+    except (SafetensorError, ValueError):
+        return {}
+
+
+def started_from(path: Path) -> str:
+    """SHA-256 of the weights that the stage of a saved state started from; "" where the state does not say, or cannot be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return json.loads((file.metadata() or {}).get("about", "{}")).get("start", "")
+    except (SafetensorError, ValueError):
+        return ""
+
+
+def sha256_of(path: Path) -> str:
+    """Lower-case hexadecimal digits, in constant memory."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def snapshot_file(run_dir: Path, stage: str, step: int) -> Path:
