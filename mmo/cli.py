@@ -320,11 +320,21 @@ def features(
         make_features(find_profile(profile), stage, budget, typer.echo)
 
 
+def known_stages(names: list[str] | None) -> list[str] | None:
+    """Refuse an unknown one with the list of names, before gigabytes of stand-ins are written (typer takes no list of literals)."""
+    from mmo.profiles import STAGES
+
+    unknown = [name for name in names or () if name not in STAGES]
+    if unknown:
+        raise typer.BadParameter(f"no stage {unknown[0]!r}; there are {', '.join(STAGES)}")
+    return names
+
+
 @app.command()
 def rehearse(
     profile: Annotated[Literal["mini", "mini-moe"], typer.Option("--profile")] = "mini",
     folder: Annotated[Path | None, typer.Option("--folder", help="Takes stand-ins (2.9 GB) and runs; default runs/rehearsal.", show_default=False)] = None,
-    stage: Annotated[list[str] | None, typer.Option("--stage", help="Only these stages, from t2a on.", show_default=False)] = None,
+    stage: Annotated[list[str] | None, typer.Option("--stage", help="Only these stages, from t2a on.", show_default=False, callback=known_stages)] = None,
     positions: Annotated[int | None, typer.Option("--positions", min=1, help="At once; default the recipe's on a card, else 1024.", show_default=False)] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=2, help="Of each stage; default 3 of each pass.", show_default=False)] = None,
     memory: Annotated[float | None, typer.Option("--memory", min=1, help="GB that training may take.", show_default=False)] = None,
@@ -342,12 +352,12 @@ def rehearse(
     from mmo.rehearsal.stages import RehearsalFailed
     from mmo.weekend import NotebookFailed
 
-    chosen = find_profile(profile)
-    settings = report.Settings(
-        profile, folder or report.default_folder(), positions, steps, memory, stages=() if only_notebooks else tuple(stage or chosen.stages),
-        notebooks=None if notebooks else {}, fresh=fresh, answers=answers,
-    )  # fmt: skip
     with plain_errors("mmo rehearse", RehearsalFailed, NotebookFailed):
+        chosen = find_profile(profile)
+        settings = report.Settings(
+            profile, folder or report.default_folder(), positions, steps, memory, stages=() if only_notebooks else tuple(stage or chosen.stages),
+            notebooks=None if notebooks else {}, fresh=fresh, answers=answers,
+        )  # fmt: skip
         figures = report.rehearse(settings, typer.echo)
         report.show_figures(figures)
         if figures["passes"]:
@@ -366,8 +376,8 @@ def plan_hours(
     from mmo.rehearsal import plan as planning
     from mmo.rehearsal import report
 
-    chosen = find_profile(profile)
     with plain_errors("mmo plan"):
+        chosen = find_profile(profile)
         if card:
             plans = report.card_plans(chosen, card, share)
         else:
