@@ -5,7 +5,7 @@
     standing.fresh    # there is an unfinished state, but of other weights to start from: forget it
     standing.words    # a line for people, "" where there is nothing to say
 
-Finished weights tell how they were made (`checkpoint.how_made`), so nothing beside them can be out of step with them.
+Beside its log a stage keeps how its finished weights were made, and their checksum (`checkpoint.how_made`): a record of other weights counts for nothing.
 """
 
 from __future__ import annotations
@@ -37,13 +37,14 @@ def find_standing(profile: Profile, stage: str, budget: str, run_dir: Path, *, s
         return Standing()
     if not finished.is_file():
         return Standing()
-    made = how_made(finished)
+    made = how_made(run_dir, stage)
     key = settings_key(planned_passes(profile, stage, budget, steps, compile), profile, seed, profile.dtype(profile.device()))
-    if not made:
-        return Standing(words=f"{stage}: {told(finished)} does not say how it was made; it is trained anew")
+    if not made or made.get("weights") != sha256_of(finished):
+        return Standing(words=f"{stage}: it is not written down how {told(finished)} was made; it is trained anew")
     if (made.get("key"), made.get("budget")) != (key, budget):
         return Standing(words=f"{stage}: {told(finished)} was made with other settings (recipe, model, seed or number format); it is trained anew")
-    if made.get("start") != start_of(profile, stage, run_dir):
+    now = start_of(profile, stage, run_dir)
+    if now and made.get("start") != now:  # where they are gone, nothing says that others were meant
         return Standing(words=f"{stage}: {told(finished)} was made from other weights than are there now; it is trained anew")
     return Standing(done=True, words=f"{stage}: done already, with these settings ({told(finished)}); --fresh trains it anew")
 

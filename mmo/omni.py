@@ -339,10 +339,10 @@ def load_weights(model: OmniModel, state: dict[str, Tensor], source: str) -> Non
     model.load_state_dict(state | {TIED: state[EMBEDDING]})
 
 
-def save_model(model: OmniModel, path: str | os.PathLike, dtype: torch.dtype | None = None, about: dict[str, str] | None = None) -> None:
-    """Write weights (as `dtype`, default as they are) and configuration to one .safetensors file, atomically; `about` is further metadata."""
+def save_model(model: OmniModel, path: str | os.PathLike, dtype: torch.dtype | None = None) -> None:
+    """Write weights (as `dtype`, default as they are) and configuration to one .safetensors file, atomically."""
     state = {name: value.to(dtype or value.dtype) for name, value in model.state_dict().items() if name != TIED}
-    write_model(state, model.config, path, about)
+    write_model(state, model.config, path)
 
 
 def write_model(state: dict[str, Tensor], config: ModelConfig, path: str | os.PathLike, about: dict[str, str] | None = None) -> None:

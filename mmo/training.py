@@ -37,8 +37,8 @@ from tqdm.auto import tqdm
 
 from mmo.chat import ChatTokenizer
 from mmo.checkpoint import (
-    MADE, latest_weights, load_state, random_state, save_state, set_random_state, sha256_of, snapshot_file, snapshots_of, stage_file, state_file,
-    told, with_prefix, without_prefix,
+    latest_weights, load_state, random_state, save_state, set_random_state, sha256_of, snapshot_file, snapshots_of, stage_file, state_file, told,
+    with_prefix, without_prefix, write_made,
 )  # fmt: skip
 from mmo.compiling import Compilation
 from mmo.config import Draws, StageConfig
@@ -627,8 +627,8 @@ class StageRun:
         finally:
             log.close()
         if self.group.first:
-            made = {"key": self.key(), "budget": self.settings.get("budget", "full"), "start": self.start}
-            save_model(model, stage_file(self.run_dir, self.stage), about={MADE: json.dumps(made)})
+            save_model(model, stage_file(self.run_dir, self.stage))
+            write_made(self.run_dir, self.stage, self.key(), self.settings["budget"], self.start)
             self.state_file.unlink(missing_ok=True)
         self.group.wait()  # the next stage begins with this file
         return True
