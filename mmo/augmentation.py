@@ -152,6 +152,8 @@ def mask_spectrogram(frames: np.ndarray, rng: np.random.Generator, bands: int = 
                      longest_gap: float = 0.1) -> np.ndarray:
     """SpecAugment (Park et al., 2019): hides `bands` random frequency bands and `gaps` random stretches of time behind the mean.
 
+    By hand, though torchaudio and funasr have such masks: theirs draw from torch's generator, and a row's disturbance is a function of its own `rng`.
+
     frames: (T, bins). A gap lasts at most `longest_gap` of T. Returns a new array of the same shape.
     """
     frames = frames.copy()

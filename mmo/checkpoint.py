@@ -2,6 +2,7 @@
 
     runs/tiny/t2a.state.safetensors     while a stage runs: weights, average, optimiser (fp32), random state, position
     runs/tiny/t2a.safetensors           when it is done: the weights alone, as `omni.save_model` writes them
+    runs/tiny/log/t2a.made.json         how these weights were made: settings, budget, the weights they started from
     runs/tiny/snapshots/t2a-00800.safetensors   if asked for: the weights on the way, to listen to
 
 A state is one file, written beside its place and moved there in one go: whenever the process is killed, the file is the old state
@@ -10,6 +11,7 @@ or the new one.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -75,6 +77,49 @@ def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
 def stage_file(run_dir: Path, stage: str) -> Path:
     """Where a stage's finished weights go."""
     return run_dir / f"{stage}.safetensors"
+
+
+def state_file(run_dir: Path, stage: str) -> Path:
+    """Where a stage's state lies while it is not finished."""
+    return run_dir / f"{stage}.state.safetensors"
+
+
+def made_file(run_dir: Path, stage: str) -> Path:
+    """Where it stands how a stage's finished weights were made.  Not in the weights' own file: the same weights shall be the same bytes."""
+    return run_dir / "log" / f"{stage}.made.json"
+
+
+def write_made(run_dir: Path, stage: str, key: str, budget: str, start: str) -> None:
+    """Write down how finished weights were made.  key: of the settings.  start: SHA-256 of the weights that the stage began with."""
+    made = {"key": key, "budget": budget, "start": start, "weights": sha256_of(stage_file(run_dir, stage))}
+    write_whole(made_file(run_dir, stage), lambda unfinished: unfinished.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8"))
+
+
+def how_made(run_dir: Path, stage: str) -> dict[str, str]:
+    """What `write_made` wrote; empty where there is no such file, or it cannot be read."""
+    try:
+        found = json.loads(made_file(run_dir, stage).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def started_from(path: Path) -> str:
+    """SHA-256 of the weights that the stage of a saved state started from; "" where the state does not say, or cannot be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return json.loads((file.metadata() or {}).get("about", "{}")).get("start", "")
+    except (SafetensorError, ValueError):
+        return ""
+
+
+def sha256_of(path: Path) -> str:
+    """Lower-case hexadecimal digits, in constant memory."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def snapshot_file(run_dir: Path, stage: str, step: int) -> Path:

@@ -8,7 +8,8 @@ import errno
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal, get_args
@@ -200,34 +201,66 @@ def train(
     stage: Annotated[Literal["t2a", "a2a", "i2t", "all"], typer.Option("--stage", help="all: the three one after the other.")],
     profile: ProfileOption = None,
     budget: BudgetOption = "full",
-    minutes: Annotated[float | None, typer.Option("--minutes", min=0, help="Pause after so long; the same command goes on.")] = None,
+    minutes: Annotated[float | None, typer.Option("--minutes", min=0, help="Pause after so long, all stages together; the same command goes on.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Another number of steps in all: the recipe, scaled.")] = None,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     run: Annotated[Path | None, typer.Option("--run", help="Folder of the run; default runs/<profile>.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Forget an interrupted run of this stage.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget an interrupted run of this stage; with all, finished stages, too.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row instead of leaving it out.")] = False,
     workers: Annotated[
         int | None, typer.Option("--workers", min=0, help="Processes that make batches ahead; 0: none. Changes nothing else.", show_default=False)
     ] = None,
     compile: Annotated[bool, typer.Option("--compile", help="The blocks by torch.compile; says why where that does not work.")] = False,
 ) -> None:
-    """Train a stage, or go on with one that was interrupted: T2A, then A2A, then I2T, into one set of weights."""
-    from mmo.pausing import pausing
-    from mmo.profiles import STAGES, run_dir
-    from mmo.profiles import profile as find_profile
-    from mmo.training import train as train_stage
+    """Train a stage, or go on with one that was interrupted: T2A, then A2A, then I2T, into one set of weights.
 
-    options = dict(minutes=minutes, steps=steps, seed=seed, fresh=fresh, strict=strict, workers=workers, compile=compile)
+    With --stage all the same command goes on at the stage where it was stopped: stages that are done with these settings are passed over.
+    """
+    from mmo.pausing import pausing
+    from mmo.profiles import STAGES
+    from mmo.profiles import profile as find_profile
+
+    options = dict(steps=steps, seed=seed, fresh=fresh, strict=strict, workers=workers, compile=compile)
     with plain_errors("mmo train"), stopped_at_once(), pausing(typer.echo) as pause:
-        chosen = find_profile(profile)
-        for each in STAGES if stage == "all" else (stage,):
-            finished = train_stage(chosen, each, budget, run, pause=pause, **options).finished
-            if not finished or pause and pause():
-                break
-            if chosen.judge_dir and budget == "full":
-                ask_fixed_prompts(chosen, each, run or run_dir(chosen, budget))
+        train_stages(find_profile(profile), STAGES if stage == "all" else (stage,), budget, run, minutes, pause, options)
         if pause and pause():
             raise typer.Exit(130)
+
+
+def train_stages(chosen, stages: Sequence[str], budget: str, run: Path | None, minutes: float | None, pause, options: dict) -> None:
+    """Train stages one after the other, as long as there is time; of several, those that are done are passed over.
+
+    Of several processes (torchrun) the first one looks at the files and at the clock: all must do the same.
+    """
+    from mmo.boundaries import Standing, find_standing
+    from mmo.distributed import Group
+    from mmo.profiles import run_dir
+    from mmo.training import say
+    from mmo.training import train as train_stage
+
+    folder, group, deadline = run or run_dir(chosen, budget), Group.join(), time.monotonic() + 60 * minutes if minutes else None
+    told = {name: options[name] for name in ("steps", "seed", "compile")}
+    looks, trained = group.first and len(stages) > 1 and not options["fresh"], False
+    for each in stages:
+        with group.naming_errors():
+            late = trained and deadline is not None and time.monotonic() > deadline
+            standing, late = group.from_first((find_standing(chosen, each, budget, folder, **told) if looks else Standing(), late))
+        if standing.words:
+            say(standing.words)
+        if not standing.done:
+            if late:
+                say(f"the {minutes:g} minutes are over before {each}: the same command goes on")
+                return
+            left = max(deadline - time.monotonic(), 1e-3) / 60 if deadline else None
+            finished = train_stage(chosen, each, budget, run, pause=pause, minutes=left, **options | {"fresh": options["fresh"] or standing.fresh}).finished
+            if not finished:
+                return
+            trained = True
+        if pause and pause():
+            return
+        # Asked by one process alone: the others would write the same files at the same time.
+        if group.first and chosen.judge_dir and budget == "full":
+            ask_fixed_prompts(chosen, each, folder, again=not standing.done)
 
 
 @contextmanager
@@ -240,11 +273,16 @@ def stopped_at_once() -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def ask_fixed_prompts(chosen, stage: str, run: Path) -> None:
-    """Keep how a stage's weights answer the fixed prompts, sounds and pictures.  The stage is done and saved: what this lacks is told, and no error."""
-    from mmo.fixed_inputs import keep_replies
+def ask_fixed_prompts(chosen, stage: str, run: Path, again: bool = True) -> None:
+    """Keep how a stage's weights answer the fixed prompts, sounds and pictures.  The stage is done and saved: what this lacks is told, and no error.
+
+    again: also where these weights were asked already.
+    """
+    from mmo.fixed_inputs import keep_replies, was_asked
     from mmo.fixed_prompts import keep_sounds
 
+    if not again and was_asked(run, stage):
+        return
     for what, keep in (("fixed prompts", keep_sounds), ("fixed sounds and pictures", keep_replies)):
         try:
             page = keep(chosen, stage, run)
@@ -282,11 +320,21 @@ def features(
         make_features(find_profile(profile), stage, budget, typer.echo)
 
 
+def known_stages(names: list[str] | None) -> list[str] | None:
+    """Refuse an unknown one with the list of names, before gigabytes of stand-ins are written (typer takes no list of literals)."""
+    from mmo.profiles import STAGES
+
+    unknown = [name for name in names or () if name not in STAGES]
+    if unknown:
+        raise typer.BadParameter(f"no stage {unknown[0]!r}; there are {', '.join(STAGES)}")
+    return names
+
+
 @app.command()
 def rehearse(
     profile: Annotated[Literal["mini", "mini-moe"], typer.Option("--profile")] = "mini",
     folder: Annotated[Path | None, typer.Option("--folder", help="Takes stand-ins (2.9 GB) and runs; default runs/rehearsal.", show_default=False)] = None,
-    stage: Annotated[list[str] | None, typer.Option("--stage", help="Only these stages, from t2a on.", show_default=False)] = None,
+    stage: Annotated[list[str] | None, typer.Option("--stage", help="Only these stages, from t2a on.", show_default=False, callback=known_stages)] = None,
     positions: Annotated[int | None, typer.Option("--positions", min=1, help="At once; default the recipe's on a card, else 1024.", show_default=False)] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=2, help="Of each stage; default 3 of each pass.", show_default=False)] = None,
     memory: Annotated[float | None, typer.Option("--memory", min=1, help="GB that training may take.", show_default=False)] = None,
@@ -304,12 +352,12 @@ def rehearse(
     from mmo.rehearsal.stages import RehearsalFailed
     from mmo.weekend import NotebookFailed
 
-    chosen = find_profile(profile)
-    settings = report.Settings(
-        profile, folder or report.default_folder(), positions, steps, memory, stages=() if only_notebooks else tuple(stage or chosen.stages),
-        notebooks=None if notebooks else {}, fresh=fresh, answers=answers,
-    )  # fmt: skip
     with plain_errors("mmo rehearse", RehearsalFailed, NotebookFailed):
+        chosen = find_profile(profile)
+        settings = report.Settings(
+            profile, folder or report.default_folder(), positions, steps, memory, stages=() if only_notebooks else tuple(stage or chosen.stages),
+            notebooks=None if notebooks else {}, fresh=fresh, answers=answers,
+        )  # fmt: skip
         figures = report.rehearse(settings, typer.echo)
         report.show_figures(figures)
         if figures["passes"]:
@@ -328,8 +376,8 @@ def plan_hours(
     from mmo.rehearsal import plan as planning
     from mmo.rehearsal import report
 
-    chosen = find_profile(profile)
     with plain_errors("mmo plan"):
+        chosen = find_profile(profile)
         if card:
             plans = report.card_plans(chosen, card, share)
         else:
@@ -732,7 +780,6 @@ def course_grade(
     variant: Annotated[str | None, typer.Option("--variant", help="The hand-out's; none: by the course as it is.", show_default=False)] = None,
 ) -> None:
     """Grade a class: every answer in a process of its own, in hidden cases too."""
-    import time
     whole_course_or_exit("grading is done in the whole course, which has the hidden cases")
     from mmo.course.grading.grade import Rules, grade
     from mmo.course.grading.limits import MEGABYTE, Limits

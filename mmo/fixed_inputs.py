@@ -128,6 +128,13 @@ def keep_replies(profile: Profile, stage: str, run_dir: Path, encoders: Encoders
     return write_page(run_dir)
 
 
+def was_asked(run_dir: Path, stage: str) -> bool:
+    """Whether a stage's finished weights have answered all the fixed prompts, sounds and pictures that are put to them."""
+    kept = [prompts_folder(run_dir, stage) / name for name in ("said.json", *(["replies.json"] if stage in KINDS else []))]
+    made = stage_file(run_dir, stage).stat().st_mtime_ns
+    return all(file.is_file() and file.stat().st_mtime_ns >= made for file in kept)
+
+
 def write_replies(run_dir: Path, stage: str, inputs: Sequence[FixedInput], answers: Sequence[Answer]) -> None:
     """The inputs as they are, NAME.wav for each answer that has a sound, and replies.json; what an earlier call left there goes."""
     folder, given = prompts_folder(run_dir, stage), run_dir / "prompts" / "inputs"

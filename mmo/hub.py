@@ -24,8 +24,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from pyarrow.parquet import FileMetaData
 
-from mmo.hub_rows import Part, choose, join, open_parquet, read_parts
-from mmo.hub_sources import FetchError, HuggingFace, Interrupted, ModelScope, Remote, Share, Source, read_lock, told, write_lock
+from mmo.hub_rows import KeptReads, Part, choose, join, open_parquet, read_parts
+from mmo.hub_sources import FetchError, HuggingFace, Interrupted, Lacking, ModelScope, Remote, Share, Source, read_lock, told, write_lock
 from mmo.manifest import Artefact, File, downloads_root, read_manifest, select
 
 INCOMING = ".incoming"  # unfinished files, on the same disk as their places
@@ -62,19 +62,52 @@ def fetch(
 ) -> list[Path]:
     """Bring what is missing of what a profile (or one of its stages, or `names`) needs into `root`; returns what was brought.
 
+    What a source lacks has an alternative in the manifest, or is named at the end, when all the rest has come.
     Raises FetchError where something cannot be had or is not what it should be, ValueError where there is no such name.
     """
     root, source = root or downloads_root(), source or HuggingFace()
-    chosen = select(read_manifest(), profile, stage, names)
-    brought, states = [], inspect(chosen, root)
+    refuse_dangling(root)
+    chosen, others = select_for(root, profile, stage, names)
+    brought, lacking, states = [], [], inspect(chosen, root)
     refuse_changed(states, root)
     if wanted := [state for state in states if state.word != "there"]:
         with alone_in(root):
-            jobs = [job for state in wanted if (job := plan(state, source, root, say))]
+            jobs, lacking = plan_all(wanted, others, source, root, say)
             make_sure_of_space(jobs, root, say)
             brought = [bring(job, source, root, say) for job in jobs]
-    say(f"{profile}: {len(states)} files, {len(states) - len(wanted)} were there, {len(brought)} fetched into {root}")
+    say(f"{profile}: {len(states) - len(wanted)} files were there, {len(brought)} fetched into {root}")
+    if lacking:
+        raise still_missing(profile, lacking, source)
     return brought
+
+
+def still_missing(profile: str, lacking: Sequence[Lacking], source: Source) -> FetchError:
+    """What to say at the end, when a source has not had everything."""
+    names = list(dict.fromkeys(each.artefact for each in lacking))
+    return FetchError("\n  ".join([f"{profile}: still missing: {', '.join(names)}", *map(str, lacking), source.instead(names)]))
+
+
+def select_for(root: Path, profile: str, stage: str | None, names: Sequence[str]) -> tuple[list[Artefact], dict[str, Artefact]]:
+    """What is asked for, and by its name what serves instead.  An alternative that is there already is taken at once.
+
+    What is asked for by name is meant: it has no alternative.
+    """
+    manifest = read_manifest()
+    chosen = select(manifest, profile, stage, names)
+    others = {} if names else {each.name: manifest[each.alternative] for each in chosen if each.alternative}
+    taken = [others[each.name] if each.name in others and any_there(others[each.name], root) and not any_there(each, root) else each for each in chosen]
+    return taken, others
+
+
+def any_there(artefact: Artefact, root: Path) -> bool:
+    """Whether a file that an artefact needs lies at its place."""
+    return any((root / file.to).is_file() for file in artefact.files if not file.optional)
+
+
+def refuse_dangling(root: Path) -> None:
+    """Raises FetchError where the folder of downloads is a link into nothing, as to a disk that was unplugged."""
+    if root.is_symlink() and not root.exists():
+        raise FetchError(f"{root}: points to {os.readlink(root)}, which is not there; is the disk connected?")
 
 
 @contextlib.contextmanager
@@ -99,7 +132,8 @@ def check(profile: str, stage: str | None = None, names: Sequence[str] = (), roo
           say: Say = print) -> bool:  # fmt: skip
     """Is everything there and unchanged?  Nothing is fetched.  full: read every file again, instead of its size and time alone."""
     root = root or downloads_root()
-    states = [state for state in inspect(select(read_manifest(), profile, stage, names), root, full)
+    refuse_dangling(root)
+    states = [state for state in inspect(select_for(root, profile, stage, names)[0], root, full)
               if not (state.word == "missing" and state.file.optional)]  # fmt: skip
     wrong = [state for state in states if state.word != "there"]
     for state in wrong:
@@ -164,7 +198,7 @@ def digest_of(path: Path, digest) -> str:
 
 
 def is_published(path: Path, remote: Remote) -> bool | None:
-    """Is it the file that the source published?  None where size alone is known, and right."""
+    """Is it the file that the source knows?  None where size alone is known, and right."""
     size = path.stat().st_size
     if size != remote.size:
         return False
@@ -176,6 +210,38 @@ def is_published(path: Path, remote: Remote) -> bool | None:
 
 
 # --- Before --------------------------------------------------------------------------------------------------------
+
+
+def plan_all(
+    wanted: Sequence[State], others: dict[str, Artefact], source: Source, root: Path, say: Say
+) -> tuple[list[Job], list[Lacking]]:
+    """What fetching files takes; of an artefact that the source lacks, what its alternative takes, else why it is missing."""
+    jobs, lacking = [], []
+    for name in dict.fromkeys(state.artefact.name for state in wanted):
+        try:
+            jobs += plan_artefact([state for state in wanted if state.artefact.name == name], source, root, say)
+        except Lacking as error:
+            try:
+                jobs += plan_other(others[name], source, root, say) if name in others else []
+            except Lacking:
+                lacking.append(error)
+                continue
+            if name in others:
+                say(f"{error}: {others[name].name} serves instead ({others[name].about})")
+            else:
+                lacking.append(error)
+    return jobs, lacking
+
+
+def plan_artefact(wanted: Sequence[State], source: Source, root: Path, say: Say) -> list[Job]:
+    return [job for state in wanted if (job := plan(state, source, root, say))]
+
+
+def plan_other(artefact: Artefact, source: Source, root: Path, say: Say) -> list[Job]:
+    """What fetching an alternative takes."""
+    states = inspect([artefact], root)
+    refuse_changed(states, root)
+    return plan_artefact([state for state in states if state.word != "there"], source, root, say)
 
 
 def plan(state: State, source: Source, root: Path, say: Say) -> Job | None:
@@ -202,7 +268,8 @@ def plan_subset(artefact: Artefact, file: File, remote: Remote, source: Source) 
             parts = choose(table, artefact.subset)
         except ValueError as error:
             raise FetchError(f"{place}: no part of it can be chosen: {error}") from error
-    return Job(artefact, file, remote, 2 * sum(part.size for part in parts), tuple(parts), table)
+    space = 2 * sum(part.size for part in parts) + max(part.size for part in parts)  # the parts, all in one, and what was read of the one in hand
+    return Job(artefact, file, remote, space, tuple(parts), table)
 
 
 def adopt(job: Job, source: Source, root: Path, say: Say) -> None:
@@ -257,7 +324,9 @@ def bring(job: Job, source: Source, root: Path, say: Say) -> Path:
         with contextlib.suppress(OSError):  # other files may be on their way
             (root / INCOMING).rmdir()
     published = (job.remote.sha256 or job.remote.git_hash) and not job.parts
-    say(f"{job.file.to}: {target.stat().st_size / 1e6:.1f} MB, {'as published' if published else 'checksum recorded'}")
+    unchecked = f"not in the record of {source.folder}: taken unchecked" if isinstance(source, Share) else "checksum recorded"
+    words = f"as {source.known_by.removeprefix('is ')}" if published else unchecked
+    say(f"{job.file.to}: {target.stat().st_size / 1e6:.1f} MB, {words}")
     return target
 
 
@@ -265,7 +334,8 @@ def bring_subset(job: Job, source: Source, folder: Path) -> Path:
     """The chosen row groups of a remote parquet file, each kept as it comes, then all in one file."""
     parts = folder / (job.remote.revision or job.remote.sha256 or "parts")  # another version's parts are not ours
     with told(source.place(job.artefact, job.file)), source.open(job.artefact, job.file, job.remote) as opened:
-        files = read_parts(open_parquet(opened, job.table), list(job.parts), parts, Path(job.file.to).name)
+        reads = KeptReads(opened, parts / "reads")
+        files = read_parts(open_parquet(reads, job.table), list(job.parts), parts, Path(job.file.to).name, reads.forget)
         return join(files, folder / "joined.parquet")
 
 
@@ -274,10 +344,13 @@ def prove(job: Job, source: Source, arrived: Path, folder: Path) -> None:
     if is_published(arrived, job.remote) is not False:
         return
     size, checksum = arrived.stat().st_size, job.remote.sha256 or job.remote.git_hash
+    damaged = "Run the command again; if it happens again, the source is damaged: take another (--mirror, --from)"
+    if source.finished:
+        damaged = "The copy in that folder is damaged, or was changed: have it copied there again"
     shutil.rmtree(folder)
     expected = f"{job.remote.size} bytes" + (f", checksum {checksum[:12]}…" if checksum else "")
-    raise FetchError(f"{source.place(job.artefact, job.file)}: what came ({size} bytes) is not what is published ({expected}); it was thrown "
-                     "away. Run the command again; if it happens again, the source is damaged: take another (--mirror, --from)")  # fmt: skip
+    raise FetchError(f"{source.place(job.artefact, job.file)}: what came ({size} bytes) is not what {source.known_by} ({expected}); it was thrown "
+                     f"away. {damaged}")  # fmt: skip
 
 
 def keep_tensors(path: Path, prefix: str, place: str) -> Path:
@@ -328,10 +401,17 @@ def main(
     """`mmo fetch`: 0 when everything is there.  Raises FetchError and ValueError with what to do."""
     if share and mirror:
         raise ValueError("--from and --mirror name two sources; choose one")
+    if (offline or verify) and (share or mirror):
+        raise ValueError(f"{'--offline' if offline else '--verify'} fetches nothing, so {'--from' if share else '--mirror'} has no meaning beside it; leave one of them out")
     if offline or verify:
         if check(profile, stage, names, full=verify, say=say):
             return 0
         say("nothing was fetched; run the command without --offline and --verify, or with --from DIR (a folder that somebody shares)")
         return 1
-    fetch(profile, stage, names, Share.at(share, downloads_root()) if share else ModelScope() if mirror else HuggingFace(), say=say)
+    source = Share.at(share, downloads_root()) if share else ModelScope() if mirror else HuggingFace()
+    if warning := source.warning() if share else "":
+        say(warning)
+    fetch(profile, stage, names, source, say=say)
+    if warning:
+        say(warning)  # once more, below all that came
     return 0

@@ -7,8 +7,11 @@ rows, so that little is read even where a file has few and large row groups.
 
 from __future__ import annotations
 
+import io
 import os
 import random
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -52,21 +55,71 @@ def open_parquet(file: BinaryIO, table: parquet.FileMetaData | None = None) -> p
     return parquet.ParquetFile(file, metadata=table, buffer_size=BUFFER, pre_buffer=False)
 
 
-def read_parts(source: parquet.ParquetFile, parts: list[Part], folder: Path, label: str) -> list[Path]:
-    """Each part as a file of its own in `folder`; one that is finished there already is kept, which is how a broken download goes on."""
+class KeptReads(io.RawIOBase):
+    """A remote file of which every read is kept in a folder: what was read before a break comes from there, and not once more over the line.
+
+    Within a row group parquet is read from its beginning, always by the same ranges; so a broken row group goes on at the range where it broke.
+    """
+
+    def __init__(self, file: BinaryIO, folder: Path) -> None:
+        super().__init__()
+        self.file, self.folder = file, folder
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, place: int, whence: int = os.SEEK_SET) -> int:
+        return self.file.seek(place, whence)
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+    def read(self, size: int = -1) -> bytes:
+        start = self.file.tell()
+        kept = self.folder / f"{start}-{size}"
+        if kept.is_file():
+            data = kept.read_bytes()
+            self.file.seek(start + len(data))
+            return data
+        data = self.file.read(size)
+        if len(data) == size:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            unfinished = kept.with_suffix(".tmp")
+            unfinished.write_bytes(data)
+            os.replace(unfinished, kept)
+        return data
+
+    def forget(self) -> None:
+        """What was read is used up: give its room back."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def read_parts(source: parquet.ParquetFile, parts: list[Part], folder: Path, label: str, used_up: Callable[[], object] = lambda: None) -> list[Path]:
+    """Each part as a file of its own in `folder`; one that is finished there already is kept, which is how a broken download goes on.
+
+    used_up: called behind every part that was read.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"group-{part.group:05d}-{part.rows}.parquet" for part in parts]
-    for part, file in zip(parts, tqdm(files, desc=label, unit="row group")):
-        if not file.is_file():
-            write_part(source, part, file)
+    with tqdm(desc=label, unit=" rows", total=sum(part.rows for part in parts)) as shown:
+        for part, file in zip(parts, files):
+            if file.is_file():
+                shown.update(part.rows)
+            else:
+                write_part(source, part, file, shown)
+                used_up()
     return files
 
 
-def write_part(source: parquet.ParquetFile, part: Part, file: Path) -> None:
+def write_part(source: parquet.ParquetFile, part: Part, file: Path, shown: tqdm) -> None:
     unfinished, left = file.with_suffix(".tmp"), part.rows
     with parquet.ParquetWriter(unfinished, source.schema_arrow) as writer:
         for batch in source.iter_batches(min(BATCH, part.rows), row_groups=[part.group], use_threads=False):
             writer.write_batch(batch.slice(0, left))
+            shown.update(min(left, batch.num_rows))
             left -= min(left, batch.num_rows)
             if not left:
                 break

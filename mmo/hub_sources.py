@@ -13,7 +13,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -26,6 +26,8 @@ from tqdm import tqdm
 from mmo.manifest import Artefact, File
 
 LOCK = "fetched.json"  # beside the data: what was fetched, from where, with which checksum
+RECORDED = {"size": int, "mtime_ns": int, "sha256": str}  # what is asked of every record there
+ANEW = "delete it, and the files are checked and recorded anew; of a share, copy it again"
 SHA256, GIT_HASH = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
 ELSEWHERE = ("check the network; HF_ENDPOINT=… names another address of the Hugging Face hub, --mirror takes ModelScope, "
              "--from DIR a folder that somebody shares")  # fmt: skip
@@ -33,6 +35,14 @@ ELSEWHERE = ("check the network; HF_ENDPOINT=… names another address of the Hu
 
 class FetchError(RuntimeError):
     """Something could not be fetched; the message names artefact, repository and file and says what to do."""
+
+
+class Lacking(FetchError):
+    """A source does not have an artefact; another one may."""
+
+    def __init__(self, words: str, artefact: Artefact) -> None:
+        super().__init__(words)
+        self.artefact = artefact.name
 
 
 class Interrupted(FetchError):
@@ -53,6 +63,7 @@ class Source(Protocol):
     """What `fetch` asks of a place."""
 
     finished: bool  # its files are as they are to lie here: nothing is cut out of them any more
+    known_by: str  # where its sizes and checksums stand, as "what came is not what …"
 
     def place(self, artefact: Artefact, file: File) -> str: ...
 
@@ -61,6 +72,9 @@ class Source(Protocol):
     def bring(self, artefact: Artefact, file: File, remote: Remote, folder: Path) -> Path: ...
 
     def open(self, artefact: Artefact, file: File, remote: Remote) -> BinaryIO: ...
+
+    def instead(self, names: Sequence[str]) -> str:
+        """What to do about artefacts that it lacks."""
 
 
 @contextlib.contextmanager
@@ -126,6 +140,7 @@ class HuggingFace:
     """The Hugging Face hub, or what HF_ENDPOINT names."""
 
     finished = False
+    known_by = "is published"
 
     @property
     def endpoint(self) -> str | None:
@@ -165,12 +180,16 @@ class HuggingFace:
             system = HfFileSystem(endpoint=self.endpoint, skip_instance_cache=True)
             return system.open(f"{prefix}{artefact.hub}@{revision}/{file.path}", "rb", cache_type="none")
 
+    def instead(self, names: Sequence[str]) -> str:
+        return f"Try ModelScope: mmo fetch {' '.join(names)} --mirror"
+
 
 @dataclass(frozen=True)
 class ModelScope:
     """ModelScope, or what MODELSCOPE_ENDPOINT names."""
 
     finished = False
+    known_by = "is published"
     listings: dict[str, dict] = field(default_factory=dict)  # one listing a repository, asked once
 
     def place(self, artefact: Artefact, file: File) -> str:
@@ -190,7 +209,7 @@ class ModelScope:
             try:
                 yield
             except errors.NotExistError as error:
-                raise FetchError(f"{place}: ModelScope has no such repository or file; leave out --mirror") from error
+                raise Lacking(f"{place}: ModelScope has no such repository or file", artefact) from error
             except errors.FileIntegrityError as error:
                 raise FetchError(f"{place}: what came is not what is published ({first_line(error)}); run the command again") from error
             except (errors.NetworkError, errors.RequestTimeoutError, errors.APIError) as error:
@@ -204,14 +223,13 @@ class ModelScope:
 
     def describe(self, artefact: Artefact, file: File) -> Remote | None:
         if not artefact.mirror or artefact.subset:
-            raise FetchError(f"{self.place(artefact, file)}: not to be had there. Fetch it from the Hugging Face hub (HF_ENDPOINT=… "
-                             f"names another address of it): mmo fetch {artefact.name}")  # fmt: skip
+            raise Lacking(f"{self.place(artefact, file)}: not to be had there", artefact)
         with self.told(artefact, file):
             found = self.listing(artefact).get(file.mirror)
         if found is None:
             if file.optional:
                 return None
-            raise FetchError(f"{self.place(artefact, file)}: the repository has no such file; leave out --mirror")
+            raise Lacking(f"{self.place(artefact, file)}: the repository has no such file", artefact)
         return Remote(found.size, (found.sha256 or "").lower())
 
     def bring(self, artefact: Artefact, file: File, remote: Remote, folder: Path) -> Path:
@@ -226,6 +244,9 @@ class ModelScope:
     def open(self, artefact: Artefact, file: File, remote: Remote) -> BinaryIO:
         raise FetchError(f"{self.place(artefact, file)}: ModelScope's client does not read parts of a file")
 
+    def instead(self, names: Sequence[str]) -> str:
+        return f"The Hugging Face hub has it (HF_ENDPOINT=… names another address of it): mmo fetch {' '.join(names)}"
+
 
 @dataclass(frozen=True)
 class Share:
@@ -233,6 +254,7 @@ class Share:
 
     folder: Path
     finished = True
+    known_by = f"the {LOCK} of that folder records"
 
     @classmethod
     def at(cls, folder: Path, root: Path) -> Share:
@@ -246,6 +268,13 @@ class Share:
             raise ValueError(f"--from {folder}: the files lie deeper: --from {inside[0]}")
         return cls(folder)
 
+    def warning(self) -> str:
+        """What to tell of a share whose files nobody can check; "" where its record came with it."""
+        if (self.folder / LOCK).is_file():
+            return ""
+        return (f"nothing in this share can be checked: {self.folder} has no {LOCK}. What comes is taken as it is; better copy {LOCK} there, from "
+                "where the files were fetched, delete what came, and run the command again")  # fmt: skip
+
     def place(self, artefact: Artefact, file: File) -> str:
         return f"{artefact.name}: {file.to}, shared folder {self.folder}"
 
@@ -254,8 +283,7 @@ class Share:
             if not (self.folder / file.to).is_file():
                 if file.optional:
                     return None
-                raise FetchError(f"{self.place(artefact, file)}: not there; the folder must look like the data/downloads of somebody "
-                                 "who ran `mmo fetch`")  # fmt: skip
+                raise Lacking(f"{self.place(artefact, file)}: not there", artefact)
             known = read_lock(self.folder).get(file.to, {})
             return Remote((self.folder / file.to).stat().st_size, known.get("sha256", ""), known.get("revision", ""))
 
@@ -269,6 +297,9 @@ class Share:
     def open(self, artefact: Artefact, file: File, remote: Remote) -> BinaryIO:
         return open(self.folder / file.to, "rb")
 
+    def instead(self, names: Sequence[str]) -> str:
+        return f"The folder must look like the data/downloads of somebody who ran `mmo fetch`; from a hub: mmo fetch {' '.join(names)}"
+
 
 def read_lock(folder: Path) -> dict[str, dict]:
     """What was fetched into a folder: path -> size (bytes), mtime_ns, sha256, artefact, source, revision."""
@@ -276,9 +307,15 @@ def read_lock(folder: Path) -> dict[str, dict]:
     if not path.is_file():
         return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["files"]
+        files = json.loads(path.read_text(encoding="utf-8"))["files"]
     except (ValueError, KeyError, TypeError) as error:
-        raise FetchError(f"{path}: cannot be read ({error}); delete it, and the files are checked and recorded anew") from error
+        raise FetchError(f"{path}: cannot be read ({first_line(error)}); {ANEW}") from error
+    if not isinstance(files, dict):
+        raise FetchError(f"{path}: damaged, \"files\" holds no records by path; {ANEW}")
+    for name, record in files.items():
+        if not isinstance(record, dict) or any(not isinstance(record.get(word), kind) for word, kind in RECORDED.items()):
+            raise FetchError(f"{path}: damaged, the record of {name} lacks {', '.join(RECORDED)}; {ANEW}")
+    return files
 
 
 def write_lock(folder: Path, files: dict[str, dict]) -> None:

@@ -55,10 +55,43 @@ PASSED_OVER = {
 }  # fmt: skip
 
 
+def read_settings(path: Path) -> dict:
+    """A config.json.  Raises ValueError, naming the file, where it is no JSON object."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # no JSON, or no text
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds {json.dumps(found)[:60]}, wanted settings by name, as in {{\"hidden_size\": 768}}")
+    return found
+
+
+def check_kinds(values: Mapping, source: str) -> None:
+    """Raises ValueError naming settings whose values are of another kind than ours, as words where a number is wanted."""
+    usual, by_rule = ModelConfig(), {field.name for field in fields(ModelConfig) if field.default is None}
+    wrong = {name: value for name, value in values.items() if not (value is None and name in by_rule) and not is_like(value, getattr(usual, name), name)}
+    if wrong:
+        raise ValueError(f"{source}: {wrong}; wanted values like { {name: getattr(usual, name) for name in wrong} }")
+
+
+def is_like(value: object, usual: object, name: str) -> bool:
+    """Whether a value can stand for a setting whose usual value is that one."""
+    if isinstance(usual, bool):
+        return isinstance(value, bool)
+    if isinstance(usual, tuple):
+        return isinstance(value, (list, tuple)) and all(is_like(each, 0, "_token") for each in value)
+    if isinstance(usual, float):
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    least = -1 if name == "bridge_layer" else 0 if name.endswith("_token") or "expert" in name else 1
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
 def config_from_settings(settings: Mapping, source: str) -> ModelConfig:
     """The original's config.json -> our configuration.  Raises ValueError naming settings that this model cannot follow."""
     odd = {name: settings[name] for name, value in WANTED.items() if name in settings and settings[name] != value}
     rotary = settings.get("rope_parameters") or {}  # where transformers 5 keeps theta
+    if not isinstance(rotary, Mapping):
+        raise ValueError(f"{source}: rope_parameters is {rotary!r}, wanted settings by name, as in {{\"rope_theta\": 1000000.0}}")
     if rotary.get("rope_type", "default") != "default":
         odd["rope_parameters"] = rotary
     if odd:
@@ -66,6 +99,7 @@ def config_from_settings(settings: Mapping, source: str) -> ModelConfig:
     theta = {"rope_theta": rotary["rope_theta"]} if "rope_theta" in rotary else {}
     own = {name: settings[name] for name in ALL_SETTINGS if name in settings}
     renamed = {ours: settings[theirs] for theirs, ours in RENAMED.items() if settings.get(theirs) is not None}
+    check_kinds(theta | renamed | own, source)
     try:
         return ModelConfig.from_dict(theta | renamed | own)
     except ValueError as error:
@@ -102,7 +136,12 @@ def infer_config(state: Mapping[str, Tensor], source: str) -> ModelConfig:
     """
 
     def size(name: str, dimension: int, default: int | None) -> int | None:
-        return state[name].shape[dimension] if name in state else default
+        if name not in state:
+            return default
+        shape = tuple(state[name].shape)
+        if dimension >= len(shape) or not shape[dimension]:
+            raise ValueError(f"{source}: {name} has shape {shape}, which no weights of the original's have there")
+        return shape[dimension]
 
     def count(pattern: str) -> int:
         return len({found.group(1) for name in state if (found := re.match(pattern, name))})
@@ -200,13 +239,17 @@ def read_original(path: Path, config_file: Path | None = None) -> Weights:
         config, settings = infer_config(state, source), {}
         notes.append("sizes read from the shapes, special ids and all else as the original has them")
     else:
-        settings = json.loads(config_file.read_text(encoding="utf-8"))
+        settings = read_settings(config_file)
         config = config_from_settings(settings, str(config_file))
         notes.append(f"configuration: {config_file}")
         if unknown := sorted(set(settings) - set(ALL_SETTINGS) - set(RENAMED) - set(WANTED) - PASSED_OVER):
             notes.append(f"settings that say nothing here: {unknown}")
     try:
-        check_fit(expected_shapes(config), state, source)
+        wanted = expected_shapes(config)
+    except (ValueError, RuntimeError, ArithmeticError, TypeError) as error:
+        raise ValueError(f"{config_file or source}: no model can be made of these sizes: {str(error).splitlines()[0]}") from error
+    try:
+        check_fit(wanted, state, source)
     except ValueError as error:
         raise ValueError(f"{error}{hint_for(state)}") from error
     check_finite(state, source)

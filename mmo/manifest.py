@@ -58,12 +58,16 @@ class Artefact:
     stages: tuple[str, ...] = ()
     subset: Subset | None = None
     gigabytes: float | None = None  # about; None where it is not known before the hub is asked
+    alternative: str = ""  # the artefact that serves as well, for a source that lacks this one
 
 
 def read_manifest(path: Path = MANIFEST) -> dict[str, Artefact]:
     """Every artefact by its name.  Raises ValueError naming the table that cannot be understood."""
     tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    return {name: read_artefact(name, dict(table)) for name, table in tables.items()}
+    found = {name: read_artefact(name, dict(table)) for name, table in tables.items()}
+    if unknown := [each.name for each in found.values() if each.alternative and each.alternative not in found]:
+        raise ValueError(f"manifest: [{unknown[0]}] its alternative is no artefact")
+    return found
 
 
 def read_artefact(name: str, table: dict) -> Artefact:

@@ -37,8 +37,8 @@ from tqdm.auto import tqdm
 
 from mmo.chat import ChatTokenizer
 from mmo.checkpoint import (
-    latest_weights, load_state, random_state, save_state, set_random_state, snapshot_file, snapshots_of, stage_file, told, with_prefix,
-    without_prefix,
+    latest_weights, load_state, random_state, save_state, set_random_state, sha256_of, snapshot_file, snapshots_of, stage_file, state_file, told,
+    with_prefix, without_prefix, write_made,
 )  # fmt: skip
 from mmo.compiling import Compilation
 from mmo.config import Draws, StageConfig
@@ -532,7 +532,8 @@ class StageRun:
         self.passes: tuple[StageConfig, ...] = settings["passes"]
         self.encoders = encoders or default_encoders(profile, self.device)
         self.tokenizer = ChatTokenizer.load(profile.tokenizer_dir)
-        self.state_file = run_dir / f"{stage}.state.safetensors"
+        self.state_file = state_file(run_dir, stage)
+        self.start = ""  # SHA-256 of the weights it starts from; process 0 knows it
         self.progress, self.counts = Progress(), Counts()
         self.bad: dict[tuple[str, int], BadRow] = {}
         self.saved: dict[str, Tensor] | None = None
@@ -541,8 +542,7 @@ class StageRun:
 
     # What a state belongs to: a state of other data, sizes or recipe must not be gone on from.
     def key(self) -> str:
-        told = [asdict(each) for each in self.passes] + [self.profile.model.to_dict(), self.settings["seed"], str(self.dtype)]
-        return hashlib.sha256(json.dumps(told, sort_keys=True, default=list).encode()).hexdigest()[:16]
+        return settings_key(self.passes, self.profile, self.settings["seed"], self.dtype)
 
     def resume(self) -> bool:
         """Read an unfinished state, if there is one.  Raises ValueError where it was made with other settings."""
@@ -555,6 +555,7 @@ class StageRun:
                 f"anew: fresh=True in train(), --fresh on the command line"
             )
         self.progress, self.counts = Progress(**about["progress"]), Counts(**about["counts"])
+        self.start = about.get("start", "")
         return True
 
     def model(self) -> OmniModel:
@@ -566,6 +567,7 @@ class StageRun:
                 say(f"going on with stage {self.stage} at pass {self.passes[self.progress.done].name}, step {self.progress.step}")
             else:
                 load_thinker(model.model, self.profile.thinker_file)
+                self.starts_from(self.profile.thinker_file)
                 talker = "untrained Talker and projectors"
                 if self.profile.talker_from_thinker:
                     start_talker(model)
@@ -579,7 +581,12 @@ class StageRun:
             except ValueError as error:
                 whose = f"{error}. Are these the weights of another profile than {self.profile.full_name}? Name theirs with --profile, or give this run a folder of its own: --run"
                 raise ValueError(whose) from error
+            self.starts_from(path)
         return model.to(self.device).train()
+
+    def starts_from(self, path: Path) -> None:
+        """Remember the weights that the stage begins with: they are written down beside what becomes of them."""
+        self.start = sha256_of(path) if self.group.first else ""
 
     def open(self, stage: StageConfig) -> tuple[Batches, dict[str, list[Batch]], int]:
         """Training batches, validation batches (for process 0) and number of steps of a pass."""
@@ -621,6 +628,7 @@ class StageRun:
             log.close()
         if self.group.first:
             save_model(model, stage_file(self.run_dir, self.stage))
+            write_made(self.run_dir, self.stage, self.key(), self.settings["budget"], self.start)
             self.state_file.unlink(missing_ok=True)
         self.group.wait()  # the next stage begins with this file
         return True
@@ -716,7 +724,7 @@ class StageRun:
 
     def save(self, stepper: Stepper, log: Log) -> None:
         """The state of this moment; the log reaches exactly as far."""
-        about = {"key": self.key(), "progress": asdict(self.progress), "counts": asdict(self.counts)}
+        about = {"key": self.key(), "start": self.start, "progress": asdict(self.progress), "counts": asdict(self.counts)}
         save_state(self.state_file, stepper.tensors(), about)
 
     def report_bad(self) -> tuple[BadRow, ...]:
@@ -758,8 +766,14 @@ def process_peak(process: int) -> int:
     return getattr(held, "peak_wset", held.rss)
 
 
-def planned_passes(profile: Profile, stage: str, budget: str, steps: int | None) -> tuple[StageConfig, ...]:
-    """The passes of a stage under a budget; `steps` spreads another number of steps over them in proportion."""
+def settings_key(passes: Sequence[StageConfig], profile: Profile, seed: int, dtype: torch.dtype) -> str:
+    """A short name for what decides a stage's weights beside its data and the weights it starts from: recipe, model, seed, number format."""
+    told = [asdict(each) for each in passes] + [profile.model.to_dict(), seed, str(dtype)]
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=list).encode()).hexdigest()[:16]
+
+
+def planned_passes(profile: Profile, stage: str, budget: str, steps: int | None, compile: bool = False) -> tuple[StageConfig, ...]:
+    """The passes of a stage under a budget; `steps` spreads another number of steps over them in proportion; `compile`: all compiled."""
     if stage not in profile.stages:
         raise ValueError(f"no stage {stage!r}; there are {', '.join(profile.stages)}")
     passes = profile.stages[stage]
@@ -774,7 +788,7 @@ def planned_passes(profile: Profile, stage: str, budget: str, steps: int | None)
             raise ValueError(f"stage {stage} of profile {profile.name} counts in epochs; its steps cannot be set")
         whole = sum(each.steps for each in passes)
         passes = tuple(each.replace(steps=max(1, round(each.steps * steps / whole))) for each in passes)
-    return passes
+    return tuple(each.replace(compile=True) for each in passes) if compile else passes
 
 
 def rehearsed(stage: StageConfig, positions: int | None) -> StageConfig:
@@ -860,9 +874,8 @@ def train(
     with group.naming_errors():
         run_dir = Path(run_dir) if run_dir else default_run_dir(profile, budget)
         device = device or own_device(profile, group)
-        passes = planned_passes(profile, stage, budget, steps)
         settings = {
-            "passes": tuple(each.replace(compile=True) for each in passes) if compile else passes,
+            "passes": planned_passes(profile, stage, budget, steps, compile), "budget": budget,
             "seed": seed, "fresh": fresh, "strict": strict, "group": group, "device": device, "dtype": dtype or profile.dtype(device),
             "checkpoint_seconds": profile.checkpoint_seconds, "snapshots": snapshots,
             "save_at": set(save_at) | ({REHEARSED_SAVE} if budget == "rehearse" else set()),

@@ -59,9 +59,13 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path}: refused, nothing of it was run: it holds something else than tensors, or is damaged") from error
     except (RuntimeError, EOFError, OSError) as error:  # the file is there and was opened: what fails is its content
         raise ValueError(f"{path} is damaged, or cut short: {(str(error) or 'empty').splitlines()[0]}; fetch or copy it again") from error
+    except Exception as error:  # bytes that are no pickle at all may do anything to whoever reads them as one
+        raise ValueError(f"{path} is no file of weights, or damaged ({type(error).__name__} while reading); fetch or copy it again") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds a {type(found).__name__}, wanted tensors by name")
-    strange = [str(name) for name, value in found.items() if not isinstance(value, Tensor)]
+    if unnamed := [name for name in found if not isinstance(name, str)]:
+        raise ValueError(f"{path}: not tensors by name, but by {listed([type(name).__name__ + ' ' + repr(name) for name in unnamed])}")
+    strange = [name for name, value in found.items() if not isinstance(value, Tensor)]
     if strange:
         kind = " It looks like the state of an interrupted training: take the weights alone." if "optimizer" in strange else ""
         raise ValueError(f"{path}: not tensors by name, but also {listed(strange)}.{kind}")

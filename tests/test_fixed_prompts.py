@@ -123,7 +123,7 @@ def test_training_ends_with_the_prompts_and_does_not_fail_for_want_of_a_codec(pr
     assert done.exit_code == 0 and "answered after t2a" in done.output, done.output
     assert len(json.loads((run / "prompts" / "t2a" / "said.json").read_text())["answers"]) == 20
     profile.codec_file.unlink()
-    done = CliRunner().invoke(cli.app, ["train", "--stage", "all", "--run", str(run)])
+    done = CliRunner().invoke(cli.app, ["train", "--stage", "all", "--fresh", "--run", str(run)])
     assert done.exit_code == 0 and asked == ["t2a", "t2a", "a2a", "i2t"]
     assert done.output.count("not asked after") == 3 and "codec.safetensors" in done.output
     assert not (run / "prompts" / "a2a").exists()

@@ -452,7 +452,8 @@ def test_a_damaged_or_unfinished_share_is_refused(server, root, tmp_path, monkey
     monkeypatch.setenv("MMO_DOWNLOADS", str(tmp_path / "pupil"))
     (tmp_path / "share" / T2A).write_bytes(noise(300_000, 99))
     done = mmo("t2a-mini", "--from", tmp_path / "share")
-    assert done.exit_code == 1 and "not what is published" in done.output
+    assert done.exit_code == 1 and "published" not in done.output, "nothing was asked of any publisher"
+    assert "is not what the fetched.json of that folder records" in done.output and "have it copied there again" in done.output
     done = mmo("a2a-mini", "--from", tmp_path / "share")
     assert done.exit_code == 1 and "mini/sft_a2a_mini.parquet" in done.output and "not there" in done.output
 
@@ -500,15 +501,41 @@ def test_of_few_and_large_row_groups_only_the_first_rows_are_read(server, root, 
 def test_row_groups_that_came_before_a_break_are_not_read_again(server, root, monkeypatch):
     real, calls = hub_rows.write_part, []
 
-    def breaks_once(source, part, file):
+    def breaks_once(source, part, file, shown):
         calls.append(part.group)
         if len(calls) == 3:  # the client itself tries again for half a minute before it says so
             raise requests.ConnectionError("the line is dead")
-        real(source, part, file)
+        real(source, part, file, shown)
 
     monkeypatch.setattr(hub_rows, "write_part", breaks_once)
     assert mmo("i2t-mini").exit_code == 0
     assert calls == [2, 16, 24, 24, 26]
+
+
+def test_a_break_within_a_row_group_costs_what_was_being_read_and_no_more(server, root, manifest, monkeypatch):
+    """Nobody knows how the real file is cut: it may be one row group."""
+    large = pictures(groups=1, rows=1500)
+    server.add(manifest["i2t-mini"].hub, {"sft_i2t.parquet": large}, "dataset")
+    monkeypatch.setattr(hub_rows, "BUFFER", 65_536)
+    monkeypatch.setattr(hub_rows, "BATCH", 50)
+    real, read = hub_rows.KeptReads.read, []
+
+    def interrupted(self, size=-1):
+        read.append(self.tell())
+        if len(read) == 6:
+            raise KeyboardInterrupt
+        return real(self, size)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hub_rows.KeptReads, "read", interrupted)
+        assert mmo("i2t-mini").exit_code == 130
+    before = len(server.ranges["sft_i2t.parquet"])
+    assert before >= 5
+    assert mmo("i2t-mini").exit_code == 0 and numbers(root / "mini" / "sft_i2t_mini.parquet") == [*range(200)]
+    asked = server.ranges["sft_i2t.parquet"]
+    again = [each for each in asked[before:] if each in asked[:before] and int(each.removeprefix("bytes=").split("-")[0]) < 0.9 * len(large)]
+    assert not again, "only the table at the file's end is asked for twice"
+    assert not (root / ".incoming").exists()
 
 
 def test_a_part_that_would_be_the_whole_is_refused(server, root, manifest):
@@ -551,7 +578,7 @@ def test_a_corrupted_file_from_the_mirror_is_refused(server, root, patient):
 
 
 def test_what_the_mirror_lacks_is_said(server, root, patient, manifest):
-    for name in ("codec", "i2t-mini"):
+    for name in ("codec", "i2t-mini"):  # by its name the codec itself is meant, not what serves instead
         done = mmo(name, "--mirror")
         assert done.exit_code == 1 and "not to be had there" in done.output and f"mmo fetch {name}" in done.output
     del server.repositories["model", manifest["speech-encoder"].mirror]["am.mvn"]
@@ -559,6 +586,58 @@ def test_what_the_mirror_lacks_is_said(server, root, patient, manifest):
     assert done.exit_code == 1 and NO_FILE in done.output
     server.repositories.clear()
     assert "no such repository" in mmo("speech-encoder", "--mirror").output
+
+
+def still_missing(done) -> str:
+    return done.output[done.output.index("still missing") :]
+
+
+def test_the_mirror_brings_everything_but_i2t_mini_and_the_codec_in_its_other_layout(server, root, patient, manifest):
+    done = mmo("--mirror")
+    assert done.exit_code == 1 and "still missing: i2t-mini\n" in done.output and "mmo fetch i2t-mini" in still_missing(done), done.output
+    assert "codec-transformers serves instead" in done.output and "codec" not in still_missing(done)
+    for artefact in select(manifest, "mini"):
+        if artefact.name not in ("codec", "i2t-mini"):
+            assert all((root / file.to).is_file() for file in artefact.files), artefact.name
+    assert (root / "mimi-transformers" / "model.safetensors").is_file() and not (root / "mimi").exists()
+    served = dict(server.served)
+    assert mmo("--mirror").exit_code == 1 and dict(server.served) == served, "what has come stays"
+    for stage in ("t2a", "a2a"):
+        assert mmo("--mirror", "--stage", stage).exit_code == 0
+
+
+def test_offline_and_doctor_agree_on_what_the_mirror_brought(server, root, patient):
+    mmo("--mirror")
+    picture_rows = root / "mini" / "sft_i2t_mini.parquet"
+    assert doctor.missing_files(profiles.mini()) == [str(picture_rows)]
+    offline = mmo("--offline")
+    assert offline.exit_code == 1 and re.findall(r"missing: (\S+)", offline.output) == [str(picture_rows)]
+    assert mmo("i2t-mini").exit_code == 0, "from the hub, as was said"
+    assert mmo("--offline").exit_code == 0 and mmo("--verify").exit_code == 0 and doctor.missing_files(profiles.mini()) == []
+    assert mmo().exit_code == 0 and not (root / "mimi").exists(), "the hub is not asked for what serves already"
+
+
+def test_a_share_of_what_the_mirror_brought_gives_all_that_it_has(server, root, patient, tmp_path, monkeypatch):
+    mmo("--mirror")
+    shutil.copytree(root, tmp_path / "share")
+    monkeypatch.setenv("MMO_DOWNLOADS", str(tmp_path / "pupil"))
+    done = mmo("--from", tmp_path / "share")
+    assert done.exit_code == 1 and "still missing: i2t-mini\n" in done.output and "codec-transformers serves instead" in done.output
+    assert lock(tmp_path / "pupil").keys() == lock(root).keys()
+
+
+def test_the_codec_itself_is_kept_where_it_is_there(server, root, patient):
+    assert mmo("codec", "codec-transformers").exit_code == 0
+    (root / "mimi" / "tokenizer-e351c8d8-checkpoint125.safetensors").write_bytes(b"changed")
+    done = mmo("--offline")
+    assert "changed: " in done.output and "mimi/tokenizer" in done.output
+
+
+def test_an_alternative_that_is_no_artefact_is_refused(tmp_path):
+    path = tmp_path / "manifest.toml"
+    path.write_text('[a]\nabout = ""\nhub = "a/b"\nlicence = ""\nfolder = "a"\nfiles = []\nalternative = "b"\n')
+    with pytest.raises(ValueError, match=r"manifest: \[a\] its alternative is no artefact"):
+        read_manifest(path)
 
 
 # --- Words ---------------------------------------------------------------------------------------------------------------
@@ -572,6 +651,43 @@ def test_wrong_words_are_answered_with_the_right_ones(root):
     root.mkdir()
     (root / "fetched.json").write_text("{")
     assert "fetched.json: cannot be read" in mmo("--offline").output
+
+
+@pytest.mark.parametrize("damaged", ["[]", '{"files": []}', '{"files": {"%s": {}}}' % T2A, '{"files": {"%s": {"size": "x", "mtime_ns": 1, "sha256": ""}}}' % T2A])
+def test_a_damaged_record_is_named_with_what_to_do(root, tmp_path, damaged):
+    for folder in (root, tmp_path / "share"):
+        (folder / "mini").mkdir(parents=True)
+        (folder / T2A).write_bytes(noise(2000))
+    (root / "fetched.json").write_text(damaged)
+    done = mmo("t2a-mini", "--offline")
+    assert done.exit_code == 1 and str(root / "fetched.json") in done.output and "delete it, and the files are checked and recorded anew" in done.output, done.output
+    (tmp_path / "share" / "fetched.json").write_text(damaged)
+    shutil.rmtree(root)
+    done = mmo("t2a-mini", "--from", tmp_path / "share")
+    assert done.exit_code == 1 and str(tmp_path / "share" / "fetched.json") in done.output and "of a share, copy it again" in done.output
+
+
+def test_a_share_without_its_record_is_taken_with_a_warning_above_and_below(root, tmp_path):
+    (tmp_path / "share" / "mini").mkdir(parents=True)
+    (tmp_path / "share" / T2A).write_bytes(noise(2000))
+    done = mmo("t2a-mini", "--from", tmp_path / "share")
+    warning = f"nothing in this share can be checked: {tmp_path / 'share'} has no fetched.json"
+    assert done.exit_code == 0 and done.output.count(warning) == 2 and "taken unchecked" in done.output, done.output
+    assert done.output.startswith(warning) and warning in done.output.strip().splitlines()[-1]
+
+
+def test_what_fetches_nothing_takes_no_source(root, tmp_path):
+    for command in ("--offline", "--verify"):
+        for source in (["--from", tmp_path], ["--mirror"]):
+            done = mmo(command, *source)
+            assert done.exit_code == 1 and f"{command} fetches nothing, so {source[0]} has no meaning beside it" in done.output
+
+
+def test_a_link_to_a_disk_that_was_unplugged_is_told_as_such(root, tmp_path):
+    root.symlink_to(tmp_path / "disk")
+    for command in ([], ["--offline"]):
+        done = mmo("t2a-mini", *command)
+        assert done.exit_code == 1 and f"{root}: points to {tmp_path / 'disk'}, which is not there; is the disk connected?" in done.output, done.output
 
 
 def messages(path: Path) -> list[str]:

@@ -93,8 +93,7 @@ def names_of(layers: int, talker_layers: int, experts: int = 0) -> set[str]:
 
 def golden_files(*names: str) -> dict[str, Path]:
     """Those of the golden model files that are there, as stems: the original's (which need not be), and our own."""
-    places = {name: folder / name for folder in (OWN_GOLDEN, shared_golden()) for name in names}
-    return {name: stem for name, stem in places.items() if stem.with_suffix(".json").is_file()}
+    return {name: folder / name for folder in (OWN_GOLDEN, shared_golden()) for name in names if (folder / f"{name}.json").is_file()}
 
 
 ORIGINALS = golden_files("dense", "moe", "narrow_talker")
@@ -349,6 +348,35 @@ def test_damaged_and_other_files_are_named(tmp_path):
         read_original(tmp_path)
     with pytest.raises(ValueError, match="mmo import minimind-3o"):
         load_model(path)
+
+
+def test_files_that_are_no_weights_are_named_without_a_traceback(tmp_path):
+    """`mmo` here fails the test where anything but an exit comes through."""
+    path = tmp_path / "x.pth"
+    for content in (b"hello\n", b"\x00" * 100, b"PK\x03\x04 and no archive", bytes(range(256))):
+        path.write_bytes(content)
+        status, said = mmo("import", "minimind-3o", path, "--to", tmp_path / "ours.safetensors")
+        assert status == 1 and str(path) in said, (content, said)
+    for found, words in (({1: torch.zeros(1)}, "not tensors by name, but by ['int 1']"), ({EMBEDDING: torch.zeros(6400)}, f"{EMBEDDING} has shape (6400,)"),
+                         ({EMBEDDING: torch.zeros(0, 0)}, "has shape (0, 0)")):  # fmt: skip
+        torch.save(found, path)
+        status, said = mmo("import", "minimind-3o", path, "--to", tmp_path / "ours.safetensors")
+        assert status == 1 and str(path) in said and words in " ".join(said.split()), said
+    assert not (tmp_path / "ours.safetensors").exists()
+
+
+@pytest.mark.parametrize("content, words", [
+    ("not json", "is no JSON"), ("[1]", "holds [1], wanted settings by name"), ("null", "holds null, wanted settings by name"), ("", "is no JSON"),
+    ('{"hidden_size": "abc"}', "'hidden_size': 'abc'"), ('{"hidden_size": null}', "'hidden_size': None"), ('{"hidden_size": -8}', "'hidden_size': -8"),
+    ('{"num_attention_heads": 0}', "'num_attention_heads': 0"), ('{"rms_norm_eps": "small"}', "wanted values like {'rms_norm_eps': 1e-06}"),
+    ('{"use_moe": 1}', "'use_moe': 1"), ('{"audio_ids": 16}', "'audio_ids': 16"), ('{"rope_parameters": "x"}', "rope_parameters is 'x'"),
+    ('{"num_key_value_heads": 3}', "num_kv_heads 3 must divide"),
+])  # fmt: skip
+def test_a_configuration_that_is_none_is_named_with_what_was_wanted(tmp_path, content, words):
+    save_file({EMBEDDING: torch.zeros(64, 32)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(content)
+    status, said = mmo("import", "minimind-3o", tmp_path, "--to", tmp_path / "ours.safetensors")
+    assert status == 1 and f"mmo import: {tmp_path / 'config.json'}" in said and words in " ".join(said.split()), said
 
 
 @pytest.mark.parametrize("setting", [

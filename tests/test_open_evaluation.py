@@ -130,6 +130,19 @@ def test_the_tables_print_and_stand_ins_are_called_so(run, capsys):
     assert "not one of the figures below means anything" in " ".join(capsys.readouterr().out.split())
 
 
+def test_the_fixed_prompts_stand_beside_the_codecs_ceiling_by_length(run):
+    _, report = run
+    stages = [stage for stage, found in report["after_stage"].items() if found]
+    rows = {row[0]: row[1:] for row in open_report.prompt_rows(report, stages)}
+    assert all(len(row) == len(stages) + 1 for row in rows.values())
+    for name in (*LENGTHS, LONGER):
+        assert rows[f"said {name}"][-1] == open_report.pair(report["t2a"]["recorded_by_length"][name])
+    assert rows["all: WER / CER"][-1] == f"{open_report.percent(report['t2a']['wer_codec_ceiling'])} / {open_report.percent(report['t2a']['cer_codec_ceiling'])}"
+    assert any(rows[f"said {name}"][-1] != "–" for name in LENGTHS)
+    bare = {row[0]: row[1:] for row in open_report.prompt_rows({"after_stage": report["after_stage"]}, stages)}
+    assert bare["said short"][-1] == "–", "a report without held-out rows has none"
+
+
 def test_the_weekend_may_finish_it_again_and_show_it_on_its_page(run):
     from mmo.weekend_page import figures_table
 

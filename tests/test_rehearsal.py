@@ -519,6 +519,13 @@ def test_the_commands_say_what_to_do(tmp_path, monkeypatch):
     assert refused.exit_code == 1 and "no stand-ins" in refused.output
     nothing = CliRunner().invoke(app, ["rehearse", "--only-notebooks", "--no-notebooks"])
     assert nothing.exit_code == 2 and "rehearses no stage" in nothing.output
+    nonsense = CliRunner().invoke(app, ["rehearse", "--folder", str(tmp_path / "new"), "--stage", "t2a", "--stage", "nonsense"])
+    assert nonsense.exit_code == 2 and "no stage 'nonsense'; there are t2a, a2a, i2t" in " ".join(nonsense.output.replace("│", "").split())
+    monkeypatch.setenv("MMO_POSITIONS", "abc")
+    for command in ("plan", "rehearse"):
+        wrong = CliRunner().invoke(app, [command, "--folder", str(tmp_path / "new")])
+        assert wrong.exit_code == 1 and f"mmo {command}: MMO_POSITIONS is 'abc'; wanted a number of positions" in wrong.output
+    assert not (tmp_path / "new").exists(), "no stand-in was written"
 
 
 @pytest.mark.slow
@@ -539,6 +546,7 @@ def test_the_real_sizes_fit_fourteen_gigabytes(tmp_path, name):
     assert figures["full_size"] and figures["weights"] > (110e6 if name == "mini" else 310e6)
     assert list(figures["notebooks"]) == list(NOTEBOOKS)
     assert all(0 < each["memory"] <= 14e9 for kind in ("stages", "answers", "notebooks") for each in figures[kind].values())
+    assert 0 < figures["evaluation"]["memory"] <= 14e9
     with downloads_at(tmp_path / "stand-ins"):
         assert report.measured_plan(profile(name), figures).hours > 0
 
