@@ -39,13 +39,13 @@ class RMSNormFunction(torch.autograd.Function):
         return normed * weight
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
         normed, scale, weight = ctx.saved_tensors
         width = len(weight)
         product = (grad * normed).reshape(-1, width)
         mean = torch.mv(product, weight).view(scale.shape).div_(width)
         grad_x = (grad * weight).addcmul_(normed, mean, value=-1).mul_(scale)
-        return grad_x, product.sum(dim=0), None
+        return grad_x, product.sum(dim=0) if ctx.needs_input_grad[1] else None, None
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

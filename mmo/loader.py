@@ -28,7 +28,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from mmo.data import Batch, Batches
-from mmo.pieces import give_back
+from mmo.memory import give_back
 
 AHEAD = 3  # batches that each worker holds ready, besides the chunk it has realised
 

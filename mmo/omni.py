@@ -37,17 +37,25 @@ from mmo.config import IGNORE, ModelConfig
 from mmo.projector import Projector, place_features
 from mmo.talker import Talker
 from mmo.thinker import Thinker
-from mmo.transformer import CacheLengths, KVCache, make_window
+from mmo.transformer import CacheLengths, KVCache, make_window, pick
 from mmo.weights import EMBEDDING, PICKLES, TIED, check_fit, read_tensors, shapes, untied, write_tensors
 
 
 @dataclass(frozen=True)
 class Hidden:
-    """Last hidden states, before the heads."""
+    """Last hidden states, before the heads; of some places only, (N, D) each, where `hidden_states` was told which are `read`."""
 
     text: Tensor | None  # (B, T', D) after the Thinker's norm; None where only the tail was run
     audio: Tensor | None  # (B, T, D of the Talker) after the Talker's norm; None where it was left out
     aux_loss: Tensor  # scalar: sum over all mixtures of experts; 0 for dense models and in eval mode
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where hidden states are read, on the model's device: flat places, row after row."""
+
+    text: Tensor  # (N,) among B x T'
+    audio: Tensor  # (M,) among rows that speak x T
 
 
 @dataclass(frozen=True)
@@ -127,6 +135,7 @@ class OmniModel(nn.Module):
         code_dropout: float = 0.0,
         code_keep: Tensor | None = None,
         speaking: Sequence[int] | None = None,
+        read: Places | None = None,
     ) -> Hidden:
         """Run both halves of the model.
 
@@ -143,10 +152,11 @@ class OmniModel(nn.Module):
         code_dropout, code_keep: see `Talker.forward`; the latter is of the rows that go through the Talker.
         speaking: for training, the rows in which something is spoken (default: all).  Only these go through the Talker; the
         others' Hidden.audio is zero, and with () it is None.  It leaves the loss as it is (but for the experts' auxiliary one).
+        read: for training, where the heads will look (`labelled_places`): the last block of each half computes the rest of itself there only.
 
         Raises ValueError where shapes or settings do not fit together.
         """
-        self._check(input_ids, cache, lengths, tail, text_length, speaking)
+        self._check(input_ids, cache, lengths, tail, text_length, speaking, read)
         text_ids, codes = input_ids[:, -1], input_ids[:, :-1]
         T, device = input_ids.shape[-1], input_ids.device
         held = cache.lengths if cache else None
@@ -157,18 +167,18 @@ class OmniModel(nn.Module):
         bridge, aux_losses = self.model.lower(x, window, thinker_cache)
         text = None
         if text_length == 0:
-            text = bridge[:, :0]
+            text = bridge[:, :0] if read is None else bridge[0, :0]
         elif not tail:
             above = bridge
             if text_length is not None and text_length < T:
                 above, window = bridge[:, :text_length], make_window(self.model.config, text_length, device)
-            text, more = self.model.upper(above, window, thinker_cache)
+            text, more = self.model.upper(above, window, thinker_cache, None if read is None else read.text)
             aux_losses += more
         talker_window = make_window(self.talker.config, T, device, held)
         if speaking is None or len(speaking) == len(input_ids):
-            audio, more = self.talker(bridge, codes, speaker, talker_window, talker_cache, code_dropout, code_keep)
+            audio, more = self.talker(bridge, codes, speaker, talker_window, talker_cache, code_dropout, code_keep, None if read is None else read.audio)
         else:
-            audio, more = self._talk(speaking, bridge, codes, speaker, talker_window, code_dropout, code_keep)
+            audio, more = self._talk(speaking, bridge, codes, speaker, talker_window, code_dropout, code_keep, read)
         aux_losses += more
         if cache:
             cache.lengths.advance([T] * len(input_ids) if lengths is None else list(lengths))
@@ -176,16 +186,18 @@ class OmniModel(nn.Module):
         aux_loss = torch.stack(aux_losses).sum() if aux_losses else bridge.new_zeros(())
         return Hidden(text, audio, aux_loss)
 
-    def _talk(self, speaking, bridge, codes, speaker, window, code_dropout, code_keep) -> tuple[Tensor | None, list[Tensor]]:
-        """The Talker on some rows only: its states in their places, zeros in the others'; None where there are no rows."""
+    def _talk(self, speaking, bridge, codes, speaker, window, code_dropout, code_keep, read) -> tuple[Tensor | None, list[Tensor]]:
+        """The Talker on some rows only: its states in their places, zeros in the others', or (N, D) where it is read; None where there are no rows."""
         if not len(speaking):
             return None, []
         rows = carry(torch.tensor(speaking), bridge.device)
         speaker = None if speaker is None else speaker[rows]
-        some, aux_losses = self.talker(bridge[rows], codes[rows], speaker, window, None, code_dropout, code_keep)
+        some, aux_losses = self.talker(bridge[rows], codes[rows], speaker, window, None, code_dropout, code_keep, None if read is None else read.audio)
+        if read is not None:
+            return some, aux_losses
         return some.new_zeros(len(bridge), *some.shape[1:]).index_copy(0, rows, some), aux_losses
 
-    def _check(self, input_ids, cache, lengths, tail, text_length, speaking) -> None:
+    def _check(self, input_ids, cache, lengths, tail, text_length, speaking, read) -> None:
         B, rows, T = input_ids.shape
         if rows != self.config.num_codebooks + 1:
             raise ValueError(f"input_ids has {rows} rows, wanted {self.config.num_codebooks} of codes and one of text")
@@ -195,6 +207,8 @@ class OmniModel(nn.Module):
             return
         if speaking is not None:
             raise ValueError("speaking is for training; a cache needs the Talker's keys and values of every row")
+        if read is not None:
+            raise ValueError("read is for training; with a cache take the last position of each row (last_hidden)")
         if text_length is not None:
             raise ValueError("text_length is for training; with a cache use tail=True")
         if cache.tail and not tail:
@@ -276,9 +290,10 @@ def loss_sums(
 
     text_labels (B, T), audio_labels (B, Q, T), aligned with the logits (no further shift), -100 = not learnt.
     Labels may stay on the CPU while the model is elsewhere: then the device is never asked how many there are.
+    Hidden states may be those of the labelled positions already (`labelled_places`).
     """
     text_here = text_labels != IGNORE
-    read = hidden.text.shape[1]
+    read = hidden.text.shape[1] if hidden.text.dim() == 3 else text_labels.shape[1]
     if read < text_labels.shape[1] and text_here[:, read:].any():
         raise ValueError(f"text is labelled behind the first {read} positions: text_length must reach the last label")
     text_hidden, text_targets = labelled(hidden.text, text_labels[:, :read, None], text_here[:, :read])
@@ -296,10 +311,23 @@ def loss_sums(
 
 
 def labelled(hidden: Tensor, labels: Tensor, here: Tensor) -> tuple[Tensor, Tensor]:
-    """hidden (B, T, D), labels (B, T, K), here (B, T) -> rows (N, D) and (N, K) where `here` is true."""
+    """hidden (B, T, D), labels (B, T, K), here (B, T) -> rows (N, D) and (N, K) where `here` is true; hidden may be these rows already."""
     index = here.flatten().nonzero()[:, 0]
     labels = carry(labels.flatten(0, 1)[index], hidden.device)
-    return hidden.flatten(0, 1).index_select(0, carry(index, hidden.device)), labels
+    if hidden.dim() == 3:
+        return pick(hidden, carry(index, hidden.device)), labels
+    if len(hidden) != len(labels):
+        raise ValueError(f"{len(labels)} positions are labelled, and hidden states of {len(hidden)} are there: read those of labelled_places")
+    return hidden, labels
+
+
+def labelled_places(
+    text_labels: Tensor, audio_labels: Tensor, text_length: int, speaking: Sequence[int] | None, device: torch.device | str
+) -> Places:
+    """Where there are labels, text_labels (B, T) up to text_length and audio_labels (B, Q, T) of the rows that speak, for `hidden_states(read=)`."""
+    spoken = (audio_labels if speaking is None else audio_labels[list(speaking)]) != IGNORE
+    found = (text_labels[:, :text_length] != IGNORE, spoken.any(dim=1))
+    return Places(*(carry(here.flatten().nonzero()[:, 0], device) for here in found))
 
 
 def carry(values: Tensor, device: torch.device | str) -> Tensor:

@@ -84,8 +84,7 @@ class Optimisers:
     def step(self, bad: Tensor) -> None:
         """One update, unless `bad` (a scalar on the device, 1 where gradients are not finite).
 
-        AdamW's fused kernel skips by itself; on a device without it the host asks for `bad`, once a step.  Muon has no such
-        switch: its gradients become zero, so that only its momentum moves the weights.
+        AdamW's fused kernel skips by itself, as our Muon does; on a device without that kernel the host asks for `bad`, once a step.
         """
         if self.fused:
             self.adam.grad_scale, self.adam.found_inf = None, bad
@@ -93,10 +92,7 @@ class Optimisers:
         elif not bad.item():
             self.adam.step()
         if self.muon:
-            for parameter in self.muon.param_groups[0]["params"]:
-                if parameter.grad is not None:
-                    parameter.grad.nan_to_num_(0.0, 0.0, 0.0).mul_(1 - bad)
-            self.muon.step()
+            self.muon.step(bad)
 
     def zero_grad(self) -> None:
         for parameter in self.names:

@@ -12,11 +12,7 @@ experts, which is a product of two means over what is computed together (here: t
 
 from __future__ import annotations
 
-import ctypes
-import gc
-import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
 
 import torch
@@ -99,13 +95,3 @@ def shared_too_large(batch: Batch, positions: int | None) -> str:
         f"out of memory with {batch.size} positions. Several processes do not try again, as the others would wait: start with "
         f"MMO_POSITIONS={next_smaller(batch, positions)}, and the run goes on where its state was last saved"
     )
-
-
-def give_back(device: torch.device) -> None:
-    """Let go of what nobody uses: what a failed attempt left, or an earlier training in the same process."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    if sys.platform == "linux":
-        with suppress(AttributeError):  # another C library than glibc, which keeps freed weights for itself
-            ctypes.CDLL(None).malloc_trim(0)

@@ -120,8 +120,9 @@ class Talker(nn.Module):
         cache: KVCache | None = None,
         code_dropout: float = 0.0,
         code_keep: Tensor | None = None,
+        read: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
-        """bridge (B, T, D of the Thinker), codes (B, Q, T) -> (B, T, D) after the final norm, and aux losses.
+        """bridge (B, T, D of the Thinker), codes (B, Q, T) -> (B, T, D) after the final norm, or (N, D) at the flat places `read` (N,); and aux losses.
 
         code_dropout, in training only: dropout on the projected code embedding.  Codes are easier to continue than to
         derive from the text; unreliable history makes the Talker listen to the bridge (Tacotron's prenet, Wang et al.
@@ -131,7 +132,7 @@ class Talker(nn.Module):
         spoken = F.dropout(spoken, code_dropout, self.training) if code_keep is None else spoken * code_keep.to(spoken.dtype)
         x = self.embed_proj(bridge) * self.text_scale + spoken * self.audio_scale
         x = x.to(self.norm.weight.dtype)  # under autocast the sum would be rounded; the residual stream is not, as in the Thinker
-        x, aux_losses = run_blocks(self.layers, x, window, cache)
+        x, aux_losses = run_blocks(self.layers, x, window, cache, read=read)
         return self.norm(x), aux_losses
 
 

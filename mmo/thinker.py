@@ -42,9 +42,9 @@ class Thinker(nn.Module):
         """Layers up to and including the bridge, (B, T, D) -> (B, T, D), and their auxiliary losses."""
         return run_blocks(list(self.layers)[: self.num_lower], x, window, cache)
 
-    def upper(self, bridge: Tensor, window: Window, cache: KVCache | None = None) -> tuple[Tensor, list[Tensor]]:
-        """Layers above the bridge and the final norm, (B, T, D) -> (B, T, D), and their auxiliary losses."""
-        x, aux_losses = run_blocks(list(self.layers)[self.num_lower :], bridge, window, cache, self.num_lower)
+    def upper(self, bridge: Tensor, window: Window, cache: KVCache | None = None, read: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+        """Layers above the bridge and the final norm, (B, T, D) -> (B, T, D), or (N, D) at the places `read` (N,); and their auxiliary losses."""
+        x, aux_losses = run_blocks(list(self.layers)[self.num_lower :], bridge, window, cache, self.num_lower, read)
         return self.norm(x), aux_losses
 
 

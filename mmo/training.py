@@ -10,7 +10,7 @@ weights.  One step:
           -> text loss + audio loss (mean over codebooks) + auxiliary loss of the experts -> gradients -> update
 
 - The device is never asked for a value within a step; losses are fetched together, every FETCH_STEPS steps.
-- A step whose loss or gradients are not finite changes nothing, is counted and shown.
+- A step whose loss or gradients are not finite changes no weight and no moment, is counted and shown.
 - Several processes (torchrun) share every batch and learn what one would have learnt (shares.py).
 - A run is a function of data, settings and seed: budgets are counted in steps, `minutes` only says when to pause.
 - State is saved atomically every few minutes; the same call goes on from there with the same losses as if it had never
@@ -35,6 +35,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from mmo import memory
 from mmo.chat import ChatTokenizer
 from mmo.checkpoint import (
     latest_weights, load_state, random_state, save_state, set_random_state, sha256_of, snapshot_file, snapshots_of, stage_file, state_file, told,
@@ -47,9 +48,9 @@ from mmo.distributed import Group
 from mmo.features import Frozen, cache_features, folder_fingerprint, frozen_speech, frozen_vision
 from mmo.held_out import kept_rows, validation_file
 from mmo.loader import BatchesAhead, default_workers
-from mmo.omni import TIED, OmniModel, carry, load_model, loss_sums, save_model, start_talker
+from mmo.omni import TIED, OmniModel, carry, labelled_places, load_model, loss_sums, save_model, start_talker
 from mmo.optimiser import Average, Optimisers, choose_trainable, rate_factor
-from mmo.pieces import TooLarge, give_back, is_out_of_memory, next_smaller, pieces, shared_too_large
+from mmo.pieces import TooLarge, is_out_of_memory, next_smaller, pieces, shared_too_large
 from mmo.profiles import BUDGETS, STAGES, Profile
 from mmo.profiles import run_dir as default_run_dir
 from mmo.rows import BadRow, open_rows
@@ -250,7 +251,10 @@ def losses_of(
     this part's; else it is taken by positions.
     """
     own = None if keep is None else own_keep(batch, keep)
-    hidden = model.hidden_states(**batch.inputs(device), code_dropout=stage.code_dropout, code_keep=own)
+    read = None  # of a mixture all positions count: its last layer's auxiliary loss is a mean over them
+    if not model.config.use_moe:
+        read = labelled_places(batch.text_labels, batch.audio_labels, batch.text_length, batch.speaking, device)
+    hidden = model.hidden_states(**batch.inputs(device), code_dropout=stage.code_dropout, code_keep=own, read=read)
     sums = loss_sums(model, hidden, batch.text_labels, batch.audio_labels, stage.stop_weight)
     aux = hidden.aux_loss
     if whole := batch.part_of:
@@ -291,6 +295,8 @@ class Stepper:
         self.parameters = list(parameters.values())
         self.optimisers = Optimisers(parameters, stage)
         self.average = Average(parameters, stage.ema_decay)
+        if device.type == "cpu":
+            memory.keep()
         self.compilation = Compilation(model, device, dtype, tell=say) if stage.compile else None
         self.sharing = Sharing(model, group, self.own_losses) if group.size > 1 else None
 
@@ -337,7 +343,7 @@ class Stepper:
                     raise TooLarge(shared_too_large(batch, self.positions)) from error
             # Out here the error is gone, and with it the frames that hold the failed attempt's tensors.
             self.optimisers.zero_grad()
-            give_back(self.device)
+            memory.give_back(self.device)
             self.positions = self.ran_out = next_smaller(batch, self.positions)
             say(
                 f"out of memory with {batch.size} positions. This batch and all that follow are computed in pieces of at most {self.positions}: "

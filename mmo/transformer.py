@@ -156,8 +156,11 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(head, config.rms_norm_eps)
         self.k_norm = RMSNorm(head, config.rms_norm_eps)
 
-    def forward(self, x: Tensor, window: Window, cache: KVCache | None = None, layer: int = 0) -> Tensor:
-        """x (B, T, D) -> (B, T, D).  With a cache, keys and values of this call are written to its `layer`."""
+    def forward(self, x: Tensor, window: Window, cache: KVCache | None = None, layer: int = 0, read: Tensor | None = None) -> Tensor:
+        """x (B, T, D) -> (B, T, D).  With a cache, keys and values of this call are written to its `layer`.
+
+        read (N,): flat places among the B x T, as in `Block`; then -> (N, D).
+        """
         B, T, _ = x.shape
         q = self.q_norm(self.q_proj(x).view(B, T, -1, self.head_dim))  # (B, T, H, E)
         k = self.k_norm(self.k_proj(x).view(B, T, -1, self.head_dim))  # (B, T, G, E)
@@ -172,7 +175,7 @@ class Attention(nn.Module):
         heard = F.scaled_dot_product_attention(
             q.transpose(1, 2), k, v, attn_mask=window.mask, is_causal=causal, enable_gqa=True
         )
-        return self.o_proj(heard.transpose(1, 2).reshape(B, T, -1))
+        return self.o_proj(pick(heard.transpose(1, 2).reshape(B, T, -1), read))
 
 
 def write_cache(k: Tensor, v: Tensor, window: Window, cache: KVCache, layer: int) -> tuple[Tensor, Tensor]:
@@ -205,6 +208,9 @@ class Block(nn.Module):
     """Attention, then feed-forward, each on normalised input and added to the stream.
 
     `feed_forward` is a `FeedForward`, or a mixture of them that returns (output, auxiliary loss).
+
+    read (N,): flat places among the B x T whose output is wanted, where nothing behind this block reads the others.  Keys and values are
+    still those of all positions; the rest of the block, three quarters of its work, is done at these only, and the output is (N, D).
     """
 
     def __init__(self, config: TransformerConfig, feed_forward: nn.Module) -> None:
@@ -215,22 +221,32 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(
-        self, x: Tensor, window: Window, cache: KVCache | None = None, layer: int = 0
+        self, x: Tensor, window: Window, cache: KVCache | None = None, layer: int = 0, read: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """x (B, T, D) -> the same shape, and the auxiliary loss of a mixture (None where dense)."""
-        x = x + self.self_attn(self.input_layernorm(x), window, cache, layer)
+        """x (B, T, D) -> the same shape, or (N, D) with `read`; and the auxiliary loss of a mixture (None where dense)."""
+        wanted = () if read is None else (read,)  # attention that was made for decoding (twin.py) knows no such choice
+        x = pick(x, read) + self.self_attn(self.input_layernorm(x), window, cache, layer, *wanted)
         out = self.mlp(self.post_attention_layernorm(x))
         out, aux_loss = out if isinstance(out, tuple) else (out, None)
         return x + out, aux_loss
 
 
+def pick(x: Tensor, places: Tensor | None) -> Tensor:
+    """x (B, T, D), flat places (N,) -> (N, D); x itself where all are wanted."""
+    return x if places is None else x.flatten(0, 1).index_select(0, places)
+
+
 def run_blocks(
-    blocks: Sequence[Block], x: Tensor, window: Window, cache: KVCache | None = None, first_layer: int = 0
+    blocks: Sequence[Block], x: Tensor, window: Window, cache: KVCache | None = None, first_layer: int = 0, read: Tensor | None = None
 ) -> tuple[Tensor, list[Tensor]]:
-    """Pass x (B, T, D) through blocks; `first_layer` is the first one's place in the cache.  Also the aux losses."""
+    """Pass x (B, T, D) through blocks; `first_layer` is the first one's place in the cache.  Also the aux losses.
+
+    read (N,): what of the last block's output is wanted, see `Block`; then -> (N, D).
+    """
     aux_losses = []
     for layer, block in enumerate(blocks, first_layer):
-        x, aux_loss = block(x, window, cache, layer)
+        last = layer + 1 == first_layer + len(blocks)
+        x, aux_loss = block(x, window, cache, layer, read if last else None)
         if aux_loss is not None:
             aux_losses.append(aux_loss)
-    return x, aux_losses
+    return (x if blocks else pick(x, read)), aux_losses

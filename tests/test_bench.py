@@ -29,7 +29,7 @@ from mmo.config import IGNORE, Decoding, Draws
 from mmo.data import Batches, Layout, collate
 from mmo.generation import Generator
 from mmo.muon import Muon
-from mmo.omni import OmniModel, loss_sums
+from mmo.omni import OmniModel, labelled_places, loss_sums
 from mmo.profiles import Profile
 from mmo.profiles import profile as find_profile
 from mmo.training import Stepper, losses_of, open_corpora
@@ -55,7 +55,8 @@ def toy_examples(toy, stage="t2a", count=6):
 
 
 def our_losses(model, batch):
-    hidden = model.hidden_states(**batch.inputs(CPU))
+    read = None if model.config.use_moe else labelled_places(batch.text_labels, batch.audio_labels, batch.text_length, batch.speaking, CPU)
+    hidden = model.hidden_states(**batch.inputs(CPU), read=read)
     sums = loss_sums(model, hidden, batch.text_labels, batch.audio_labels)
     return sums.text_loss(), sums.audio_loss(), hidden.aux_loss
 

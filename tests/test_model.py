@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from mmo.config import IGNORE, ModelConfig
 from mmo.fused import rms_norm, rotate
 from mmo.moe import MixtureOfExperts, count_parameters, grouped_in
-from mmo.omni import OmniModel, audio_loss_sums, last_hidden, load_model, load_weights, loss_sums, save_model
+from mmo.omni import OmniModel, audio_loss_sums, labelled_places, last_hidden, load_model, load_weights, loss_sums, save_model
 from mmo.projector import place_features
 from mmo.transformer import rotary_table
 from speakers import TOY
@@ -223,6 +223,42 @@ def test_text_length_must_reach_the_last_text_label():
     text, audio = random_labels(SMALL, 2, 12)
     with pytest.raises(ValueError, match="text_length"):
         loss_sums(model, model.hidden_states(ids, text_length=8), text, audio)
+
+
+@pytest.mark.parametrize("speaking", [None, (0, 2)])
+def test_the_last_blocks_may_compute_the_labelled_positions_only(speaking):
+    """read: the same losses and the same gradients of all weights, also where some rows say nothing and text ends early."""
+    config = SMALL
+    ids, (text, audio) = random_ids(config, 3, 12), random_labels(config, 3, 12)
+    text[:, 8:] = IGNORE
+    audio[:, :, 9:] = IGNORE
+    if speaking:
+        audio[1] = IGNORE
+    results = []
+    for read in (None, labelled_places(text, audio, 8, speaking, "cpu")):
+        model = make_model(config)
+        hidden = model.hidden_states(ids, text_length=8, speaking=speaking, read=read)
+        sums = loss_sums(model, hidden, text, audio)
+        (sums.text_loss() + sums.audio_loss()).backward()
+        results.append((sums, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}))
+    (whole, gradients), (some, others) = results
+    assert hidden.text.shape == (int(whole.text_count), config.hidden_size) and hidden.audio.dim() == 2
+    close(some.text_loss(), whole.text_loss(), atol=1e-6, rtol=1e-6)
+    close(some.audio_loss(), whole.audio_loss(), atol=1e-6, rtol=1e-6)
+    assert set(gradients) == set(others)
+    for name, gradient in gradients.items():
+        close(others[name], gradient, atol=5e-6, rtol=1e-5)
+
+
+def test_places_must_be_those_of_the_labels():
+    model, ids = make_model(), random_ids(SMALL, 2, 12)
+    text, audio = random_labels(SMALL, 2, 12)
+    read = labelled_places(text, audio, 12, None, "cpu")
+    text[0, -1] = 0 if text[0, -1] == IGNORE else IGNORE
+    with pytest.raises(ValueError, match="labelled_places"):
+        loss_sums(model, model.hidden_states(ids, read=read), text, audio)
+    with pytest.raises(ValueError, match="last_hidden"):
+        model.hidden_states(ids, read=read, cache=model.make_cache(2, 12))
 
 
 def test_a_batch_without_text_labels_needs_no_upper_layers():

@@ -1,9 +1,7 @@
 """When memory runs out: the same loss and gradients from smaller pieces, and no step lost."""
 
-import sys
 from contextlib import nullcontext
 
-import psutil
 import pytest
 import torch
 import worlds
@@ -12,7 +10,7 @@ from mmo import training
 from mmo.config import IGNORE
 from mmo.data import Batches, Layout
 from mmo.omni import OmniModel
-from mmo.pieces import TooLarge, give_back, is_out_of_memory, next_smaller, pieces, rows_a_piece
+from mmo.pieces import TooLarge, is_out_of_memory, next_smaller, pieces, rows_a_piece
 from mmo.training import Stepper, open_corpora, read_log, train
 
 CPU = torch.device("cpu")
@@ -196,22 +194,3 @@ def test_the_environment_sets_what_is_computed_at_once(monkeypatch):
         find_profile("mini")
     monkeypatch.delenv("MMO_POSITIONS")
     assert find_profile("mini").positions_at_once is None
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only there is it known what the C library keeps")
-def test_what_is_freed_goes_back_to_the_system():
-    """320 MB of weights, small things between them that stay: glibc keeps all of it for itself until it is told."""
-
-    def held():
-        return psutil.Process().memory_info().rss / 1e6
-
-    torch.ones(4_000_000)  # glibc learns from the first freed block how large those are that it keeps
-    stay, weights = [], []
-    for _ in range(40):
-        weights.append(torch.ones(2_000_000))
-        stay.append(torch.ones(4_000))
-    full = held()
-    weights.clear()
-    give_back(CPU)
-    assert held() < full - 280, f"{full:.0f} MB before, {held():.0f} MB behind it"
-    assert len(stay) == 40

@@ -261,10 +261,9 @@ def test_which_weights_a_stage_starts_from(profile, tmp_path):
 def test_a_step_that_is_not_finite_changes_nothing(profile, tmp_path, optimiser):
     batch = some_batch(profile, tmp_path)
     torch.manual_seed(0)
-    stage = stage_config(optimiser=optimiser, weight_decay=0.0, ema_decay=0.9)
+    stage = stage_config(optimiser=optimiser, weight_decay=0.1, ema_decay=0.9)
     stepper = Stepper(OmniModel(profile.model).train(), stage, 10, CPU, torch.float32)
-    if optimiser == "adamw":
-        assert stepper.step(batch, 0)[-1] == 0
+    assert stepper.step(batch, 0)[-1] == 0, "moments of a good step, which could move the weights by themselves"
     before = {name: value.clone() for name, value in stepper.model.state_dict().items()}
     moments = {name: value.clone() for name, value in stepper.optimisers.state().items()}
     spoilt = batch.__class__(**(vars(batch) | {"speaker": torch.full_like(batch.speaker, float("inf"))}))

@@ -41,7 +41,7 @@ class Work:
 
     @classmethod
     def of_ours(cls, batch: Batch, config: ModelConfig) -> Work:
-        """Ours: upper layers as far as there is text, heads where there are labels."""
+        """Ours: upper layers as far as there is text; heads, and the last blocks behind their attention, where there are labels."""
         B, _, T = batch.input_ids.shape
         text = int((batch.text_labels != IGNORE).sum())
         audio = int((batch.audio_labels != IGNORE).any(dim=1).sum())
@@ -49,16 +49,23 @@ class Work:
         return cls(B, T, batch.text_length, text, audio, code_table=table, speaker=batch.speaker is not None)
 
 
-def block_flops(config: TransformerConfig, rows: int, length: int) -> int:
-    """One block over `rows` rows of `length` positions."""
+def block_flops(config: TransformerConfig, rows: int, length: int, read: int | None = None) -> int:
+    """One block over `rows` rows of `length` positions; `read` of them together go on behind attention (default: all)."""
     D, heads = config.hidden_size, config.num_heads * config.head_dim
-    projections = 2 * D * (2 * heads + 2 * config.num_kv_heads * config.head_dim)
-    attention = 4 * length * heads
+    seen = 2 * D * (heads + 2 * config.num_kv_heads * config.head_dim) + 4 * length * heads
+    out = 2 * D * heads
     if config.use_moe:
         inner = 6 * D * config.moe_intermediate_size * config.num_experts_per_tok + 2 * D * config.num_experts
     else:
         inner = 6 * D * config.intermediate_size
-    return rows * length * (projections + attention + inner)
+    return rows * length * seen + (rows * length if read is None else read) * (out + inner)
+
+
+def stack_flops(config: TransformerConfig, blocks: int, rows: int, length: int, read: int) -> int:
+    """A stack of blocks, the last of which goes on at the `read` places only (a mixture's at all: its auxiliary loss is of all)."""
+    if not blocks:
+        return 0
+    return (blocks - 1) * block_flops(config, rows, length) + block_flops(config, rows, length, None if config.use_moe else read)
 
 
 def talker_input_flops(config: ModelConfig, work: Work) -> int:
@@ -74,8 +81,8 @@ def forward_flops(config: ModelConfig, work: Work) -> int:
     lower = config.bridge_layer + 1
     W, R, Q, A = config.talker_hidden_size, config.adapter_rank, config.num_codebooks, config.audio_vocab_size
     thinker = lower * block_flops(config.thinker, work.rows, work.length)
-    thinker += (config.num_hidden_layers - lower) * block_flops(config.thinker, work.rows, work.upper)
-    talker = config.num_talker_hidden_layers * block_flops(config.talker, work.rows, work.length)
+    thinker += stack_flops(config.thinker, config.num_hidden_layers - lower, work.rows, work.upper, work.text_heads)
+    talker = stack_flops(config.talker, config.num_talker_hidden_layers, work.rows, work.length, work.audio_heads)
     heads = work.text_heads * 2 * config.hidden_size * config.vocab_size
     heads += work.audio_heads * (2 * W * A + Q * (2 * W * R + 2 * R * A))
     return thinker + talker_input_flops(config, work) + talker + heads

@@ -1,0 +1,55 @@
+"""Memory stays in the process while it trains, and goes back where nobody uses it."""
+
+import subprocess
+import sys
+
+import psutil
+import pytest
+import torch
+
+from mmo.memory import give_back
+
+CPU = torch.device("cpu")
+PAGES = """
+import resource, torch
+from mmo import memory
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        torch.ones(4_000_000)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+memory.keep() if {kept} else None
+faults()
+print(faults())
+"""
+
+
+def pages_asked_for(kept: bool) -> int:
+    """How many pages a process asks the system for, that makes and drops 16 MB five times."""
+    done = subprocess.run([sys.executable, "-c", PAGES.format(kept=kept)], capture_output=True, text=True, check=True, env={"GLIBC_TUNABLES": ""})
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there is it known what the C library keeps")
+def test_memory_of_one_step_serves_the_next():
+    assert pages_asked_for(kept=False) > 1000, "so this C library keeps it by itself, and the test says nothing"
+    assert pages_asked_for(kept=True) < 100
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there is it known what the C library keeps")
+def test_what_is_freed_goes_back_to_the_system():
+    """320 MB of weights, small things between them that stay: glibc keeps all of it for itself until it is told."""
+
+    def held():
+        return psutil.Process().memory_info().rss / 1e6
+
+    torch.ones(4_000_000)  # glibc learns from the first freed block how large those are that it keeps
+    stay, weights = [], []
+    for _ in range(40):
+        weights.append(torch.ones(2_000_000))
+        stay.append(torch.ones(4_000))
+    full = held()
+    weights.clear()
+    give_back(CPU)
+    assert held() < full - 280, f"{full:.0f} MB before, {held():.0f} MB behind it"
+    assert len(stay) == 40
