@@ -113,7 +113,7 @@ for voice in sorted({item.voice for item in asked}):
 assert sum(errors) == measures.word_errors([item.question for item in asked], heard).errors.sum()
 
 # %% [markdown]
-# These voices were in no training, the encoder's included. A word lost in ten sounds little; but an answer stands or falls with a whole
+# These voices were in no training, the encoder's included. A few words lost in a hundred sound little; but an answer stands or falls with a whole
 # question.
 #
 # ## Train

@@ -184,8 +184,7 @@ for name in ("recorded", "all 8 true", "the Talker's"):
     display(listen(ways[name][worst], rate, f"{name}: {sentences[worst].truth} (the judge hears: {heard[name][worst]})"))
 
 # %% [markdown]
-# Read it from the top. From the first bar to the second nothing was predicted: that is the codec alone, and no Talker, however large, can get below the second
-# bar by more than chance. The next steps are the Talker's. Where do they begin to cost: in the last five codebooks, or in the first?
+# Read it from the top. From the first bar to the second nothing was predicted: that is the codec alone. The next steps are the Talker's. Where do they begin to cost: in the last five codebooks, or in the first?
 #
 # A bar may be shorter than the one above it. Often that is chance. It can also be real: the Talker goes on best from codes that it would have chosen itself, and a true one may be a code that it did not expect.
 #
