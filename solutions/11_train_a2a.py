@@ -308,13 +308,14 @@ predict("11.forgotten", "Will written questions be answered better, the same or 
 
 # %%
 read = measures.spread(of_tier(exam.said, "sentence"), count)
-shares = {}
+known = {}
 for name, path in (("before", before), ("after", stage_file(run, "a2a"))):
     texts = Candidate(path, exam).texts(exam.text_prompts(read), f"{name} A2A")
-    shares[name] = np.mean([measures.same_words(text, item.truth) for text, item in zip(texts, read)])
-    print(f"{name} A2A: {shares[name]:.0%} of {len(read)} written questions right")
-difference = shares["after"] - shares["before"]
-reveal("11.forgotten", "the same" if abs(difference) < 0.03 else "better" if difference > 0 else "worse")
+    known[name] = np.array([measures.same_words(text, item.truth) for text, item in zip(texts, read)], dtype=int)
+    print(f"{name} A2A: {known[name].mean():.0%} of {len(read)} written questions right")
+change = measures.interval(known["after"] - known["before"], np.ones(len(read), dtype=int))
+print(f"question by question: {np.mean(known['after'] - known['before']):+.1%}, 95 % interval {change[0]:+.1%} to {change[1]:+.1%}")
+reveal("11.forgotten", "the same" if change[0] <= 0 <= change[1] else "better" if change[0] > 0 else "worse", "(\"better\" and \"worse\" only where the interval leaves 0 out)")
 
 # %% [markdown]
 # ## Ask aloud

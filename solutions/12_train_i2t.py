@@ -44,7 +44,7 @@ from mmo.course import check, exercise, hint, predict, quiz, reveal, solution
 from mmo.course.cost import print_beside, try_passes
 from mmo.course.pictures import show_maps
 from mmo.data import find_files
-from mmo.display import LossCurves, listen
+from mmo.display import LossCurves, finish, listen, show_image
 from mmo.examination import SIZES, Candidate, Exam, of_tier
 from mmo.measures import words
 from mmo.profiles import profile as find_profile
@@ -62,12 +62,14 @@ shown = measures.spread(of_tier(exam.shown, "sentence"), count)
 
 def gallery(items, captions):
     """Pictures in a row, each under its words."""
-    figure, axes = plt.subplots(1, len(items), figsize=(2.3 * len(items), 3.0))
+    figure, axes = plt.subplots(1, len(items), figsize=(2.3 * len(items), 3.0), layout="constrained")
     for axis, item, caption in zip(axes, items, captions):
         axis.imshow(read_picture(item.picture))
         axis.set_title(fill(caption, 26), fontsize=7)
         axis.axis("off")
-    plt.show()
+    picture = finish(figure, "Pictures side by side, each under its words: " + " | ".join(captions))
+    plt.close(figure)
+    display(picture)
 
 
 # %% [markdown]
@@ -303,21 +305,22 @@ reveal("12.forgotten", "yes" if high >= 0 else "no", f"(from {stages[0]} to i2t 
 # %% [markdown]
 # ## On the way, and aloud
 #
-# The first picture at each snapshot, asked and answered aloud, with one voice and one seed.
+# The first picture at each snapshot, asked and answered aloud, with one voice and one seed. At step 0 no picture has ever been learnt: 64 vectors mean nothing yet, and what the model did last with vectors, in A2A, was to write down a question
+# and close its think block. So if it begins with `</think>`, or several, it closes a block that nobody opened; what follows is a guess.
 
 # %%
-display(read_picture(shown[0].picture).resize((160, 160)))
+display(show_image(read_picture(shown[0].picture), f"The picture. {shown[0].truth}"))
 print(f"the truth: {shown[0].truth}")
 prompt = replace(prompts[0], speaker=next(iter(exam.voices.values()), None), seed=0)
 for step, path in [(0, before), *snapshots_of(run, "i2t")]:
     answer = Candidate(path, exam).answer([prompt], f"step {step}", speech=True)[0]
-    display(listen(answer.samples, answer.sample_rate, f"after {step} steps: {answer.text}", picture=step in (0, result.steps)))
+    display(listen(answer.samples, answer.sample_rate, f"after {step} steps: {answer.text}"))
 
 # %%
 assistant = Assistant.load(settings, run)
 for n, item in enumerate(shown[:3]):
     picture = read_picture(item.picture)
-    display(picture.resize((160, 160)))
+    display(show_image(picture, f"The picture. {item.truth}"))
     spoken = assistant.ask("What do you see?", picture=picture, voice=next(iter(assistant.voices), None), seed=n)
     display(listen(spoken.samples, spoken.sample_rate, f"{spoken.text}   (wanted: {item.truth})"))
 

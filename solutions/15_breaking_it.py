@@ -314,7 +314,9 @@ for kind, names in KINDS.items():
     of_model = float((torch.tensor(by_model) == truth["test"]).float().mean())
     print(f"{kind:7} the probe {100 * float((read == truth['test']).float().mean()):4.0f} %   the model {100 * of_model:4.0f} %   by chance about {100 / (len(names) + (kind == 'size')):3.0f} %")
     wrong_share[kind] = 1 - of_model
-reveal("15.eyes", max(wrong_share, key=wrong_share.get) if any(wrong_share.values()) else "none")
+most = max(wrong_share.values())
+worst_read = [kind for kind, share in wrong_share.items() if share == most] if most else ["none"]
+reveal("15.eyes", " and ".join(worst_read) + (", equally: each of them counts" if len(worst_read) > 1 else ""))
 
 # %% [markdown]
 # A probe is a lower bound: it reads what lies on the surface, from the mean and the extremes over the 64 patches. The projector with the Thinker behind it can do more, and
@@ -435,7 +437,7 @@ with drawing(5.0, 2.2) as figure:
     picture = finish(figure, "Word error rate by width of the Talker, on answers learnt by heart: " + ", ".join(f"{width}: {rate:.0f} percent" for width, rate in zip(widths, rates)))
 display(picture)
 for width, answers in said_by.items():
-    display(listen(answers[0].samples, codec.sample_rate, f"width {width}: {answers[0].text}", picture=False))
+    display(listen(answers[0].samples, codec.sample_rate, f"width {width}: {answers[0].text}", small=True))
 
 # %% [markdown]
 # ## Exercise: how weights grow with the width
