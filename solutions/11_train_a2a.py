@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 11 · Train A2A: speech in, speech out
 #
-# *Takes 75 minutes (tiny) · runs in 630 s on 2 cores (tiny) · builds on 10 · 3 exercises, 9 points*
+# *Takes 75 minutes (tiny) · runs in 630 s on 2 cores (tiny) · builds on 04, 10 · 3 exercises, 9 points*
 #
 # **At the end** you ask aloud, in a voice the model never heard, and it answers aloud. You can tell which of its mistakes were misheard and which were misunderstood.
 #
@@ -121,7 +121,7 @@ assert sum(errors) == measures.word_errors([item.question for item in asked], he
 # Two passes. First the projector alone: everything else is frozen, so nothing can be forgotten. Then all weights, with text
 # questions mixed in, so that reading and speaking stay. Most rows are *silent* (`Draws.silent`): the answer is only written. What is to be learnt here
 # is hearing; a silent row is half as long, the Talker rests, and twice as many questions fit into the same minute. The original does the same two passes at 5e-4 and
-# 2e-5, all rows with their sound.
+# 2e-5, all rows with their sound: a projector from nothing may run, and cannot hurt what is frozen behind it; then the trained weights only bend a little, at a twenty-fifth of that rate, for whoever moves them fast forgets what they knew.
 #
 # The features are computed once and kept (`mmo.features`), in several differently disturbed copies: other speeds, rooms and noises.
 #

@@ -316,7 +316,7 @@ for kind, names in KINDS.items():
     wrong_share[kind] = 1 - of_model
 most = max(wrong_share.values())
 worst_read = [kind for kind, share in wrong_share.items() if share == most] if most else ["none"]
-reveal("15.eyes", " and ".join(worst_read) + (", equally: each of them counts" if len(worst_read) > 1 else ""))
+reveal("15.eyes", worst_read, "(equally: each counts)" if len(worst_read) > 1 else "")
 
 # %% [markdown]
 # A probe is a lower bound: it reads what lies on the surface, from the mean and the extremes over the 64 patches. The projector with the Thinker behind it can do more, and
