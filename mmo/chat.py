@@ -50,6 +50,12 @@ def think_block(text: str) -> str:
     return f"{THINK_START}{text}{THINK_END}"
 
 
+def without_open_block(text: str) -> str:
+    """An answer as it may be shown: what stands behind a "<think>" that was never closed is no answer."""
+    start = text.rfind("<think>")
+    return text if start < 0 or "</think>" in text[start:] else text[:start]
+
+
 class ChatTokenizer:
     """A `tokenizer.json` and the chat template beside it."""
 
@@ -133,7 +139,7 @@ def refuse(message: str) -> None:
 
 
 class TextStream:
-    """Turns growing ids into pieces of text, each handed out once and never a broken character."""
+    """Turns growing ids into pieces of text, each handed out once and never a broken character; a think block waits for its end."""
 
     def __init__(self, tokenizer: ChatTokenizer) -> None:
         self.tokenizer = tokenizer
@@ -151,5 +157,6 @@ class TextStream:
         return self.take(self.tokenizer.decode(self.ids))
 
     def take(self, text: str) -> str:
+        text = without_open_block(text)
         piece, self.shown = text[self.shown :], len(text)
         return piece

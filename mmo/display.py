@@ -103,6 +103,13 @@ def finish(figure: Figure, alt: str) -> Picture:
     return Picture(buffer.getvalue(), alt)
 
 
+def show_image(image, alt: str, side: int = 160) -> Picture:
+    """An image (PIL's), `side` pixels wide and high, with words for those who cannot see it."""
+    buffer = io.BytesIO()
+    image.convert("RGB").resize((side, side)).save(buffer, "PNG", optimize=True)
+    return Picture(buffer.getvalue(), alt)
+
+
 # --- Sound -------------------------------------------------------------------------------------------------------
 
 
@@ -125,11 +132,11 @@ def mel_spectrogram(samples: np.ndarray, rate: int, bands: int = 64, hop: float 
     return np.maximum(energy - energy.max(initial=-100.0), -70)
 
 
-def show_spectrogram(samples: np.ndarray, rate: int, title: str = "") -> Picture:
-    """What a sound looks like: frequencies from low to high, brighter where louder."""
+def show_spectrogram(samples: np.ndarray, rate: int, title: str = "", *, small: bool = False) -> Picture:
+    """What a sound looks like: frequencies from low to high, brighter where louder.  small: a strip without a scale, to set beside others."""
     samples = one_channel(samples)
     seconds = len(samples) / rate
-    with drawing(min(9.0, 2.0 + 1.6 * seconds), 1.7) as figure:
+    with drawing(min(5.0, 0.8 * seconds), 0.6) if small else drawing(min(9.0, 2.0 + 1.6 * seconds), 1.7) as figure:
         axes = figure.add_subplot()
         levels = mel_spectrogram(samples, rate)
         axes.imshow(levels, origin="lower", aspect="auto", cmap="magma", extent=(0, seconds, 0, len(levels)), interpolation="bilinear")
@@ -140,6 +147,8 @@ def show_spectrogram(samples: np.ndarray, rate: int, title: str = "") -> Picture
         axes.set_yticklabels([f"{mark / 1000:g} kHz" for mark in marks])
         axes.set_xlabel("seconds")
         axes.set_title(title)
+        if small:
+            axes.set_axis_off()
         return finish(figure, f"Spectrogram of {seconds:.1f} s of sound. {title}".strip())
 
 
@@ -181,15 +190,15 @@ class Player:
         return f"Player({self.text!r}, {len(self.sound)} bytes)"
 
 
-def listen(samples, rate: int, text: str = "", *, picture: bool = True) -> Player:
-    """A player for short sounds: samples (n,) in -1..1 (array or tensor) at `rate`, what is said, and its spectrogram.
+def listen(samples, rate: int, text: str = "", *, picture: bool = True, small: bool = False) -> Player:
+    """A player for short sounds: samples (n,) in -1..1 (array or tensor) at `rate`, what is said, and its spectrogram, a small one if wished.
 
     No samples at all, which is what a hardly trained model may say, give a line that says so.
     """
     if samples is not None and not np.asarray(samples).size:
         return Player(b"", f"{text} (no sound: the speech ended before its first frame)".lstrip(), None)
     samples = one_channel(samples)
-    return Player(encode_sound(samples, rate), text, show_spectrogram(samples, rate) if picture else None)
+    return Player(encode_sound(samples, rate), text, show_spectrogram(samples, rate, small=small) if picture else None)
 
 
 # --- Codes -------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ changes nothing that is heard (`tail`).
 
 A question that is heard may be written down first (`Decoding.write_down`), in the think block with which an answer may begin and of which
 nothing is spoken.  That is a run of its own, for text alone, up to "</think>"; then the prompt ends behind the block, and the above begins.
+No other block is opened: where nothing was heard, there is nothing to write down.
 
     generator = Generator(model, codec, tokenizer)
     answer = generator.answer(prompt)                        # text, codes, samples, times
@@ -36,7 +37,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmo.chat import THINK_END, THINK_START, ChatTokenizer, TextStream
+from mmo.chat import THINK_END, THINK_START, ChatTokenizer, TextStream, without_open_block
 from mmo.codec import Codec
 from mmo.config import Decoding, ModelConfig, each
 from mmo.graphs import StepGraph
@@ -231,13 +232,15 @@ class Decoder:
         speech: bool,
         graph: StepGraph | None = None,
         end_token: int | None = None,
+        unsaid: int | None = None,
     ) -> None:
-        """end_token: what ends the text, by default <|im_end|>."""
+        """end_token: what ends the text, by default <|im_end|>.  unsaid: a token that is never written."""
         self.model, self.config, self.graph = model, model.config, graph
         config, B, Q = model.config, len(batch.lengths), model.config.num_codebooks
         self.device = batch.input_ids.device
         self.decoding = decoding
         self.end_token = config.im_end_token if end_token is None else end_token
+        self.unsaid = unsaid
         self.rows = list(range(B))  # the batch's rows that still run ...
         self.rows_index = torch.arange(B, device=self.device)  # ... and the same on the device
         self.step = 0
@@ -313,6 +316,8 @@ class Decoder:
             tokens = torch.full_like(self.text_end, config.pad_token)
         else:
             logits = self.model.text_head(self.text_hidden)  # (B, 1, V)
+            if self.unsaid is not None:
+                logits[..., self.unsaid] = -torch.inf
             tokens = self.choose_text(logits, uniform[:, -1:])[:, 0]
             ended = (tokens == self.end_token) & (s < self.text_end)
             self.text_ended |= ended
@@ -401,13 +406,15 @@ class Generator:
         return self.model.config
 
     def text(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(ids) if self.tokenizer else ""
+        return without_open_block(self.tokenizer.decode(ids)) if self.tokenizer else ""
 
     def start(self, prompts: Sequence[Prompt], decoding: Decoding | None, speech: bool, end_token: int | None = None) -> Decoder:
-        """Collate and read the prompts."""
+        """Collate and read the prompts.  Where think blocks are written down (`listen`), an answer opens none of its own."""
+        decoding = decoding or self.decoding
+        unsaid = self.tokenizer.id("<think>") if decoding.write_down and self.tokenizer and end_token is None else None
         batch = Batch.collate(prompts, self.config, self.model.model.embed_tokens.weight.device)
         seeds = [prompt.seed for prompt in prompts]
-        return Decoder(self.model, batch, seeds, decoding or self.decoding, speech, self.graph, end_token)
+        return Decoder(self.model, batch, seeds, decoding, speech, self.graph, end_token, unsaid)
 
     def listen(self, prompts: Sequence[Prompt], decoding: Decoding | None) -> tuple[list[Prompt], list[str]]:
         """Let the model write down what it hears, where `Decoding.write_down` wants it.
@@ -426,7 +433,7 @@ class Generator:
         for _ in decoder.run(drop=True):
             pass
         for number, prompt, (ids, *_) in zip(asking, opened, decoder.results(), strict=True):
-            heard[number] = self.text(ids).strip()
+            heard[number] = self.tokenizer.decode(ids).strip()
             words = self.tokenizer.encode(heard[number])  # without the newline, which is the closing's
             prompts[number] = replace(prompt, text_ids=[*prompt.text_ids, *words, *closing])
         return prompts, heard

@@ -356,7 +356,7 @@ quiz("00")
 # - Rented and frozen: speech encoder, vision encoder and codec. Built by you: everything between them.
 #
 # **Often mistaken.** *"It transcribes, answers, and reads aloud."* Nothing is handed over as text. *"Small means a toy."* Only the sizes are small; the classes are those of the
-# large model, and `MMO_PROFILE=mini` runs the same notebooks with it. *"A low loss means that it speaks well."* In notebook 08 the loss falls almost to zero, and the model can say one sentence.
+# large model, and with `profile = "mini"` in its parameters a notebook runs it. *"A low loss means that it speaks well."* In notebook 08 the loss falls almost to zero, and the model can say one sentence.
 #
 # **To try.** Change the questions above. Ask for something outside its world ("What is love?") and watch what it does with words it does not know. Give `Prompt` in `ask` another
 # `seed` (1, 2, 3) and ask the same question again: what changes, the words or the melody?

@@ -313,8 +313,7 @@ print(inspect.getsource(EuclideanCodebook._quantize))
 # A decoder that gets fewer rows sums fewer entries. So one stream of codes is eight streams of different quality: cut off rows from below.
 
 # %%
-heard_with = (1, 2, 3, 4, Q)
-for q in heard_with:
+for q in range(1, Q + 1):
     display(listen(codec.decode(codes[:, :q])[0, 0], codec.sample_rate, f"{q} codebook{'s' if q > 1 else ''} of {Q}: {said.truth}"))
 
 # %% [markdown]
@@ -370,8 +369,8 @@ for name, each in errors.items():
 reveal("01.wer", round(100 * errors[4 if 4 in errors else Q].wer), "percent")
 
 # %% [markdown]
-# Two things to take from this. Intelligibility is nearly all there after a few codebooks, although it still sounds coarse: *words and sound quality are
-# different things*. And twenty sentences are few: look at the intervals before you believe a difference of three points. (`data/tiny/figures/codec.json` has more
+# Two things to take from this. Intelligibility is nearly all there after a few codebooks. The judge counts words and knows nothing of how pleasant a sound is: *words and sound quality are
+# different things*, and whether you hear the rest is asked below. And twenty sentences are few: look at the intervals before you believe a difference of three points. (`data/tiny/figures/codec.json` has more
 # sentences; it is written by `python -m mmo.world.measure_codec`.)
 #
 # ## Hear it, with a number of your own

@@ -15,7 +15,7 @@
 #
 # **At the end** you have written every part of a modern language model: norm, positions, attention with its mask and its cache, the gated
 # feed-forward. Your functions run the weights that come with the course, and they answer you in writing. And you have pretrained a Thinker of your own for a
-# minute, from random numbers, and read what it writes on the way.
+# minute or two, from random numbers, and read what it writes on the way.
 #
 # **You need** matrix products, softmax, and what a token is. If attention is new to you, read the first paper at the end beside this notebook.
 #
@@ -421,7 +421,7 @@ print(f"{STEPS} steps in {time.perf_counter() - started:.0f} s")
 reveal("05.start", round(losses[0], 2), f"(the logarithm of {V} is {math.log(V):.2f})")
 
 # %% [markdown]
-# Each token of $V$ as likely as any other, $p = 1/V$, is a loss of $\ln V$. Random weights give nearly that: their first guess is almost even. What it wrote on the way, with *your* functions around its
+# Each token of $V$ as likely as any other, $p = 1/V$, is a loss of $\ln V$. Random weights give nearly that: their first guess is almost even. (The seconds of the training are those of the machine and the hour; the line at the top of this notebook was measured at another one.) What it wrote on the way, with *your* functions around its
 # weights:
 
 # %%

@@ -739,7 +739,7 @@ reveal("08.knows", max(loss_0, key=loss_0.get), f"(loss of codebook 0: with the 
 # seen, and it does harm of its own. Whoever takes parts of a network away should take them from another example, not from nowhere.
 #
 # And compare the codebooks. The early ones say *what* is said, and they know it from the bridge. The late ones say how it sounds in detail, and there the bridge is of little help. Without any bridge the loss of codebook 0 may even end
-# *above* $\ln A$, worse than a blind guess: a Talker that has lost its Thinker is not ignorant but wrong, and sure of it. Hear it:
+# *above* $\ln A$, worse than a blind guess: a Talker that has lost its Thinker is not ignorant but wrong, and sure of it. Left alone it may be so sure that it stops before its first frame. So here it is forbidden to stop. Hear it:
 
 # %%
 class Deaf(nn.Module):
@@ -755,6 +755,17 @@ class Deaf(nn.Module):
 
 voice = Generator(model, codec, tokenizer, settings.decoding)
 voice.model.talker.embed_proj = Deaf(talker.embed_proj)  # of the generator's own twin; the model stays as it is
+chances = voice.model.audio_head
+
+
+def endless(state: Tensor) -> Tensor:
+    """The Talker's logits, without its stop."""
+    logits = chances(state)
+    logits[..., config.audio_stop_token] = -torch.inf
+    return logits
+
+
+voice.model.audio_head = endless
 prompt = Prompt(tokenizer.prompt([{"role": "user", "content": one.question}]), one.speaker[0])
 babble = voice.answer(prompt, replace(settings.decoding, max_frames=40))
 display(listen(babble.samples, codec.sample_rate, f'the Thinker wrote: "{babble.text}"   the Talker, without its bridge; the judge hears: {heard(babble.samples)}'))

@@ -701,7 +701,7 @@ if len(at) > 4:
 
 # %% [markdown]
 # So a player on a real line waits a little on purpose. `mmo.streaming.SpeechStream` has both: single frames until something is heard, then pieces that grow. Until something *is heard*, because the first frames
-# are often silence: the breath before a word. The clock that counts for a person runs until the first frame that is loud enough.
+# may be silence: the breath before a word. The clock that counts for a person runs until the first frame that is loud enough.
 
 # %%
 loud_enough = [number for number, peak in enumerate(peaks) if peak > HEARD]

@@ -134,7 +134,8 @@ display(compare_grids(streams.input_ids[:-1, at : at + 9], fed[:-1, at : at + 9]
 # ## The recipe
 #
 # What is left to trust is the bridge. The original's recipe is one pass over all weights: rate 5e-4, batch 40, every row padded to 512 positions, no warm-up,
-# cosine to a tenth. Ours differs where our profile says so (`mmo/profiles.py`): length buckets, warm-up, Muon on hidden matrices, an average of the weights.
+# cosine to a tenth. One pass is enough where the Thinker is finished and every row has its sound: all that is new is the Talker, and the text in each row keeps the Thinker in practice. The rate is high because nothing in the Talker can speak yet, and it falls so that the last steps settle.
+# Rows of one length are simple, and computed for nothing where they are short. Ours differs where our profile says so (`mmo/profiles.py`): length buckets, warm-up, Muon on hidden matrices, an average of the weights.
 
 # %%
 stage = planned_passes(settings, "t2a", budget, None)[0]

@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 12 · Train I2T: a picture in, text out
 #
-# *Takes 65 minutes (tiny) · runs in 773 s on 2 cores (tiny) · builds on 11 · 3 exercises, 8 points*
+# *Takes 65 minutes (tiny) · runs in 773 s on 2 cores (tiny) · builds on 03, 11 · 3 exercises, 8 points*
 #
 # **At the end** it looks at a picture it never saw and says what is there: colours, shapes, sizes, and which is where. You know which of these it reads well, how sure that is, and
 # what the other skills paid for it.
@@ -44,7 +44,7 @@ from mmo.course import check, exercise, hint, predict, quiz, reveal, solution
 from mmo.course.cost import print_beside, try_passes
 from mmo.course.pictures import show_maps
 from mmo.data import find_files
-from mmo.display import LossCurves, listen
+from mmo.display import LossCurves, finish, listen, show_image
 from mmo.examination import SIZES, Candidate, Exam, of_tier
 from mmo.measures import words
 from mmo.profiles import profile as find_profile
@@ -62,12 +62,14 @@ shown = measures.spread(of_tier(exam.shown, "sentence"), count)
 
 def gallery(items, captions):
     """Pictures in a row, each under its words."""
-    figure, axes = plt.subplots(1, len(items), figsize=(2.3 * len(items), 3.0))
+    figure, axes = plt.subplots(1, len(items), figsize=(2.3 * len(items), 3.0), layout="constrained")
     for axis, item, caption in zip(axes, items, captions):
         axis.imshow(read_picture(item.picture))
         axis.set_title(fill(caption, 26), fontsize=7)
         axis.axis("off")
-    plt.show()
+    picture = finish(figure, "Pictures side by side, each under its words: " + " | ".join(captions))
+    plt.close(figure)
+    display(picture)
 
 
 # %% [markdown]
@@ -128,7 +130,7 @@ for name, kind in (("colour", set(COLOURS)), ("shape", set(SHAPES)), ("place", {
 # %% [markdown]
 # ## Train
 #
-# The projector alone, then everything, with rows of both earlier tasks mixed in. The original trains I2T only in its full recipe: the projector at 5e-5, then all at 5e-6. Our rates
+# The projector alone, then everything, with rows of both earlier tasks mixed in. The original trains I2T only in its full recipe: the projector at 5e-5, then all at 5e-6, a tenth of it: by then the weights read, hear and speak, and a small rate is what guards that. Our rates
 # are those of a small model that must see in minutes. Some captions were spoken for T2A: these rows bring their sound along, so that the Talker learns to speak behind a picture, where the answer
 # begins 64 positions later than it is used to.
 
@@ -202,7 +204,9 @@ for text, item in zip(texts, shown):
     elif text.strip() != item.truth:
         missed["size"] += 1  # a size left out, or one too many, changes the number of words
 print("descriptions with a wrong …", dict(missed.most_common()))
-reveal("12.hardest", missed.most_common(1)[0][0] if missed else "none")
+most = max(missed.values(), default=0)
+worst = [name for name, times in missed.items() if times == most] or ["none"]
+reveal("12.hardest", worst, "(equally: each counts)" if len(worst) > 1 else "")
 
 # %% [markdown]
 # ## Exercise: how far to trust a share
@@ -303,21 +307,22 @@ reveal("12.forgotten", "yes" if high >= 0 else "no", f"(from {stages[0]} to i2t 
 # %% [markdown]
 # ## On the way, and aloud
 #
-# The first picture at each snapshot, asked and answered aloud, with one voice and one seed.
+# The first picture at each snapshot, asked and answered aloud, with one voice and one seed. At step 0 no picture has ever been learnt: 64 vectors mean nothing yet, and what the model did last with vectors, in A2A, was to write down a question
+# and close its think block. So if it begins with `</think>`, or several, it closes a block that nobody opened; what follows is a guess.
 
 # %%
-display(read_picture(shown[0].picture).resize((160, 160)))
+display(show_image(read_picture(shown[0].picture), f"The picture. {shown[0].truth}"))
 print(f"the truth: {shown[0].truth}")
 prompt = replace(prompts[0], speaker=next(iter(exam.voices.values()), None), seed=0)
 for step, path in [(0, before), *snapshots_of(run, "i2t")]:
     answer = Candidate(path, exam).answer([prompt], f"step {step}", speech=True)[0]
-    display(listen(answer.samples, answer.sample_rate, f"after {step} steps: {answer.text}", picture=step in (0, result.steps)))
+    display(listen(answer.samples, answer.sample_rate, f"after {step} steps: {answer.text}"))
 
 # %%
 assistant = Assistant.load(settings, run)
 for n, item in enumerate(shown[:3]):
     picture = read_picture(item.picture)
-    display(picture.resize((160, 160)))
+    display(show_image(picture, f"The picture. {item.truth}"))
     spoken = assistant.ask("What do you see?", picture=picture, voice=next(iter(assistant.voices), None), seed=n)
     display(listen(spoken.samples, spoken.sample_rate, f"{spoken.text}   (wanted: {item.truth})"))
 

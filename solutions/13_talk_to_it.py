@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 13 · Talk to it
 #
-# *Takes 45 minutes (tiny) · runs in 58 s on 2 cores (tiny) · builds on 12 · 2 exercises, 5 points*
+# *Takes 45 minutes (tiny) · runs in 58 s on 2 cores (tiny) · builds on 01, 07, 12 · 2 exercises, 5 points*
 #
 # **At the end** you have asked it by text, by voice and by picture, with your own words, your own recording and your own picture if you like. You have heard it in both voices and at four
 # temperatures, and seen when its first sound arrives.
@@ -31,6 +31,7 @@ budget = "full"
 import time
 from dataclasses import replace
 from itertools import islice, permutations
+from unittest.mock import patch
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -43,9 +44,9 @@ from mmo import measures
 from mmo.assistant import Assistant
 from mmo.config import Draws
 from mmo.course import check, exercise, hint, predict, quiz, reveal, solution
-from mmo.course.clinic import Ward, long_term_spectrum, pitch
+from mmo.course.clinic import Ward, long_term_spectrum
 from mmo.data import Batches, Corpus, DataFile, Layout
-from mmo.display import listen, show_codes
+from mmo.display import finish, listen, show_codes, show_image
 from mmo.examination import SIZES, Exam, of_tier
 from mmo.features import read_sound
 from mmo.generation import Sound, TextPiece
@@ -77,7 +78,7 @@ for voice in assistant.voices:
 # Under each player stands what it wrote. Close your eyes first, then compare: do you hear those words?
 
 # %%
-for question in ("Hello.", "Which is bigger, nine or twelve?", "What is the opposite of hot?", "Count from three until eight.",
+for question in ("Count from three until eight.", "Which is bigger, nine or twelve?", "What is the opposite of hot?", "How many legs has a dog?",
                  "Say: a large red circle above a small blue square."):
     answer = assistant.ask(question)
     print("asked:", question)
@@ -112,7 +113,7 @@ own_picture = None  # "picture.png"
 # %%
 row = pyarrow.parquet.read_table(settings.data_dir / "i2t-test.parquet", columns=["image_bytes"]).slice(1, 1).to_pylist()[0]
 picture = read_picture(open(own_picture, "rb").read() if own_picture else row["image_bytes"])
-display(picture.resize((192, 192)))
+display(show_image(picture, "The picture that it is asked about.", 192))
 answer = assistant.ask("What do you see?", picture=picture)
 display(listen(answer.samples, answer.sample_rate, answer.text))
 
@@ -152,13 +153,18 @@ figure, axes = plt.subplots(2, 1, figsize=(9, 4.0), sharex=True, layout="constra
 streamed = [timeline(axis, prompt) for axis, prompt in zip(axes, (assistant.prompt("What is eleven plus eight?"), assistant.prompt("Count from three until eight.")))]
 axes[-1].set_xlabel("milliseconds after the question")
 axes[0].legend(loc="upper right", fontsize=8)
-plt.show()
+picture = finish(figure, "When text and sound were ready, in milliseconds after the question: " + "; ".join(
+    f"{final.text} {before} pieces of text before the first sound, {behind} behind it" for final, before, behind in streamed))
+plt.close(figure)
+display(picture)
 for final, before, behind in streamed:
     print(f"{final.text}  {len(final.text_ids)} tokens: {before} pieces of text before the first sound, {behind} behind it")
     if final.first_audio_ms is not None:
         print(f"   first sound after {final.first_audio_ms:.0f} ms; {final.real_time_factor:.2f} s of work per second of speech")
     display(listen(final.samples, final.sample_rate, final.text))
-reveal("13.steps", config.num_codebooks + 1, "steps: one for the answer's first word, and one for each codebook of the first frame")
+with patch.object(generator.model, "hidden_states", wraps=generator.model.hidden_states) as model:  # called once a step, the first time with the whole prompt
+    steps = next((model.call_count for event in generator.stream([assistant.prompt("Count from three until eight.")]) if isinstance(event, Sound)), "no sound at all")
+reveal("13.steps", steps, f"steps, counted; one for the answer's first word and one for each codebook of the first frame are {config.num_codebooks + 1}")
 
 # %% [markdown]
 # Read the pictures from left to right. Above each, the text comes, a token a step. The short answer is written to its end before its first frame is whole; while the long one is still being written, its first words are heard. Below, each black mark is a piece of sound that is ready, and
@@ -277,7 +283,7 @@ reveal("13.warm", "neither" if max(lost.values()) <= 0 else max(lost, key=lost.g
 # %%
 for seed in range(3):
     answer = assistant.ask("What comes after Monday?", seed=seed, decoding=replace(generator.decoding, temperature=0.6))
-    display(listen(answer.samples, answer.sample_rate, f"seed {seed}: {answer.text}", picture=False))
+    display(listen(answer.samples, answer.sample_rate, f"seed {seed}: {answer.text}"))
 if answer.codes.shape[1]:
     display(show_codes(answer.codes, config.num_codes))
 else:
@@ -305,17 +311,16 @@ def references(voice: str, count: int) -> list[Tensor]:
 few = items[: 10 if budget == "full" else 2]
 crossed = []
 if several:
-    print("vector   reference   voice of the vector in   likeness to it   pitch")
+    print("vector   reference   voice of the vector in   likeness to it")
     for first, second in list(permutations(assistant.voices, 2))[:2]:
         for other in (None, first, second):
             examples = references(other, len(few)) if other else [None] * len(few)
             asked = [replace(prompt, speaker=assistant.voices[first], ref_codes=codes) for prompt, codes in zip(exam.text_prompts(few), examples)]
             answers = generator.generate_batch(asked)
             likes = [like(answer.samples, first) for answer in answers]
-            heights = [pitch(answer.samples, answer.sample_rate) for answer in answers if len(answer.samples)]
             crossed += [each > 0 for each in likes] if other == second else []
-            print(f"{first:6}   {other or 'none':9}   {sum(each > 0 for each in likes):3} of {len(likes):2} answers        {np.mean(likes):14.2f}   {np.median(heights) if heights else 0:.0f} Hz")
-            display(listen(answers[0].samples, answers[0].sample_rate, f"vector of {first}, reference of {other or 'nobody'}: {answers[0].text}", picture=False))
+            print(f"{first:6}   {other or 'none':9}   {sum(each > 0 for each in likes):3} of {len(likes):2} answers        {np.mean(likes):14.2f}")
+            display(listen(answers[0].samples, answers[0].sample_rate, f"vector of {first}, reference of {other or 'nobody'}: {answers[0].text}"))
 
 # %%
 reveal("13.reference", round(100 * float(np.mean(crossed))), "of a hundred") if crossed else print("There is one voice only: nothing to cross.")
@@ -366,7 +371,7 @@ quiz("13")
 # **Often mistaken.** *"Streaming means low latency."* It means that sound comes before the end; how soon is another question. *"The voice is in the weights."* Both voices are; the vector chooses. *"It wrote it, so it said it."* Text and speech are made side by side and may
 # differ: listen.
 #
-# **To try.** Mix two vectors half and half (`replace(assistant.prompt("Hello."), speaker=…)`, as in "A voice by example"): whose voice is that? Ask something that is not of its world: where does it go wrong, in the text or in the speech? Warm only the late codebooks
+# **To try.** Mix two vectors half and half (`replace(assistant.prompt("Count from three until eight."), speaker=…)`, as in "A voice by example"): whose voice is that? Ask something that is not of its world: where does it go wrong, in the text or in the speech? Warm only the late codebooks
 # (`temperature=(0.0, 0.0, 0.0, 1.0)`, the last number stands for the rest): what changes now?
 #
 # **Where to read on.** `mmo/generation.py`, `mmo/streaming.py`, `mmo/assistant.py`; A. Défossez, L. Mazaré, M. Orsini and others: *Moshi: a speech-text foundation model for real-time dialogue.* 2024,

@@ -184,8 +184,7 @@ for name in ("recorded", "all 8 true", "the Talker's"):
     display(listen(ways[name][worst], rate, f"{name}: {sentences[worst].truth} (the judge hears: {heard[name][worst]})"))
 
 # %% [markdown]
-# Read it from the top. From the first bar to the second nothing was predicted: that is the codec alone, and no Talker, however large, can get below the second
-# bar by more than chance. The next steps are the Talker's. Where do they begin to cost: in the last five codebooks, or in the first?
+# Read it from the top. From the first bar to the second nothing was predicted: that is the codec alone. The next steps are the Talker's. Where do they begin to cost: in the last five codebooks, or in the first?
 #
 # A bar may be shorter than the one above it. Often that is chance. It can also be real: the Talker goes on best from codes that it would have chosen itself, and a true one may be a code that it did not expect.
 #
@@ -315,7 +314,9 @@ for kind, names in KINDS.items():
     of_model = float((torch.tensor(by_model) == truth["test"]).float().mean())
     print(f"{kind:7} the probe {100 * float((read == truth['test']).float().mean()):4.0f} %   the model {100 * of_model:4.0f} %   by chance about {100 / (len(names) + (kind == 'size')):3.0f} %")
     wrong_share[kind] = 1 - of_model
-reveal("15.eyes", max(wrong_share, key=wrong_share.get) if any(wrong_share.values()) else "none")
+most = max(wrong_share.values())
+worst_read = [kind for kind, share in wrong_share.items() if share == most] if most else ["none"]
+reveal("15.eyes", worst_read, "(equally: each counts)" if len(worst_read) > 1 else "")
 
 # %% [markdown]
 # A probe is a lower bound: it reads what lies on the surface, from the mean and the extremes over the 64 patches. The projector with the Thinker behind it can do more, and
@@ -436,7 +437,7 @@ with drawing(5.0, 2.2) as figure:
     picture = finish(figure, "Word error rate by width of the Talker, on answers learnt by heart: " + ", ".join(f"{width}: {rate:.0f} percent" for width, rate in zip(widths, rates)))
 display(picture)
 for width, answers in said_by.items():
-    display(listen(answers[0].samples, codec.sample_rate, f"width {width}: {answers[0].text}", picture=False))
+    display(listen(answers[0].samples, codec.sample_rate, f"width {width}: {answers[0].text}", small=True))
 
 # %% [markdown]
 # ## Exercise: how weights grow with the width

@@ -214,7 +214,7 @@ print(inspect.getsource(mmo.distributed.shared_loss))
 # A small model, real rows, a few steps. Once in one process with the whole batch; once in two processes that torchrun starts, with shared denominators; once in two
 # processes with the usual mistake. They exchange through *gloo*, which needs no GPU. The optimiser is plain SGD, so weights differ exactly as gradients do. The command is
 #
-#     torchrun --standalone --nproc-per-node 2 -m mmo.distributed --steps 3 --out two.safetensors
+#     torchrun --standalone --nproc-per-node 2 -m mmo.distributed --steps 4 --out two.safetensors
 #
 # **Predict** before you run it: how far apart are the weights of one process and of two, as a power of ten? And with the mistake?
 

@@ -58,11 +58,18 @@ def test_what_was_live_is_words(book):
 @pytest.mark.parametrize(
     ("target", "wanted"),
     [
-        ("08_talker_and_mtp.ipynb", "](08_talker_and_mtp.html)"),
-        ("08_talker_and_mtp.ipynb#summary", "](08_talker_and_mtp.html#summary)"),
-        ("https://arxiv.org/abs/1", "](https://arxiv.org/abs/1)"),
-        ("../docs/install.md", "](index.html)"),
+        ("08_talker_and_mtp.ipynb", "[`words`](08_talker_and_mtp.html)"),
+        ("08_talker_and_mtp.ipynb#summary", "[`words`](08_talker_and_mtp.html#summary)"),
+        ("https://arxiv.org/abs/1", "[`words`](https://arxiv.org/abs/1)"),
+        ("#summary", "[`words`](#summary)"),
+        ("../docs/install.md", "`words`"),
+        ("../mmo/generation.py", "`words`"),
     ],
 )
 def test_page_links(target, wanted):
-    assert page_link(target) == wanted
+    assert page_link("`words`", target) == wanted
+
+
+def test_the_repositorys_files_are_plain_words(book):
+    page = re.search(r"<main.*</main>", book["15_breaking_it.html"], re.DOTALL)[0]
+    assert "mmo/generation.py" in page and "index.html" not in page

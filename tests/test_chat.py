@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mmo.chat import ANSWER_START, ChatTokenizer, TextStream, user_content
+from mmo.chat import ANSWER_START, ChatTokenizer, TextStream, user_content, without_open_block
 from mmo.sequence import Markers, find_assistant_ranges
 
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "tiny" / "tokenizer"
@@ -48,6 +48,18 @@ def test_pieces_of_text_are_whole_characters(tokenizer):
     half = TextStream(tokenizer)
     half.push(tokenizer.encode("🙂")[0])
     assert half.finish() == "\ufffd"  # cut within a character: said, not swallowed
+
+
+def test_a_think_block_waits_for_its_end(tokenizer):
+    def pieces(text):
+        stream = TextStream(tokenizer)
+        return [stream.push(token) for token in tokenizer.encode(text)] + [stream.finish()]
+
+    assert without_open_block("Seven.") == "Seven." and without_open_block("<think>\nWhat is the moon.") == ""
+    assert without_open_block("<think>\na\n</think>\n\nSeven.") == "<think>\na\n</think>\n\nSeven."
+    assert "".join(pieces("Seven. <think>\nWhat is")) == "Seven. "
+    closed = "<think>\na\n</think>\n\nSeven."
+    assert "".join(pieces(closed)) == closed and not pieces(closed)[0]
 
 
 def test_user_content():

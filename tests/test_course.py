@@ -413,6 +413,13 @@ def test_the_first_prediction_counts():
     assert repr(desk.reveal("07.other", 8, "steps")) == "It is 8 steps."
 
 
+def test_of_several_truths_each_counts():
+    desk.predict("07.x", "Which?", "size")
+    assert repr(desk.reveal("07.x", ["shape", "size"])) == "It is shape and size. You predicted size, and that is it."
+    assert repr(desk.reveal("07.x", ["size"])) == "It is size. You predicted size, and that is it."
+    assert repr(desk.reveal("07.x", ["shape", "colour"])) == "It is shape and colour. You predicted size."
+
+
 # --- Progress ----------------------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from mmo.display import (
-    Curves, LossCurves, listen, mel_spectrogram, read_records, show_codes, show_delay, show_losses, smooth, without_silence,
+    Curves, LossCurves, listen, mel_spectrogram, read_records, show_codes, show_delay, show_image, show_losses, smooth, without_silence,
 )  # fmt: skip
 from mmo.sequence import Markers, build_row
 from speakers import TOY
@@ -37,6 +37,17 @@ def test_player_holds_the_sound_its_words_and_a_picture():
     assert len(sound) < 12_000 and len(html) < 60_000
     assert Image.open(io.BytesIO(base64.b64decode(re.search(r"image/png;base64,([^\"]+)", html)[1]))).width > 200
     assert "image/png" not in listen(TONE, RATE, picture=False)._repr_html_()
+
+
+def test_a_small_picture_is_small_and_says_what_it_is():
+    small, whole = (listen(TONE, RATE, "hm", small=small).picture for small in (True, False))
+    assert picture(small).height < picture(whole).height / 2 and len(small.png) < len(whole.png) / 2
+    assert small.alt == whole.alt == "Spectrogram of 1.0 s of sound."
+
+
+def test_an_image_is_shown_with_words():
+    shown = show_image(Image.new("RGBA", (20, 30), "red"), "A red thing.", 64)
+    assert picture(shown).size == (64, 64) and shown._repr_mimebundle_()["text/plain"] == "A red thing."
 
 
 def test_spectrogram_shows_a_tone_in_its_place():

@@ -358,6 +358,22 @@ def closing():
     return Closing(TOY).eval()
 
 
+class Quiet(Closing):
+    """The same, and opens no block of its own: what a generator that writes down what it hears sees to."""
+
+    def text_head(self, hidden):
+        logits = super().text_head(hidden)
+        logits[..., 25] = -torch.inf
+        return logits
+
+
+@pytest.fixture(scope="module")
+def quiet(closing):
+    quiet = Quiet(TOY).eval()
+    quiet.load_state_dict(closing.state_dict())
+    return quiet
+
+
 @pytest.fixture(scope="module")
 def listener(closing, codec):
     return Generator(closing, codec, Letters(), replace(DECODING, write_down=True))
@@ -370,14 +386,14 @@ def asked():
     return [sounds[0], toy_prompt(9), *sounds[1:]]
 
 
-def test_an_answer_follows_the_block_in_which_its_question_is_written(closing, listener, asked):
+def test_an_answer_follows_the_block_in_which_its_question_is_written(quiet, listener, asked):
     """As if the block had been the prompt's own end: the layout's `audio_start` stands behind it."""
     answers = listener.generate_batch(asked)
     assert any(answer.heard for answer in answers) and not answers[1].heard, "text needs no ear"
     for prompt, answer in zip(asked, answers, strict=True):
         block = [] if prompt.audio_features is None else [25, 234, *map(ord, answer.heard), 234, 26, 234, 234]
         behind = replace(prompt, text_ids=[*prompt.text_ids, *block])
-        at_once = Generator(closing, listener.codec, Letters(), DECODING).answer(behind)
+        at_once = Generator(quiet, listener.codec, Letters(), DECODING).answer(behind)
         assert same(answer, at_once) and abs(answer.samples - at_once.samples).max(initial=0) < 1e-5
         if block:
             row = build_row([*MARKERS.assistant, *block, 60, *MARKERS.end], answer.codes, TOY, replace(MARKERS, think_end=(26, 234, 234)))
@@ -393,6 +409,29 @@ def test_what_was_heard_comes_before_the_answer(listener, asked):
         assert not answer.heard or isinstance(events[0], Heard)
         assert same(events[-1].answer, answer) and events[-1].answer.heard == answer.heard
         assert "".join(event.text for event in events if isinstance(event, TextPiece)) == answer.text
+
+
+class Musing(Biased):
+    """Would open a think block wherever it can."""
+
+    def text_head(self, hidden):
+        logits = super().text_head(hidden)
+        logits[..., 25] += 50.0
+        return logits
+
+
+def test_where_nothing_was_heard_no_think_block_is_opened(codec, asked):
+    torch.manual_seed(1)
+    musing = Musing(TOY).eval()
+    assert Generator(musing, codec, Letters(), DECODING).answer(toy_prompt(9)).text_ids[0] == 25, "it would"
+    own = Generator(musing, codec, Letters(), replace(DECODING, write_down=True))
+    assert not any(25 in answer.text_ids for answer in [*own.generate_batch(asked), own.answer(toy_prompt(9))])
+
+
+def test_greedy_answers_without_a_block_stay_as_they_were(model, codec):
+    plain, strict = (Generator(model, codec, Letters(), replace(DECODING.greedy(), write_down=on)) for on in (False, True))
+    for one, other in zip(*(each.generate_batch([toy_prompt(7), toy_prompt(9)]) for each in (plain, strict)), strict=True):
+        assert 25 in one.text_ids or same(one, other)
 
 
 def test_without_a_tokenizer_nothing_can_be_written_down(model, codec, asked):

@@ -23,7 +23,6 @@ from nbformat import NotebookNode
 
 from mmo.course.build import BEGIN, END, Edition, emptied
 from mmo.course.catalogue import REPOSITORY, Notebook, read_course
-from mmo.course.links import LINK
 from mmo.settled import settle
 
 CSS = """<style>
@@ -104,7 +103,7 @@ def for_reading(notebook: NotebookNode, root: Path) -> NotebookNode:
     cells = []
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            cell.source = LINK.sub(lambda found: page_link(found[1]), cell.source)
+            cell.source = LINK.sub(lambda found: page_link(*found.groups()), cell.source)
             cells.append(cell)
         elif BEGIN in cell.source:
             solved = "\n".join(line for line in cell.source.splitlines() if line.strip() not in (BEGIN, END))
@@ -118,14 +117,15 @@ def for_reading(notebook: NotebookNode, root: Path) -> NotebookNode:
     return notebook
 
 
-def page_link(target: str) -> str:
-    """The target of a link, as Markdown's "](…)", for a page of the book."""
+LINK = re.compile(r"(?<!!)\[([^\[\]]+)\]\(([^)\s]+)\)")
+
+
+def page_link(words: str, target: str) -> str:
+    """A link of Markdown's, for a page of the book: to another page, or elsewhere; to a file of the repository, which no page holds, its words alone."""
     name = target.split("#")[0]
     if re.match(r"[a-z]+:", target) or target.startswith("#"):
-        return f"]({target})"
-    if name.endswith(".ipynb"):
-        return f"]({Path(name).stem}.html{target[len(name):]})"
-    return "](index.html)"
+        return f"[{words}]({target})"
+    return f"[{words}]({Path(name).stem}.html{target[len(name):]})" if name.endswith(".ipynb") else words
 
 
 def contents_page(course: tuple[Notebook, ...]) -> str:

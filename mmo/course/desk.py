@@ -151,11 +151,14 @@ def predict(id: str, question: str, mine=None) -> Words:
 
 
 def reveal(id: str, truth, unit: str = "") -> Words:
-    """The truth beside the prediction."""
-    entry = {} if strict() else progress.note_prediction(id, truth=truth)
+    """The truth beside the prediction; several of which each is as true as the others may be given as a list."""
+    truths = list(truth) if isinstance(truth, (list, tuple)) else [truth]
+    named = " and ".join(map(str, truths)) if len(truths) > 1 else truths[0]
+    entry = {} if strict() else progress.note_prediction(id, truth=named)
     said = entry.get("mine")
     behind = f" {unit}" if unit else ""
-    plain = f"{truth}{behind}." + ("" if said is None else f" You predicted {said}{closeness(said, truth)}.")
+    close = next((words for words in (closeness(said, each) for each in truths) if words), "")
+    plain = f"{named}{behind}." + ("" if said is None else f" You predicted {said}{close}.")
     return framed(plain, "It is")
 
 

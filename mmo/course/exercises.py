@@ -87,7 +87,7 @@ class Exercise:
     cases: Callable[[], Sequence[Case]]
     bugs: tuple[Bug, ...] = ()
     probe: Callable[[tuple, Any, Any], str | None] | None = None  # (arguments, wanted, theirs) -> diagnosis
-    gradients: tuple[int, ...] = ()  # arguments through which gradients must flow
+    gradients: tuple[int, ...] = ()  # arguments whose gradients are the reference's: where it has none, none may flow
     tolerance: float = 1e-5  # of floating numbers, absolute and relative
     picture: Callable[[Any, Any], Picture] | None = None  # (wanted, theirs), drawn for the case that failed, else for the first
     variant: str = ""  # the name of a class's variant that asks for something else than the package does
@@ -329,6 +329,10 @@ def gradient_flaw(exercise: Exercise, function: Callable, case: Case) -> str | N
     """What is wrong with the gradients, in words."""
     for argument in exercise.gradients:
         theirs, wanted = (gradient(each, case, argument) for each in (function, exercise.reference))
+        if wanted is None:  # nothing may be learnt there
+            if theirs is not None and theirs.any():
+                return f"the values are right, but argument {argument + 1} gets a gradient, and must get none."
+            continue
         if theirs is None:
             return f"no gradient reaches argument {argument + 1}. A .detach(), .item(), .data or torch.no_grad() cuts it off."
         flaw = tensor_difference(wanted, theirs, max(exercise.tolerance, 1e-4))
@@ -338,13 +342,18 @@ def gradient_flaw(exercise: Exercise, function: Callable, case: Case) -> str | N
 
 
 def diagnose_gradient(exercise: Exercise, function: Callable, case: Case) -> str | None:
-    """The words of the mistake with right values that has the learner's gradients."""
-    theirs = [gradient(function, case, argument) for argument in exercise.gradients]
-    for bug in exercise.bugs:
-        if same(outcome(bug.wrong, case), outcome(exercise.reference, case), exercise.tolerance):
-            if same([gradient(bug.wrong, case, argument) for argument in exercise.gradients], theirs, max(exercise.tolerance, 1e-4)):
-                return bug.words
-    return None
+    """The words of the mistake with right values that has the learner's gradients: all of them, or else the first that is wrong."""
+    tolerance = max(exercise.tolerance, 1e-4)
+    wanted, theirs = ([gradient(each, case, argument) for argument in exercise.gradients] for each in (exercise.reference, function))
+    found = [
+        (bug.words, [gradient(bug.wrong, case, argument) for argument in exercise.gradients])
+        for bug in exercise.bugs
+        if same(outcome(bug.wrong, case), outcome(exercise.reference, case), exercise.tolerance)
+    ]
+    first = next(place for place, pair in enumerate(zip(wanted, theirs, strict=True)) if not same(*pair, tolerance))
+    exact = (words for words, own in found if same(own, theirs, tolerance))
+    partly = (words for words, own in found if same(own[first], theirs[first], tolerance))
+    return next(exact, next(partly, None))
 
 
 def gradient(function: Callable, case: Case, argument: int) -> Tensor | None:

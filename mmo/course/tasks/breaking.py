@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -261,13 +261,14 @@ def choose_cases() -> Sequence[Case]:
     uniform = torch.tensor([0.05, 0.4, 0.77, 0.985])
     few = torch.stack([3 * drawn(6, seed) for seed in range(4)])
     large = torch.tensor([[19.0, 20.0, 2.0, 18.9]]).half().expand(4, -1).contiguous()
+    near = (20 - torch.arange(12) / 64 * torch.tensor([1, 3, 2] * 4)).half().expand(99, -1).contiguous()
     many = torch.stack([drawn(1500, seed) for seed in range(24)])
     return [
         Case("six logits", (few, uniform, 1.0)),
         Case("six logits at temperature 0.5", (few, uniform, 0.5)),
-        Case("six logits at temperature 0.5", (few, uniform, 0.5)),
         Case("logits of 20 at temperature 0.2", (large, torch.tensor([0.3, 0.9, 0.9945, 0.9999]), 0.2)),
         Case("1500 logits in half precision", (many, torch.linspace(0.021, 0.987, 24), 1.0)),
+        Case("logits near 20 at temperature 0.05", (near, torch.linspace(0.0101, 0.9899, 99), 0.05)),
     ]
 
 
@@ -276,6 +277,11 @@ def choose_in_half(logits: Tensor, uniform: Tensor, temperature: float) -> Tenso
     shares, ids = (logits / temperature).softmax(dim=-1).sort(dim=-1, descending=True)
     place = (shares.cumsum(dim=-1) < uniform[:, None]).sum(dim=-1, keepdim=True)
     return ids.gather(-1, place.clamp(max=logits.shape[-1] - 1))[:, 0]
+
+
+def choose_divided_in_half(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor:
+    """Goes to float32 behind the division."""
+    return choose((logits / temperature).float(), uniform, 1.0)
 
 
 def choose_by(logits: Tensor, uniform: Tensor, temperature: float, stable: bool = True, sort: bool = True, after: bool = False, times: bool = False) -> Tensor:
@@ -316,6 +322,8 @@ CHOOSE = Exercise(
             lambda logits, uniform, temperature: choose_by(logits, uniform, temperature, stable=False)),
         Bug("The probabilities are summed in half precision: behind a sum of one half, each further thousandth is rounded away. Go to float32 before the softmax.",
             choose_in_half),
+        Bug("The logits are divided by the temperature while they are still in half precision: at 20 / 0.05 its steps are a quarter, and a small temperature takes it beyond 65504. First .float(), then divide.",
+            choose_divided_in_half),
         Bug("The logits are multiplied by the temperature. Divided by it: a low temperature must sharpen.",
             lambda logits, uniform, temperature: choose_by(logits, uniform, temperature, times=True)),
         Bug("The probabilities are divided by the temperature, not the logits: behind the softmax it no longer sharpens.",
@@ -345,11 +353,14 @@ def late(wanted: Tensor, by: Sequence[int]) -> Tensor:
 def lags_cases() -> Sequence[Case]:
     wanted = codes(4, 9)
     shorter = late(codes(3, 9, 1), (1, 1, 2))[:, :7]
+    turns = (torch.arange(8) % 2 + torch.tensor([[4], [10]]))  # 4 5 4 5 …, and 10 11 10 11 …
     return [
         Case("codebook 0 in time, the others one frame late", (wanted, late(wanted, (0, 1, 1, 1)), 3)),
         Case("a staircase, one codebook early", (wanted, late(wanted, (-1, 0, 2, 3)), 3)),
         Case("a shorter run", (codes(3, 9, 1), shorter, 3)),
         Case("nothing late", (wanted, wanted.clone(), 2)),
+        Case("nothing that agrees at any lag, so that all lags are equally good", (wanted, torch.full_like(wanted, -1), 3)),
+        Case("two codes in turn, so that early and late agree alike", (turns, turns + 1 - 2 * (turns % 2), 2)),
     ]
 
 
@@ -372,8 +383,22 @@ def lags_turned_round(wanted: Tensor, found: Tensor, most: int = 3) -> list[int]
     return lags(found, wanted, most)
 
 
-def lags_by_rolling(wanted: Tensor, found: Tensor, most: int = 3) -> list[int]:
-    """The right lags, as strings of numbers relative to codebook 0."""
+def lags_by(order: Callable[[int], tuple]) -> Callable:
+    """The same with another choice among equals: the first in the order given."""
+
+    def wrong(wanted: Tensor, found: Tensor, most: int = 3) -> list[int]:
+        length = min(wanted.shape[1], found.shape[1])
+
+        def agreement(k: int, lag: int) -> int:
+            return sum(int(wanted[k, f] == found[k, f + lag]) for f in range(length) if 0 <= f + lag < length)
+
+        return [max(sorted(range(-most, most + 1), key=order), key=lambda lag: agreement(k, lag)) for k in range(len(wanted))]
+
+    return wrong
+
+
+def lags_against_codebook_0(wanted: Tensor, found: Tensor, most: int = 3) -> list[int]:
+    """The right lags, each less codebook 0's."""
     own = lags(wanted, found, most)
     return [lag - own[0] for lag in own]
 
@@ -397,7 +422,9 @@ LAGS = Exercise(
     bugs=(
         Bug("You look for codebooks that are late only. One may be early, too: try negative lags.", lags_only_late),
         Bug("The sign is turned round: late is positive, found[k, f + d] equals wanted[k, f].", lags_turned_round),
-        Bug("These are lags against codebook 0. Each codebook against its own wanted row: codebook 0 may be late itself.", lags_by_rolling),
+        Bug("These are lags against codebook 0. Each codebook against its own wanted row: codebook 0 may be late itself.", lags_against_codebook_0),
+        Bug("Of lags that agree equally well you take the first that you try. Take the one nearest to 0: what agrees with nothing is not early.", lags_by(lambda lag: (lag,))),
+        Bug("Of d and -d, where both agree equally well, you take the negative. Take the positive.", lags_by(lambda lag: (abs(lag), lag))),
         Bug("One lag for all codebooks: but the delays that break are those of codebooks against each other.", lags_of_all),
     ),
 )

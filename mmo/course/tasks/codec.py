@@ -311,6 +311,7 @@ PERPLEXITY = Exercise(
     bugs=(
         Bug("That is the entropy. The perplexity is exp of it: a number of codes.", entropy),
         Bug("Two logarithms got mixed: the entropy is in bits, but exp wants nats. Use 2 to the power of it, or the natural logarithm.", lambda codes, C: math.exp(entropy(codes, C) / math.log(2))),
+        Bug("Two logarithms got mixed: the entropy is in nats, but 2 to the power of it wants bits. Use exp, or the logarithm to base 2.", lambda codes, C: 2 ** entropy(codes, C)),
         Bug("You count which codes occur at all. A code that occurs once in an hour then counts as much as the commonest one; weigh them by how often they occur.", lambda codes, C: float(len(codes.unique()))),
         Bug("That is 1 / Σp². It is a number of codes in use too, and a good one, but another one: the commonest codes weigh more. Wanted is exp of the entropy.", lambda codes, C: float(1 / (shares(codes, C) ** 2).sum())),
         Bug("The sign is lost: log p is negative, so the entropy is −Σ p log p, and the perplexity is at least 1.", lambda codes, C: 1 / perplexity(codes, C)),

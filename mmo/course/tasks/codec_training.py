@@ -113,11 +113,13 @@ STRAIGHT_THROUGH = Exercise(
     bugs=(
         Bug("The latent itself comes out: the detach is on the wrong side, and the decoder never meets a code.", with_loss(lambda latent, entries: entries + (latent - entries).detach())),
         Bug("The values are the entries, but no gradient reaches the encoder from the decoder: either they are returned as they are, or nothing is detached, and in latent + (entries - latent) the two gradients of the latent cancel out.", with_loss(lambda latent, entries: entries * 1.0)),
-        Bug("The commitment does not pull the latent: either the latent is detached in it, or it is compared with `passed`, which moves along with it. Detach the entries.", with_loss(right_passed, lambda latent, entries: (latent.detach() - entries).square().mean())),
+        Bug("The commitment does not pull the latent: the latent is detached in it. Detach the entries.", with_loss(right_passed, lambda latent, entries: (latent.detach() - entries).square().mean())),
+        Bug("The commitment does not pull the latent: it is compared with `passed`, which moves along with it. Compare it with the entries, detached.", with_loss(right_passed, lambda latent, entries: (latent - right_passed(latent, entries)).square().mean())),
+        Bug("The commitment moves the entries, too: they are not detached in it. It is there to pull the latent to its entry; the entries follow by a running mean of their own (the next exercise).", with_loss(right_passed, lambda latent, entries: (latent - entries).square().mean())),
         Bug("The commitment is summed, not averaged: it would grow with the batch.", with_loss(right_passed, lambda latent, entries: (latent - entries.detach()).square().sum())),
         Bug("The commitment takes absolute values: wanted is the mean square.", with_loss(right_passed, lambda latent, entries: (latent - entries.detach()).abs().mean())),
     ),
-    gradients=(0,),
+    gradients=(0, 1),
     picture=lambda wanted, theirs: compare_maps(wanted[0].detach(), theirs[0].detach(), xlabel="number", ylabel="vector"),
 )
 

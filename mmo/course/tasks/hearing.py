@@ -221,6 +221,11 @@ def stack_by_band(frames: Tensor, width: int, stride: int) -> Tensor:
     return stack(frames, width, stride).view(-1, width, D).transpose(1, 2).reshape(-1, width * D)
 
 
+def stack_unfolded(frames: Tensor, width: int, stride: int) -> Tensor:
+    """Whole windows only, from the first frame on."""
+    return frames.unfold(0, width, stride).transpose(1, 2).reshape(-1, width * frames.shape[1])
+
+
 STACK = Exercise(
     id="02.stack",
     title="The low frame rate",
@@ -240,6 +245,7 @@ STACK = Exercise(
     bugs=(
         Bug("Each row begins with its own frame and only looks ahead. It stands in the middle: three frames before it, three behind.", stack_from_own),
         Bug("Each row ends with its own frame and only looks back. It stands in the middle: three frames before it, three behind.", stack_looks_back),
+        Bug("That is `unfold` as it is: whole windows only, and the first begins with frame 0. A row stands *around* its frame, and each stride has one: repeat the first frame in front and the last one behind, then unfold.", stack_unfolded),
         Bug("Beyond the edges you put zeros. A log of zero energy is no 0, so that would be a loud noise: repeat the first and the last frame.", stack_zeros),
         Bug("The values are sorted by band: all times of band 0 first. A row is whole frames, one after the other.", stack_by_band),
         Bug("Frames are stacked without overlap. The step is `stride`, and a row is longer than that: neighbours share a frame.", lambda frames, width, stride: stack(frames, width, width)),

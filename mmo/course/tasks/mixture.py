@@ -222,6 +222,7 @@ BALANCE = Exercise(
         Bug("You summed the load over the positions. It is a mean, or the loss would grow with the batch.", lambda scores, chosen: balance(scores, chosen) * len(scores)),
         Bug("That is the square of the load. A count has no gradient; the mean score has, which is why it stands there.", lambda scores, chosen: scores.shape[-1] * load(scores, chosen).square().sum() + 0 * scores.sum()),
         Bug("That is the square of the mean score. The load, what was really chosen, is one of the two factors.", lambda scores, chosen: scores.shape[-1] * scores.mean(dim=0).square().sum()),
+        Bug("The load is a share of all choices, which add up to 1. It is how often an expert was chosen a position: with two experts a position the loads add up to 2.", lambda scores, chosen: balance(scores, chosen) / chosen.shape[1]),
         Bug("Only the first of each position's chosen experts was counted.", lambda scores, chosen: balance(scores, chosen[:, :1])),
     ),
     gradients=(0,),

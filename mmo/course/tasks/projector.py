@@ -170,6 +170,15 @@ def runs_flat(ids: Tensor, placeholder: int) -> tuple[Tensor, Tensor]:
     return run.view_as(ids), offset.view_as(ids)
 
 
+def runs_wrapping(ids: Tensor, placeholder: int) -> tuple[Tensor, Tensor]:
+    """Looks for what stood before with a roll, which goes round."""
+    here = ids == placeholder
+    first = here & ~here.roll(1, dims=1)
+    position = torch.arange(ids.shape[1])
+    start = torch.where(first, position, 0).cummax(dim=1).values
+    return torch.where(here, first.cumsum(dim=1) - 1, -1), torch.where(here, position - start, -1)
+
+
 def every_one_a_run(ids: Tensor, placeholder: int) -> tuple[Tensor, Tensor]:
     here = ids == placeholder
     return torch.where(here, here.cumsum(dim=1) - 1, -1), torch.where(here, 0, -1)
@@ -195,6 +204,7 @@ RUNS = Exercise(
         Bug("The runs are counted through the whole batch. Every row has its own first run.", lambda ids, placeholder: runs_by_hand(ids, placeholder, per_row=False)),
         Bug("The rows were laid end to end, so a run goes on from one row into the next. Rows are strangers.", runs_flat),
         Bug("The places are counted on over all runs. In each run they begin at 0 again: each run gets features of its own.", lambda ids, placeholder: runs_by_hand(ids, placeholder, restart=False)),
+        Bug("torch.roll goes round: what stands before a row's first position is its last one. So a run at the beginning is not seen to begin where the row ends in another. Before the first position there is nothing: set it by hand.", runs_wrapping),
         Bug("Every placeholder was taken for a run of its own. A run is neighbours without a gap.", every_one_a_run),
         Bug("You count runs from 1. The first is run 0.", lambda ids, placeholder: (torch.where(ids == placeholder, runs(ids, placeholder)[0] + 1, -1), runs(ids, placeholder)[1])),
         Bug("You count places from 1. The first of a run is place 0.", lambda ids, placeholder: (runs(ids, placeholder)[0], torch.where(ids == placeholder, runs(ids, placeholder)[1] + 1, -1))),

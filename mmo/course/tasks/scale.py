@@ -148,6 +148,11 @@ def one_way(work: float, gradient_bytes: float, bandwidth: float, cards: int) ->
     return work / (work / cards + (cards - 1) / cards * gradient_bytes / bandwidth)
 
 
+def all_bytes(work: float, gradient_bytes: float, bandwidth: float, cards: int, times: int = 2) -> float:
+    """As if each card sent its own part, too."""
+    return work / (work / cards + times * gradient_bytes / bandwidth)
+
+
 def to_one_card(work: float, gradient_bytes: float, bandwidth: float, cards: int) -> float:
     """All send to one card, which sends the mean to all."""
     return work / (work / cards + 2 * (cards - 1) * gradient_bytes / bandwidth)
@@ -181,6 +186,8 @@ SPEEDUP = Exercise(
     bugs=(
         Bug("The exchange is missing: that is what an advertisement would say.", lambda work, gradient_bytes, bandwidth, cards: float(cards)),
         Bug("The bytes go round once only. First every card collects its part of the sum, then every card collects all sums: twice.", one_way),
+        Bug("The factor (n - 1)/n is missing: of n parts each card has one itself and need not be sent it. With one card nothing is exchanged at all.", all_bytes),
+        Bug("All the bytes go round, and once: (n - 1)/n of them do, and twice, once to collect the sums and once to hand them out.", lambda work, gradient_bytes, bandwidth, cards: all_bytes(work, gradient_bytes, bandwidth, cards, 1)),
         Bug("Everything goes through one card, which then has n - 1 times the traffic. In a ring all lines are busy at once.", to_one_card),
         Bug("The work is not divided: that is one card that also waits for others.", undivided),
         Bug("Upside down: that is the share of one card's time that is left.", lambda work, gradient_bytes, bandwidth, cards: 1 / speed_up(work, gradient_bytes, bandwidth, cards)),

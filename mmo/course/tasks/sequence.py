@@ -289,6 +289,11 @@ def cut_overfull(lengths: list[int], budget: int) -> list[list[int]]:
     return batches
 
 
+def cut_before_full(lengths: list[int], budget: int) -> list[list[int]]:
+    """Takes a batch that fills its budget for one that breaks it."""
+    return cut_plain(sorted(lengths), budget - 1)
+
+
 def cut_by_sum(lengths: list[int], budget: int) -> list[list[int]]:
     """The budget counts useful positions only."""
     batches: list[list[int]] = [[]]
@@ -317,6 +322,7 @@ PADDING = Exercise(
     cases=lambda: [
         Case("lengths 7, 3, 3, 8, 2, 7 and a budget of 16", ([7, 3, 3, 8, 2, 7], 16)),
         Case("lengths 5, 9, 5, 9, 5 and a budget of 20", ([5, 9, 5, 9, 5], 20)),
+        Case("lengths 4, 2, 4, 7, 4 and a budget of 16, which four rows fill to the last place", ([4, 2, 4, 7, 4], 16)),
         Case("one row", ([12], 16)),
     ],
     bugs=(
@@ -325,6 +331,7 @@ PADDING = Exercise(
         Bug("Every row is padded to the longest of all. That is what we want to get away from: each batch has a longest of its own.", lambda lengths, budget: len(lengths) * max(lengths)),
         Bug("A batch goes over the budget before it is closed. Look whether the row still fits before you add it.", lambda lengths, budget: computed(cut_overfull(lengths, budget))),
         Bug("The budget is compared with the sum of the lengths. Memory holds the padding too: compare rows times longest.", lambda lengths, budget: computed(cut_by_sum(lengths, budget))),
+        Bug("A batch that would fill the budget exactly is closed before it does. A budget may be used up: close it only where the row would go over.", lambda lengths, budget: computed(cut_before_full(lengths, budget))),
     ),
 )
 

@@ -226,6 +226,7 @@ def choose_cases() -> Sequence[Case]:
         Case("temperature 1.5, the 4 best of 12", (2 * drawn(64, 12), 1.5, 4, uniforms(64))),
         Case("temperature 0.5, all of 12", (drawn(64, 12, seed=1), 0.5, 0, uniforms(64, 1))),
         Case("temperature 0", (drawn(64, 12, seed=2), 0.0, 4, uniforms(64, 2))),
+        Case("the 4 best of 12, the uniform number as near to 1 as it gets", (2 * drawn(2048, 12, seed=4), 1.0, 4, torch.full((2048,), 1 - 2**-24))),
         Case("logits in bfloat16", (spaced[order].bfloat16(), 1.0, 0, uniforms(64, 3))),
     ]
 
@@ -277,6 +278,14 @@ def choose_in_bfloat(logits, temperature, top_k, uniform):
     return ids.gather(-1, placed(shares, uniform.to(logits.dtype)))[:, 0]
 
 
+def choose_clamped_to_all(logits, temperature, top_k, uniform):
+    """Behind the best the shares are 0, but a sum that rounds to a little below 1 is never reached."""
+    _, best = ranked(logits, temperature, top_k)
+    values, ids = logits.float().sort(dim=-1, descending=True)
+    values = (values / (temperature or 1.0)).masked_fill(torch.arange(logits.shape[-1]) >= best.shape[-1], -torch.inf)
+    return ids.gather(-1, placed(values.softmax(-1), uniform))[:, 0]
+
+
 CHOOSE = Exercise(
     id="09.choose",
     title="The sampling step",
@@ -300,6 +309,7 @@ CHOOSE = Exercise(
         Bug("You multiply by the temperature. Dividing by a small one makes large logits tower over the rest; multiplying flattens them.", choose_multiplied),
         Bug("The temperature is applied to the shares. There it cancels out; it belongs on the logits, before softmax.", choose_late_temperature),
         Bug("softmax runs over all ids, then the best are kept: their shares no longer sum to 1, so the last kept one gets the rest. Cut first, then softmax.", choose_unscaled),
+        Bug("Shares add up to 1 only but for rounding. Where their sum stays a little below uniform, the place runs behind the best: clamp it to the last of the top_k, not of all.", choose_clamped_to_all),
         Bug("The shares are laid end to end with the worst first. Any order samples right, but here it is best first, so that the same uniform gives the same id.", choose_worst_first),
         Bug("The shares are computed in bfloat16, which has three digits. Sums of many small shares go wrong: .float() before softmax.", choose_in_bfloat),
     ),

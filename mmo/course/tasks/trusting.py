@@ -52,6 +52,26 @@ def over_items(hits: Tensor, drawn: Tensor) -> Tensor:
     return torch.quantile(shares, torch.tensor([0.025, 0.975], dtype=torch.float64))
 
 
+def around_the_mean(hits: Tensor, drawn: Tensor) -> Tensor:
+    """Mean ± 1.96 standard deviations of the resampled shares."""
+    shares = hits.double()[drawn].mean(dim=1)
+    return shares.mean() + 1.96 * shares.std() * torch.tensor([-1.0, 1.0], dtype=torch.float64)
+
+
+NORMAL = "That is the mean with 1.96 standard deviations to either side: as wide above as below, even beyond 0 or 1. The percentiles of the drawn shares need no such shape."
+
+
+def normal_probe(arguments: tuple, wanted: Tensor, theirs) -> str | None:
+    """The same rule with the deviation got in another way: of the hits over √N, or with N - 1."""
+    hits, drawn = arguments
+    if not isinstance(theirs, Tensor) or theirs.shape != (2,):
+        return None
+    middle, half = float(theirs.double().mean()), float(theirs[1] - theirs[0]) / 2
+    share = float(hits.double().mean())
+    plain = 1.96 * (share * (1 - share) / len(hits)) ** 0.5
+    return NORMAL if abs(middle - share) < 0.01 and abs(half - plain) < 0.1 * plain else None
+
+
 INTERVAL = Exercise(
     id="12.interval",
     title="How far to trust a share",
@@ -73,7 +93,9 @@ INTERVAL = Exercise(
         Bug("That interval holds the middle half. For 95 % leave 2.5 % out on either side.", too_narrow),
         Bug("Smallest and largest of all draws: they move apart the more you draw. Take the 2.5th and 97.5th percentile.", extremes),
         Bug("You averaged over the draws, item by item. Average over the items of each draw (dim=1).", over_items),
+        Bug(NORMAL, around_the_mean),
     ),
+    probe=normal_probe,
 )
 
 # --- 12.change ---------------------------------------------------------------------------------------------------
@@ -160,11 +182,14 @@ BLIND = Exercise(
         Case("red is the most frequent of both", (["red", "blue", "red", "green"], ["red", "red", "blue", "green"])),
         Case("another one is frequent in the test", (["red", "blue", "red", "green"], ["blue", "blue", "red", "blue", "green"])),
         Case("two equally frequent", (["blue", "red", "red", "blue"], ["red", "blue", "blue"])),
+        Case("two equally frequent, the other one first", (["red", "blue", "blue", "red"], ["red", "blue", "blue"])),
         Case("the answer never asked for", (["star", "star", "moon"], ["moon", "heart"])),
     ],
     bugs=(
         Bug("You took the most frequent one of the test. Nobody who answers has seen that: count in what was learnt from.",
             lambda seen, asked: blind(asked, asked)),
+        Bug("Of equally frequent answers you take the first of the alphabet, or whichever one a set gives. Take the one that came first: dict.fromkeys keeps the order.",
+            lambda seen, asked: blind(sorted(seen), asked)),
         Bug("That is a throw of dice among all answers. A model that knows how often each comes does better: always the most frequent.", uniform),
         Bug("That is how often the answer comes in training. What counts is how often it is right in the test.", lambda seen, asked: blind(seen, seen)),
     ),
