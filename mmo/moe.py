@@ -71,7 +71,7 @@ class MixtureOfExperts(nn.Module):
         """Weighted sum of the chosen experts' outputs, (N, D).  The host waits once, for how many positions each expert has."""
         experts = chosen.flatten()  # (N k): choice j of position n at n k + j
         order = experts.argsort(stable=True)
-        counts = self.positions_of_each(experts).tolist()
+        counts = positions_of_each(experts, len(self.experts)).tolist()
         by_expert = x[order // self.top_k].split(counts)
         # An expert without positions still runs, on none: its gradients are zeros, as data-parallel training needs.
         out = torch.cat([expert(rows) for expert, rows in zip(self.experts, by_expert, strict=True)])
@@ -84,15 +84,11 @@ class MixtureOfExperts(nn.Module):
         """
         experts = chosen.flatten()
         order = experts.argsort(stable=True)
-        ends = self.positions_of_each(experts).cumsum(dim=0).to(torch.int32)  # (E,)
+        ends = positions_of_each(experts, len(self.experts)).cumsum(dim=0).to(torch.int32)  # (E,)
         rows = x[order // self.top_k].to(kind)
         gate, up = (self.grouped_product(rows, name, ends) for name in ("gate_proj", "up_proj"))
         out = self.grouped_product(F.silu(gate) * up, "down_proj", ends)
         return put_back(out, order, None if self.top_k == 1 and self.renormalise else gates)
-
-    def positions_of_each(self, experts: Tensor) -> Tensor:
-        """experts (N k) -> how many each has, (E,).  `bincount` would wait for its smallest and largest id on a card."""
-        return (experts[:, None] == torch.arange(len(self.experts), device=experts.device)).sum(dim=0)
 
     def grouped_product(self, rows: Tensor, name: str, ends: Tensor) -> Tensor:
         """rows (N k, inputs), sorted by expert -> (N k, outputs): expert e's layer `name` on its rows, which end before ends[e]."""
@@ -129,6 +125,11 @@ class MixtureOfExperts(nn.Module):
         together = self.pool(torch.cat((counts, counts.new_full((1,), len(chosen)))) * self.counted)
         load, positions = together[:-1] / together[-1], together[-1]
         return self.aux_loss_coef * number * (load * scores.sum(dim=0)).sum() * self.counted / positions
+
+
+def positions_of_each(experts: Tensor, count: int) -> Tensor:
+    """experts (N k) -> how many each of `count` has, (count,).  `bincount` would wait for its smallest and largest id on a card."""
+    return (experts[:, None] == torch.arange(count, device=experts.device)).sum(dim=0)
 
 
 def put_back(out: Tensor, order: Tensor, gates: Tensor | None) -> Tensor:
