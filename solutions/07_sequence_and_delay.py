@@ -41,6 +41,7 @@ from mmo.course import check, exercise, hint, predict, quiz, reveal, solution
 from mmo.course.pictures import compare_grids
 from mmo.data import cut_at
 from mmo.display import listen, mel_spectrogram, show_codes, show_delay
+from mmo.omni import OmniModel
 from mmo.profiles import profile as find_profile
 from mmo.rows import open_rows
 
@@ -372,11 +373,37 @@ import inspect
 print(inspect.getsource(cut_at))
 
 # %% [markdown]
-# **Padding is not all that is computed for nothing.** The original pads, and then runs every layer and all nine heads over every position. Three more cuts, each of which leaves loss and gradients as they are:
+# **Padding is not all that is computed for nothing.** The original pads, and then runs every layer and all nine heads over every position. A head is a product with its weights, and `mini`'s are large:
+
+# %%
+with torch.device("meta"):  # its shapes, without memory for its weights
+    mini = OmniModel(find_profile("mini").model)
+
+
+def millions(part) -> float:
+    """Weights of a part; a position that goes through it costs two operations for each."""
+    return sum(weight.numel() for weight in part.parameters()) / 1e6
+
+
+print(
+    f"mini, millions of weights: the heads of all codebooks {millions(mini.talker.lm_head):.1f}, the text head {millions(mini.lm_head):.1f}, "
+    f"one layer {millions(mini.talker.layers[0]):.1f}"
+)
+
+# %% [markdown]
+# So much for a position of the question, which has no code to learn. What else training leaves out or joins, each with the loss and the gradients as they were:
 #
-# - A head is asked only where there is a label: `mini`'s eight heads of 2 112 codes cost as much as one of its layers, its text head two thirds of one, and the question has no code to learn (`loss_sums` in `mmo/omni.py`).
-# - The Thinker's layers above the bridge run only as far as there is text to learn. While the sound plays out, nothing that is heard comes from them (`text_length`, the same place).
-# - All codebooks in one product, not one after the other (`mmo/talker.py`). That saves no operation, only calls and passes over memory.
+# | what is done | where |
+# |---|---|
+# | heads only where there is a label | `loss_sums` in `mmo/omni.py` |
+# | the last layer of each half likewise: its keys and values are needed of all positions, the rest of it only where a head looks | `read` in `mmo/transformer.py` |
+# | the Thinker's layers above the bridge only as far as there is text to learn: while the sound plays out, nothing that is heard comes from them | `text_length` in `mmo/omni.py` |
+# | all codebooks in one product, not one after the other | `mmo/talker.py` |
+# | norms and rotations with gradients written by hand, half the passes over memory | `mmo/fused.py` |
+# | freed memory stays for the next step instead of going back to the system | `mmo/memory.py` |
+# | the next batches are laid out in a process beside | `mmo/loader.py` |
+# | small operations joined by a compiler, where there is one (`mmo train --compile`) | `mmo/compiling.py` |
+# | frozen encoders run once, not in every epoch ([11](11_train_a2a.ipynb)); experts get their positions sorted ([06](06_mixture_of_experts.ipynb)); Muon's matrices of one shape go together ([10](10_train_t2a.ipynb)) | `mmo/features.py`, `mmo/moe.py`, `mmo/muon.py` |
 #
 # A batch bounded by its area also changes something: it holds as many positions each time, not as many rows, so the updates are others. What that means for learning is a question of loss against *time*, not of rows a second:
 # `mmo bench train` and `mmo bench learn` measure the two, and [how speed is measured](../docs/performance.md) has the tables.
