@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 10 · Train T2A: text in, speech out
 #
-# *Takes 90 minutes (tiny) · runs in 821 s on 2 cores (tiny) · builds on 05, 07 · 4 exercises, 10 points*
+# *Takes 90 minutes (tiny) · runs in 779 s on 2 cores (tiny) · builds on 05, 07 · 4 exercises, 10 points*
 #
 # **At the end** you have a model of five million weights that writes an answer and reads it aloud, in two voices, in sentences it
 # never heard. It begins this notebook mute: its Thinker knows the world's text, its Talker is random.

@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 11 · Train A2A: speech in, speech out
 #
-# *Takes 75 minutes (tiny) · runs in 630 s on 2 cores (tiny) · builds on 04, 10 · 3 exercises, 9 points*
+# *Takes 75 minutes (tiny) · runs in 547 s on 2 cores (tiny) · builds on 04, 10 · 3 exercises, 9 points*
 #
 # **At the end** you ask aloud, in a voice the model never heard, and it answers aloud. You can tell which of its mistakes were misheard and which were misunderstood.
 #
