@@ -197,7 +197,7 @@ class OmniModel(nn.Module):
             return some, aux_losses
         return some.new_zeros(len(bridge), *some.shape[1:]).index_copy(0, rows, some), aux_losses
 
-    def _check(self, input_ids, cache, lengths, tail, text_length, speaking, read) -> None:
+    def _check(self, input_ids, cache, lengths, tail, text_length, speaking, read=None) -> None:
         B, rows, T = input_ids.shape
         if rows != self.config.num_codebooks + 1:
             raise ValueError(f"input_ids has {rows} rows, wanted {self.config.num_codebooks} of codes and one of text")

@@ -403,7 +403,7 @@ print(
 # | freed memory stays for the next step instead of going back to the system | `mmo/memory.py` |
 # | the next batches are laid out in a process beside | `mmo/loader.py` |
 # | small operations joined by a compiler, where there is one (`mmo train --compile`) | `mmo/compiling.py` |
-# | frozen encoders run once, not in every epoch ([11](11_train_a2a.ipynb)); experts get their positions sorted ([06](06_mixture_of_experts.ipynb)); Muon's matrices of one shape go together ([10](10_train_t2a.ipynb)) | `mmo/features.py`, `mmo/moe.py`, `mmo/muon.py` |
+# | frozen encoders run once, not in every epoch (notebook 11); experts get their positions sorted (06); Muon's matrices of one shape go together (10) | `mmo/features.py`, `mmo/moe.py`, `mmo/muon.py` |
 #
 # A batch bounded by its area also changes something: it holds as many positions each time, not as many rows, so the updates are others. What that means for learning is a question of loss against *time*, not of rows a second:
 # `mmo bench train` and `mmo bench learn` measure the two, and [how speed is measured](../docs/performance.md) has the tables.

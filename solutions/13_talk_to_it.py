@@ -105,17 +105,18 @@ display(listen(answer.samples, answer.sample_rate, answer.text))
 # %% [markdown]
 # ## Show it a picture
 #
-# Its world has nine shapes in nine colours (`mmo/world/text.py` lists them) on a calm ground, one thing or a few. Put the path of a picture of yours into `own_picture`. It has no way to say "I do not know": what does it make of a photograph?
+# Its world has nine shapes in nine colours (`mmo/world/text.py` lists them) on a calm ground, one thing or a few. Of three that it never saw, which does it get right? Put the path of a picture of yours into `own_picture`. It has no way to say "I do not know": what does it make of a photograph?
 
 # %%
 own_picture = None  # "picture.png"
 
 # %%
-row = pyarrow.parquet.read_table(settings.data_dir / "i2t-test.parquet", columns=["image_bytes"]).slice(1, 1).to_pylist()[0]
-picture = read_picture(open(own_picture, "rb").read() if own_picture else row["image_bytes"])
-display(show_image(picture, "The picture that it is asked about.", 192))
-answer = assistant.ask("What do you see?", picture=picture)
-display(listen(answer.samples, answer.sample_rate, answer.text))
+rows = pyarrow.parquet.read_table(settings.data_dir / "i2t-test.parquet", columns=["image_bytes"]).slice(1, 7).to_pylist()[::3]
+for image in [open(own_picture, "rb").read()] if own_picture else [row["image_bytes"] for row in rows]:
+    picture = read_picture(image)
+    display(show_image(picture, "The picture that it is asked about.", 192))
+    answer = assistant.ask("What do you see?", picture=picture)
+    display(listen(answer.samples, answer.sample_rate, answer.text))
 
 # %% [markdown]
 # ## When does it begin to speak?
