@@ -16,8 +16,9 @@ ALWAYS, LARGE, OLDER = 2**31 - 1, 1 << 30, 32 << 20  # bytes; a glibc of before 
 def keep() -> None:
     """Let freed memory stay in the process, for the next step needs as much again.
 
-    glibc asks the system for every large tensor and hands it back when it is freed; each page is then cleared and mapped anew: more than
-    10 000 pages in a step of `tiny`, 7 % of its time.  No number changes.  Elsewhere than on Linux with glibc nothing happens.
+    glibc may ask the system for every large tensor and hand it back when it is freed; each page is then cleared and mapped anew.  Which it does
+    is a matter of luck, of how a process's memory came to lie: 10 000 to 24 000 pages in a step of `tiny` in one (0.03 of its 0.64 s), 300 in
+    another.  No number changes.  Elsewhere than on Linux with glibc nothing happens.
     """
     if sys.platform == "linux":
         with suppress(AttributeError):

@@ -210,7 +210,7 @@ class Block(nn.Module):
     `feed_forward` is a `FeedForward`, or a mixture of them that returns (output, auxiliary loss).
 
     read (N,): flat places among the B x T whose output is wanted, where nothing behind this block reads the others.  Keys and values are
-    still those of all positions; the rest of the block, three quarters of its work, is done at these only, and the output is (N, D).
+    still those of all positions; the rest of the block, four fifths of its work (`bench/flops.py`), is done at these only, and the output is (N, D).
     """
 
     def __init__(self, config: TransformerConfig, feed_forward: nn.Module) -> None:
