@@ -251,15 +251,15 @@ check("13.likeness")
 
 # %%
 ward = Ward(settings)  # keeps the portraits
-several = len(assistant.voices) > 1
-portraits = torch.from_numpy(np.stack([ward.portraits[name] for name in ward.voices])).double() if several else None
+several = len(ward.portraits) > 1
+portraits = torch.from_numpy(np.stack(list(ward.portraits.values()))).double() if several else None
 
 
 def like(samples, voice: str) -> float:
     """Likeness of a sound to one voice; 0 where nothing was said."""
     if not len(samples):
         return 0.0
-    return float(likeness(torch.from_numpy(long_term_spectrum(samples, 24_000)).double(), portraits)[list(ward.voices).index(voice)])
+    return float(likeness(torch.from_numpy(long_term_spectrum(samples, 24_000)).double(), portraits)[list(ward.portraits).index(voice)])
 
 
 items = measures.spread(of_tier(exam.said, "sentence"), 20 if budget == "full" else 3)
@@ -270,7 +270,7 @@ for temperature in (0.0, 0.2, 0.6, 1.0):
         answers = generator.generate_batch(prompts, replace(generator.decoding, temperature=temperature), progress=bar.update)
     texts = exam.judge.transcribe([(answer.samples, answer.sample_rate) for answer in answers], workers=1)
     wer = measures.word_errors([answer.text for answer in answers], texts, exam.split).wer
-    likes = [like(answer.samples, item.voice) for answer, item in zip(answers, items)] if several else []
+    likes = [like(answer.samples, item.voice) for answer, item in zip(answers, items) if item.voice in ward.portraits] if several else []
     table[temperature] = {"words": max(0.0, 1 - (wer or 0.0)), "voice": float(np.mean([each > 0 for each in likes])) if likes else 0.0}
     print(f"{temperature:11}   {table[temperature]['words']:11.0%}   {table[temperature]['voice']:11.0%}   {np.mean(likes) if likes else float('nan'):14.2f}")
 lost = {name: 1 - table[1.0][name] / table[0.0][name] if table[0.0][name] else 0.0 for name in ("words", "voice")}  # of what was right when cold
@@ -313,7 +313,7 @@ few = items[: 10 if budget == "full" else 2]
 crossed = []
 if several:
     print("vector   reference   voice of the vector in   likeness to it")
-    for first, second in list(permutations(assistant.voices, 2))[:2]:
+    for first, second in list(permutations(ward.portraits, 2))[:2]:
         for other in (None, first, second):
             examples = references(other, len(few)) if other else [None] * len(few)
             asked = [replace(prompt, speaker=assistant.voices[first], ref_codes=codes) for prompt, codes in zip(exam.text_prompts(few), examples)]

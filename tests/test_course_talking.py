@@ -1,5 +1,7 @@
 """Notebook 13: what its exercises are compared with is what torch and the package compute, and recordings are like their own voice."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -36,3 +38,15 @@ def test_recordings_are_like_the_voice_that_spoke_them():
             found = ward.likeness(ward.codec.decode(item.codes[None])[0, 0].numpy())
             assert found[voice] > 0.3 > max(value for name, value in found.items() if name != voice), (voice, item.truth, found)
     assert set(ward.likeness(torch.zeros(0).numpy()).values()) == {0.0}
+
+
+def test_voices_are_known_by_their_vectors_where_rows_name_none():
+    """As in `mini`; a voice that nobody recorded speaks has no portrait."""
+    ward = Ward(profile("tiny"))
+    named = ward.portraits
+    other = Ward(profile("tiny"))
+    other.said = [replace(item, voice="") for item in ward.said]
+    other.voices = ward.voices | {"stranger": torch.full_like(next(iter(ward.voices.values())), 0.5)}
+    assert list(other.portraits) == list(named)
+    for voice, portrait in named.items():
+        assert (other.portraits[voice] == portrait).all(), voice

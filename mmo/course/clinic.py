@@ -232,10 +232,15 @@ class Ward:
 
     @cached_property
     def portraits(self) -> dict[str, np.ndarray]:
-        """The long-term spectrum of each answer voice, from recorded answers decoded by the codec."""
+        """The long-term spectrum of each answer voice, from recorded answers decoded by the codec; without voices that nobody recorded here speaks.
+
+        Rows need not name their voices (`mini`'s do not): a voice is known by its vector.
+        """
         found = {}
-        for voice in self.voices:
-            items = measures.spread([item for item in self.said if item.voice == voice], 6)
+        for voice, vector in self.voices.items():
+            items = measures.spread([item for item in self.said if torch.allclose(item.speaker, vector, atol=1e-4)], 6)
+            if not items:
+                continue
             found[voice] = np.mean([long_term_spectrum(self.codec.decode(item.codes[None])[0, 0].numpy(), 24_000) for item in items], axis=0)
         return found
 
