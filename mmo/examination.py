@@ -319,6 +319,15 @@ class Exam:
 
         return WhisperJudge.load(self.profile.judge_dir, self.device, self.profile.judge_language)
 
+    def heard(self, answers: Sequence[Answer]) -> list[str]:
+        """What the judge writes down of each answer; nothing at all, and it is said why, where the profile's judge is not fetched."""
+        try:
+            judge = self.judge
+        except FileNotFoundError as error:
+            tqdm.write(f"Nobody listens: {error}")
+            return []
+        return judge.transcribe([(answer.samples, answer.sample_rate) for answer in answers], workers=1)
+
     @cached_property
     def split(self) -> measures.Split:
         """Text -> the words that the judge is held to."""

@@ -325,9 +325,10 @@ tried = spread_voices(of_tier(exam.said, "sentence"), 6 if budget == "full" else
 found = {}
 for step, path in snapshots_of(run, "t2a"):
     said = Candidate(path, exam).answer(exam.text_prompts(tried), f"after {step} steps", speech=True)
-    errors = measures.word_errors([each.text for each in said], exam.judge.transcribe([(each.samples, each.sample_rate) for each in said], workers=1), exam.split)
+    heard = exam.heard(said)
+    words = {"words": max(0.0, 1 - (measures.word_errors([each.text for each in said], heard, exam.split).wer or 0.0))} if heard else {}
     likeness = [ward.nearer(each.samples, item.voice) > 0 for each, item in zip(said, tried) if item.voice in ward.portraits] if len(ward.portraits) > 1 else []
-    found[step] = {"words": max(0.0, 1 - (errors.wer or 0.0))} | ({"voice": float(np.mean(likeness))} if likeness else {})
+    found[step] = words | ({"voice": float(np.mean(likeness))} if likeness else {})
     print(f"after {step:5} steps: " + ", ".join(f"{name} {share:4.0%} right" for name, share in found[step].items()) + f"   ({len(said)} answers)")
 final = list(found.values())[-1]
 reached = {name: next(step for step, each in found.items() if each[name] >= 0.9 * share) for name, share in final.items() if share > 0}

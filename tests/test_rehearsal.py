@@ -12,12 +12,17 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
+from judges import SIZES as TOY_JUDGES
 
 from mmo.augmentation import Masked
+from mmo.examination import SIZES as EXAMS
+from mmo.examination import Exam
+from mmo.generation import Answer
 from mmo.profiles import STAGES, STAND_INS, profile
 from mmo.rehearsal import notebooks as books
 from mmo.rehearsal import plan as planning
 from mmo.rehearsal import report, stages
+from mmo.rehearsal.judges import write_judges
 from mmo.rehearsal.notebooks import rehearse_notebooks
 from mmo.rehearsal.rows import MINI
 from mmo.rehearsal.stages import Ran, RehearsalFailed, Runner, rehearse_stage
@@ -205,6 +210,14 @@ def test_the_examination_asks_rows_that_were_set_aside(chosen, capsys):
 
 
 # --- Plans -----------------------------------------------------------------------------------------------------------
+
+
+def test_without_a_judge_nobody_listens_and_it_is_said(chosen, capsys):
+    """`mmo fetch --profile mini --stage t2a` brings none, and notebook 10 goes on."""
+    assert not chosen.judge_dir.exists()
+    said = Answer("", [], torch.zeros(8, 1, dtype=torch.long), True, True, np.zeros(1920, np.float32))
+    assert Exam(chosen, EXAMS["rehearse"], stages=("t2a",)).heard([said]) == []
+    assert "mmo fetch judge" in capsys.readouterr().out
 
 
 def test_a_plan_has_every_row_once(chosen):
@@ -528,9 +541,9 @@ def test_the_commands_say_what_to_do(tmp_path, monkeypatch):
     assert not (tmp_path / "new").exists(), "no stand-in was written"
 
 
-@pytest.mark.slow
-def test_notebooks_run_on_stand_ins(stand_ins, tmp_path):
-    """10 to 13 through papermill, at toy sizes: minutes, most of it the kernels' start and pictures."""
+def test_notebooks_run_on_stand_ins(stand_ins, chosen, tmp_path):
+    """10 to 13 through papermill, at toy sizes: most of it is the kernels' start and pictures.  No other test runs them on rows like `mini`'s, which name no voice."""
+    write_judges(chosen, TOY_JUDGES, say=lambda words: None)
     found = rehearse_notebooks(Runner("mini", stand_ins, tmp_path, positions=768, say=lambda words: None))
     assert list(found) == ["t2a", "a2a", "i2t", "talk"] and all(each["seconds"] > 0 and each["memory"] > 100e6 for each in found.values())
     for each in found.values():

@@ -22,7 +22,7 @@ from mmo.config import ModelConfig
 from mmo.doctor import memory_limit
 from mmo.profiles import STAGES, Profile, profile, runs_root
 from mmo.rehearsal import plan as planning
-from mmo.rehearsal.judges import JudgeSizes, rehearse_evaluation
+from mmo.rehearsal.judges import JudgeSizes, rehearse_evaluation, write_judges
 from mmo.rehearsal.stages import Runner, encoder_pace, question_files, rehearse_answers, rehearse_stage
 from mmo.rehearsal.stand_ins import REAL, Sizes, downloads_at, write_stand_ins
 from mmo.report import write_report
@@ -74,6 +74,8 @@ def rehearse(settings: Settings, say: Callable[[str], None] = print) -> dict:
         measure_stages(settings, runner, chosen, figures)
     else:
         figures = earlier(settings, figures)
+    if settings.notebooks is None:  # 13 asks the judges; they are there where answers were rehearsed before
+        write_judges(chosen, settings.judges, say)
     if settings.notebooks is None or settings.notebooks:
         rehearse_notebooks(settings, runner, figures)
     return figures
