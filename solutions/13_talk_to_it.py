@@ -271,9 +271,10 @@ for temperature in (0.0, 0.2, 0.6, 1.0):
     texts = exam.judge.transcribe([(answer.samples, answer.sample_rate) for answer in answers], workers=1)
     wer = measures.word_errors([answer.text for answer in answers], texts, exam.split).wer
     likes = [like(answer.samples, item.voice) for answer, item in zip(answers, items) if item.voice in ward.portraits] if several else []
-    table[temperature] = {"words": max(0.0, 1 - (wer or 0.0)), "voice": float(np.mean([each > 0 for each in likes])) if likes else 0.0}
-    print(f"{temperature:11}   {table[temperature]['words']:11.0%}   {table[temperature]['voice']:11.0%}   {np.mean(likes) if likes else float('nan'):14.2f}")
-lost = {name: 1 - table[1.0][name] / table[0.0][name] if table[0.0][name] else 0.0 for name in ("words", "voice")}  # of what was right when cold
+    table[temperature] = {"words": max(0.0, 1 - (wer or 0.0))} | ({"voice": float(np.mean([each > 0 for each in likes]))} if likes else {})
+    voice = f"{table[temperature]['voice']:11.0%}   {np.mean(likes):14.2f}" if likes else "not known: rows name no voice"
+    print(f"{temperature:11}   {table[temperature]['words']:11.0%}   {voice}")
+lost = {name: 1 - table[1.0][name] / share if share else 0.0 for name, share in table[0.0].items()}  # of what was right when cold
 print("lost from 0 to 1: " + ", ".join(f"{name} {share:.0%}" for name, share in lost.items()))
 reveal("13.warm", "neither" if max(lost.values()) <= 0 else max(lost, key=lost.get))
 
