@@ -294,17 +294,20 @@ def from_card(counts: Sequence[PassCount], memory: dict[str, Memory], name: str,
         training = each.operations / (share * peak) / 3600
         encoding = each.encoder_operations / (share * card.fp32) / 3600
         lines.append(Line(each, training, encoding, each.loading / 3600, positions, needs.at(positions) if positions else None))
+    spoken = [line for line in lines if not line.count.name.startswith("i2t")]
     return Plan(
         f"{card.title}, counted",
         tuple(lines),
         (
             *assumptions(),
+            f"the original's mini recipe, of which its README says two hours, is T2A and A2A: {hours(sum(line.hours for line in spoken))} of this; I2T is in its full recipe only",
             f"the card: {peak / 1e12:g} TFLOP/s {'bf16' if card.bf16 else 'fp32 (it has no bf16)'} and {card.fp32 / 1e12:g} fp32 at most (data sheet); "
             f"training and the frozen encoders (fp32) reach {share:.0%} of it: assumed, --share changes it",
             "memory: weights, AdamW and frozen encoders in fp32, and what a forward keeps for its backward, counted on a processor, "
             f"with {MARGIN - 1:.0%} on top; at most {FULL:.0%} of {card.memory / 1e9:g} GB. Not measured on the card",
             "loading: measured on this machine, one process beside the training (mmo/loader.py), so the longer of the two counts; decoding and augmenting sounds and reading pictures are not in it",
-            "; ".join(what_it_takes(counts, card, minutes) for minutes in WANTED_MINUTES) + ". Beside a card up to 4 processes make batches by default",
+            "; ".join(what_it_takes(counts, card, minutes) for minutes in WANTED_MINUTES)
+            + f"; T2A and A2A alone: {what_it_takes([line.count for line in spoken], card, WANTED_MINUTES[-1])}. Beside a card up to 4 processes make batches by default",
         ),
     )
 
