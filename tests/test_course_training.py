@@ -1,5 +1,6 @@
 """Notebooks 10 to 12: what their exercises are compared with is what the package computes."""
 
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -11,10 +12,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmo.chat import ChatTokenizer
 from mmo.config import IGNORE, Draws
 from mmo.course.cost import WARM, Tried, print_beside, try_pass
+from mmo.course.exercises import find, judge
 from mmo.course.tasks import errors, training, trusting
 from mmo.data import Batches, Corpus, Layout, disturb
 from mmo.measures import interval
 from mmo.measures import word_errors as package_word_errors
+from mmo.muon import Muon
 from mmo.omni import OmniModel
 from mmo.optimiser import Average
 from mmo.profiles import profile
@@ -131,3 +134,36 @@ def test_what_was_told_stands_beside_what_it_took(capsys):
     assert capsys.readouterr().out.split() == "a2a 0.40 s an update (0.20 when tried), 2500 positions a second (5000)".split()
     print_beside([told], [])
     assert "not in the log" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (5, 16), (16, 5), (3, 4)])
+def test_even_is_muons_step(shape):
+    """One update of the package's optimiser, from nothing, at rate 1: its mean has only seen this gradient, so its direction is the gradient's."""
+    weight = nn.Parameter(torch.zeros(*shape))
+    weight.grad = training.uneven(*shape, 1.7, 3)
+    wanted = training.even(weight.grad) * max(1.0, shape[0] / shape[1]) ** 0.5
+    Muon([weight], lr=1.0).step()
+    torch.testing.assert_close(-weight.detach(), wanted, atol=1e-4, rtol=0)
+
+
+def test_even_keeps_directions_and_levels_what_they_weigh():
+    mean = training.uneven(12, 20, 0.4, 9)
+    left, before, right = torch.linalg.svd(mean, full_matrices=False)
+    found = left.T @ training.even(mean) @ right.T
+    assert before[0] / before[-1] > 30
+    assert 0.65 < float(found.diagonal().min()) <= float(found.diagonal().max()) < 1.15
+    assert float((found - found.diagonal().diag()).abs().max()) < 1e-3
+
+
+@pytest.mark.parametrize("size", [1.0, 1e3])
+def test_rounds_that_end_in_nan_are_told_from_their_cause(size):
+    """However the rounds are written: a matrix that is not divided by its norm leaves what floats can hold."""
+
+    def rounds(mean):
+        x = mean * size
+        for _ in range(5):
+            x = 3.4445 * x - 4.775 * x @ (x.T @ x) + 2.0315 * x @ (x.T @ x) @ (x.T @ x)
+        return x
+
+    verdict = judge(replace(find("10.even"), picture=None), rounds)
+    assert verdict.kind == "wrong" and training.UNDIVIDED in verdict.words
