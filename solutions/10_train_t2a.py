@@ -264,10 +264,11 @@ loud, evened = torch.linalg.svdvals(mean / mean.norm()).cpu(), torch.linalg.svdv
 print(f"{looked_at}, {tuple(mean.shape)}, after the updates on the clock")
 for name, found in (("the mean gradient", loud), ("the step that Muon makes of it", evened)):
     print(f"{name:31} the loudest direction {found[0]:.3f}, the middle one {found.median():.3f}, the faintest {found[-1]:.4f}")
+print(f"five rounds multiply a faint direction by up to 3.4445 ** 5 = {3.4445**5:.0f}")
 display(compare_curves(loud, evened, "direction, loudest first", "singular value", "Singular values of one matrix's mean gradient, and of the step that is made of it.", titles=("mean gradient", "Muon's step")))
 
 # %% [markdown]
-# One rate then fits all directions of all these matrices. Embeddings, heads and vectors are no maps of features: they stay with AdamW (`mmo.optimiser.is_hidden_matrix`).
+# Before, a few directions were nearly all of it. Afterwards most of them count, and the very faintest, which are noise, still do not. One rate then fits all directions of all these matrices. Embeddings, heads and vectors are no maps of features: they stay with AdamW (`mmo.optimiser.is_hidden_matrix`).
 #
 # ## Train
 #

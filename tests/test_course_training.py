@@ -14,14 +14,14 @@ from mmo.config import IGNORE, Draws
 from mmo.course.cost import WARM, Tried, print_beside, try_pass
 from mmo.course.exercises import find, judge
 from mmo.course.tasks import errors, training, trusting
-from mmo.data import Batches, Corpus, Layout, disturb
+from mmo.data import Batches, Corpus, Layout, disturb, written_down
 from mmo.measures import interval
 from mmo.measures import word_errors as package_word_errors
 from mmo.muon import Muon
 from mmo.omni import OmniModel
 from mmo.optimiser import Average
 from mmo.profiles import profile
-from mmo.sequence import Row
+from mmo.sequence import Markers, Row, build_row, find_assistant_ranges
 from mmo.training import Encoders, open_corpora
 
 
@@ -105,6 +105,21 @@ def test_label_shares_are_those_of_batches():
         found[:, which] += torch.tensor([(example.text_labels != IGNORE).sum(), (example.audio_labels[0] != IGNORE).sum()])
     wanted = errors.label_shares(torch.tensor([0.75, 0.25]), torch.tensor(silent), torch.full((2,), 9.0), torch.full((2,), 26.0))
     torch.testing.assert_close(found / found.sum(dim=1, keepdim=True), wanted, atol=0.06, rtol=0)
+
+
+@pytest.mark.parametrize("thinks", [True, False])
+def test_sound_begins_where_rows_begin_it(thinks):
+    """A row built by the package: its first code answers the position whose text is the first token behind the block."""
+    settings = profile("tiny")
+    tokenizer = ChatTokenizer.load(settings.tokenizer_dir)
+    markers = Markers.from_tokenizer(tokenizer)
+    block = written_down("What is three plus four?", tokenizer) if thinks else ""
+    text = tokenizer.conversation([{"role": "user", "content": "Hello."}, {"role": "assistant", "content": block + "Seven."}])
+    first, end = find_assistant_ranges(text, markers.assistant, markers.end)[-1]
+    begins = errors.sound_begins(text, first, end, list(markers.think_end))
+    assert (begins > first) == thinks and tokenizer.decode(text[begins:end]).strip() == "Seven."
+    labels = build_row(text, torch.zeros(settings.model.num_codebooks, 5, dtype=torch.long), settings.model, markers).audio_labels
+    assert int((labels[0] != IGNORE).nonzero()[0]) == begins
 
 
 def test_change_is_the_packages():
