@@ -175,7 +175,7 @@ tokens = [exam.tokenizer.tokenizer.id_to_token(int(each)).replace("Ġ", " ").rep
 display(show_delay(row.input_ids[:, first:upto], settings.model, begins - first, tokens))
 
 # %% [markdown]
-# All of it is written, and every token of it is a text label. What is spoken begins at the line, and never knew that there was a block.
+# All of it is written, and every token of it is a text label; the codes begin at the line, as if no block stood there.
 
 # %%
 passes = planned_passes(settings, "a2a", budget, None)
