@@ -1,5 +1,6 @@
 """Notebooks 10 to 12: what their exercises are compared with is what the package computes."""
 
+import random
 from dataclasses import replace
 from itertools import islice
 
@@ -15,7 +16,7 @@ from mmo.course.cost import WARM, Tried, print_beside, try_pass
 from mmo.course.exercises import find, judge
 from mmo.course.tasks import errors, training, trusting
 from mmo.data import Batches, Corpus, Layout, disturb, written_down
-from mmo.measures import interval
+from mmo.measures import interval, words
 from mmo.measures import word_errors as package_word_errors
 from mmo.muon import Muon
 from mmo.omni import OmniModel
@@ -23,6 +24,8 @@ from mmo.optimiser import Average
 from mmo.profiles import profile
 from mmo.sequence import Markers, Row, build_row, find_assistant_ranges
 from mmo.training import Encoders, open_corpora
+from mmo.world.pictures import mirrored
+from mmo.world.text import RELATIONS, random_scene
 
 
 def test_average_is_the_packages():
@@ -120,6 +123,22 @@ def test_sound_begins_where_rows_begin_it(thinks):
     assert (begins > first) == thinks and tokenizer.decode(text[begins:end]).strip() == "Seven."
     labels = build_row(text, torch.zeros(settings.model.num_codebooks, 5, dtype=torch.long), settings.model, markers).audio_labels
     assert int((labels[0] != IGNORE).nonzero()[0]) == begins
+
+
+def test_told_from_the_other_thing_is_mirrored():
+    """Captions of drawn scenes, of all kinds: an "an" before orange goes along."""
+    rng = random.Random(4)
+    scenes = [random_scene(rng) for _ in range(300)]
+    assert {scene.relation for scene in scenes} == {"", *RELATIONS}
+    for scene in scenes:
+        assert trusting.told(words(scene.caption)) == words(mirrored(scene).caption)
+
+
+@pytest.mark.parametrize("said", ["", "above", "left of", "a a red red left", "of of right of of"])
+def test_nothing_a_model_may_say_breaks_it(said):
+    """Broken captions, as an untrained model writes them: no word is lost."""
+    found = trusting.told(said.split())
+    assert len(found) == len(said.split())
 
 
 def test_change_is_the_packages():
