@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 10 · Train T2A: text in, speech out
 #
-# *Takes 90 minutes (tiny) · runs in 779 s on 2 cores (tiny) · builds on 05, 07 · 4 exercises, 10 points*
+# *Takes 100 minutes (tiny) · runs in 779 s on 2 cores (tiny) · builds on 05, 07 · 5 exercises, 13 points*
 #
 # **At the end** you have a model of five million weights that writes an answer and reads it aloud, in two voices, in sentences it
 # never heard. It begins this notebook mute: its Thinker knows the world's text, its Talker is random.
@@ -222,13 +222,54 @@ print(f"{seconds_a_step:.2f} s an update here: {np.mean([batch.size for batch in
 remembered = sum((1 if stage.optimiser == "muon" and is_hidden_matrix(name, p) else 2) * p.numel() for name, p in trial.model.named_parameters())
 held = 4 * (3 * weights + remembered) / 1e6
 print(f"weights, gradients, average and optimiser: {held:.0f} MB; this kernel has held {peak_memory(settings.device()) / 1e6:.0f} MB at most so far")
-del trial, some, batches
+slots, looked_at = trial.optimisers.state(), "talker.layers.0.self_attn.o_proj.weight"  # one of the matrices, for later
+mean = next(slots[key] for key in (f"{looked_at}|momentum_buffer", f"{looked_at}|exp_avg") if key in slots)  # the name of Muon's one, or of AdamW's first
+del trial, some, batches, slots
 predict("10.minutes", f"{stage.steps} updates: how many minutes will the training below take on this machine?", None)
 
 # %%
 predict("10.memory", "And how many MB will this kernel have held at its peak, with the activations of the largest batch?", None)
 
 # %% [markdown]
+# ## Exercise: no direction louder than another
+#
+# *Exercise 10.even · difficulty ●●○ · importance ●●○ · 10 minutes · 3 points · stuck? `hint("10.even")`*
+#
+# What Muon remembers of a matrix is a running mean $M$ of its gradients. Taken apart, $M = U S V^\top$, it is loud in a few directions and faint in all the others, which may hold the rarer things to be learnt. So Muon makes them equally loud before it steps.
+# An SVD in every update would be slow; products are enough. First $X = M / \lVert M \rVert$ (the root of the sum of squares), so that no singular value is above 1. Then five rounds, each of which keeps the directions and puts every singular value $s$ through
+#
+# $$p(s) = 3.4445\, s - 4.775\, s^3 + 2.0315\, s^5,$$
+#
+# steep at 0 and nearly flat around 1. Which product of $X$ and its transpose has the same directions, and $s^3$?
+
+# %%
+@exercise("10.even")
+def even(mean: Tensor) -> Tensor:
+    """mean (A, B) float32 -> (A, B) float32: the same directions, all about equally loud."""
+    ### BEGIN SOLUTION
+    a, b, c = 3.4445, -4.775, 2.0315
+    x = mean / mean.norm()
+    for _ in range(5):
+        gram = x @ x.T
+        x = a * x + b * gram @ x + c * gram @ gram @ x
+    return x
+    ### END SOLUTION
+
+
+# %%
+check("10.even")
+
+# %%
+loud, evened = torch.linalg.svdvals(mean / mean.norm()).cpu(), torch.linalg.svdvals(even(mean.cpu()))
+print(f"{looked_at}, {tuple(mean.shape)}, after the updates on the clock")
+for name, found in (("the mean gradient", loud), ("the step that Muon makes of it", evened)):
+    print(f"{name:31} the loudest direction {found[0]:.3f}, the middle one {found.median():.3f}, the faintest {found[-1]:.4f}")
+print(f"five rounds multiply a faint direction by up to 3.4445 ** 5 = {3.4445**5:.0f}")
+display(compare_curves(loud, evened, "direction, loudest first", "singular value", "Singular values of one matrix's mean gradient, and of the step that is made of it.", titles=("mean gradient", "Muon's step")))
+
+# %% [markdown]
+# Before, a few directions were nearly all of it. Afterwards most of them count, and the very faintest, which are noise, still do not. One rate then fits all directions of all these matrices. Embeddings, heads and vectors are no maps of features: they stay with AdamW (`mmo.optimiser.is_hidden_matrix`).
+#
 # ## Train
 #
 # Interrupt the cell whenever you like; running it again goes on from the last saved state. With `snapshots` the weights are kept at each
@@ -396,7 +437,7 @@ quiz("10")
 # ## Summary
 #
 # - One matrix of hidden states is all that passes from the Thinker to the Talker, and it is enough to speak from.
-# - The past is made untrustworthy, so that the bridge is read. The rate warms up and falls; the average of the weights is kept.
+# - The past is made untrustworthy, so that the bridge is read. The rate warms up and falls, a step favours no direction, the average of the weights is kept.
 # - Codebooks are learnt in their order; a loss is not speech.
 # - Where a loss begins can be counted beforehand, and so can what a training costs; what it made forgotten can only be asked.
 #
@@ -405,7 +446,7 @@ quiz("10")
 # **To try.** Set `code_dropout` to 0 and `hidden_history` to 0 in a copy of the stage and train again for a third of the steps. Where does the training loss go, where the held-out one, and
 # where the speech?
 #
-# **Where to read on.** `mmo/training.py`, `mmo/data.py`, `mmo/optimiser.py`. Papers:
+# **Where to read on.** `mmo/training.py`, `mmo/data.py`, `mmo/optimiser.py`, `mmo/muon.py`. Papers:
 #
 # - Y. Wang, RJ Skerry-Ryan, D. Stanton and others: *Tacotron: Towards End-to-End Speech Synthesis.* Interspeech 2017, [arXiv:1703.10135](https://arxiv.org/abs/1703.10135). The prenet.
 # - S. Bengio, O. Vinyals, N. Jaitly, N. Shazeer: *Scheduled Sampling for Sequence Prediction with Recurrent Neural Networks.* NeurIPS 2015, [arXiv:1506.03099](https://arxiv.org/abs/1506.03099).

@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 11 · Train A2A: speech in, speech out
 #
-# *Takes 75 minutes (tiny) · runs in 547 s on 2 cores (tiny) · builds on 04, 10 · 3 exercises, 9 points*
+# *Takes 80 minutes (tiny) · runs in 547 s on 2 cores (tiny) · builds on 04, 10 · 4 exercises, 11 points*
 #
 # **At the end** you ask aloud, in a voice the model never heard, and it answers aloud. You can tell which of its mistakes were misheard and which were misunderstood.
 #
@@ -36,16 +36,19 @@ from mmo import measures
 from mmo.assistant import Assistant
 from mmo.chat import think_block
 from mmo.checkpoint import latest_weights, snapshots_of, stage_file
+from mmo.config import IGNORE
 from mmo.course import check, exercise, hint, predict, quiz, reveal, solution
 from mmo.course.cost import print_beside, try_passes
 from mmo.course.pictures import show_maps
-from mmo.display import LossCurves, listen
+from mmo.data import written_down
+from mmo.display import LossCurves, listen, show_delay
 from mmo.examination import SIZES, Candidate, Exam, of_tier
 from mmo.features import read_sound
 from mmo.measures import words
 from mmo.omni import load_model
 from mmo.profiles import profile as find_profile
 from mmo.profiles import run_dir
+from mmo.sequence import Markers, build_row, find_assistant_ranges
 from mmo.training import peak_memory, planned_passes, read_log, train
 
 settings = find_profile(profile)
@@ -133,6 +136,46 @@ assert sum(errors) == measures.word_errors([item.question for item in asked], he
 block = exam.tokenizer.encode(think_block(asked[0].question))
 print(think_block(asked[0].question) + asked[0].truth)
 print(f"\n{len(block)} tokens that nobody hears stand in front of the answer: as many steps more until the first sound")
+
+# %% [markdown]
+# ## Exercise: where the sound begins
+#
+# *Exercise 11.begins · difficulty ●○○ · importance ●●● · 5 minutes · 2 points · stuck? `hint("11.begins")`*
+#
+# The layout has to know which of an answer's tokens are spoken. The answer stands at `first` … `end − 1` of the text, which may hold other answers, before it and behind it. A think block ends with the tokens `closing` (`</think>`, its line's end, an empty line). Where these
+# begin within the first 50 tokens of the answer, the sound begins behind them; where they do not, nothing was written down and it begins with the answer.
+
+# %%
+@exercise("11.begins")
+def sound_begins(text: list[int], first: int, end: int, closing: list[int]) -> int:
+    """The place in `text` of the first token that is spoken."""
+    ### BEGIN SOLUTION
+    for at in range(first, min(end, first + 50)):
+        if text[at : at + len(closing)] == closing:
+            return at + len(closing)
+    return first
+    ### END SOLUTION
+
+
+# %%
+check("11.begins")
+
+# %%
+markers = Markers.from_tokenizer(exam.tokenizer)
+example = min(exam.said, key=lambda item: item.codes.shape[1])  # a short one, so that all of it can be seen
+text = exam.tokenizer.conversation([{"role": "user", "content": example.question}, {"role": "assistant", "content": written_down(example.question, exam.tokenizer) + example.truth}])
+first, end = find_assistant_ranges(text, markers.assistant, markers.end)[-1]
+begins = sound_begins(text, first, end, list(markers.think_end))
+row = build_row(text, example.codes, settings.model, markers)
+written, spoken = (row.text_labels != IGNORE).nonzero()[:, 0], (row.audio_labels[0] != IGNORE).nonzero()[:, 0]
+print(f"answer from token {first}, sound from token {begins}: {len(written)} text labels, {begins - first} of them of the block; codebook 0 has its first label at position {int(spoken[0])}")
+assert int(spoken[0]) == begins  # inputs and labels are shifted by one: it answers position `begins`, whose text is the answer's first token
+upto = min(row.input_ids.shape[1], first + 40)
+tokens = [exam.tokenizer.tokenizer.id_to_token(int(each)).replace("Ġ", " ").replace("Ċ", "\\n") for each in row.input_ids[-1, first:upto]]
+display(show_delay(row.input_ids[:, first:upto], settings.model, begins - first, tokens))
+
+# %% [markdown]
+# All of it is written, and every token of it is a text label; the codes begin at the line, as if no block stood there.
 
 # %%
 passes = planned_passes(settings, "a2a", budget, None)

@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 12 · Train I2T: a picture in, text out
 #
-# *Takes 65 minutes (tiny) · runs in 619 s on 2 cores (tiny) · builds on 03, 11 · 3 exercises, 8 points*
+# *Takes 71 minutes (tiny) · runs in 619 s on 2 cores (tiny) · builds on 03, 11 · 4 exercises, 10 points*
 #
 # **At the end** it looks at a picture it never saw and says what is there: colours, shapes, sizes, and which is where. You know which of these it reads well, how sure that is, and
 # what the other skills paid for it.
@@ -62,8 +62,8 @@ shown = measures.spread(of_tier(exam.shown, "sentence"), count)
 
 def gallery(items, captions):
     """Pictures in a row, each under its words."""
-    figure, axes = plt.subplots(1, len(items), figsize=(2.3 * len(items), 3.0), layout="constrained")
-    for axis, item, caption in zip(axes, items, captions):
+    figure, axes = plt.subplots(1, len(items), figsize=(2.3 * len(items), 3.0), layout="constrained", squeeze=False)
+    for axis, item, caption in zip(axes[0], items, captions):
         axis.imshow(read_picture(item.picture))
         axis.set_title(fill(caption, 26), fontsize=7)
         axis.axis("off")
@@ -209,6 +209,43 @@ worst = [name for name, times in missed.items() if times == most] or ["none"]
 reveal("12.hardest", worst, "(equally: each counts)" if len(worst) > 1 else "")
 
 # %% [markdown]
+# ## Exercise: the same picture, told from the other thing
+#
+# *Exercise 12.told · difficulty ●○○ · importance ●●○ · 6 minutes · 2 points · stuck? `hint("12.told")`*
+#
+# That count is hard on one kind of answer. "A blue square below a large red circle" has nearly every word wrong where "a large red circle above a blue square" is meant, and is true: only the wrong thing was named first. Whether a thing is seen, and whether it is named first, are two skills. So turn
+# a caption round: the other thing first, and the relation as it looks from there. What has no relation (one thing, or a number of them) stays as it is.
+
+# %%
+@exercise("12.told")
+def told(said: list[str]) -> list[str]:
+    """The words of a caption -> the words of the same picture's caption, told from the other thing."""
+    ### BEGIN SOLUTION
+    turned = {"above": "below", "below": "above", "left": "right", "right": "left"}
+    at = next((n for n, word in enumerate(said) if word in turned), None)
+    if at is None:
+        return said
+    rest = said[at + 1 :]
+    of = rest[:1] if rest[:1] == ["of"] else []
+    return rest[len(of) :] + [turned[said[at]]] + of + said[:at]
+    ### END SOLUTION
+
+
+# %%
+check("12.told")
+
+# %%
+two = [n for n, item in enumerate(shown) if set(words(item.truth)) & places]  # pictures of two things
+from_the_other = [n for n in two if not hits[n] and words(texts[n]) == told(words(shown[n].truth))]
+wrong_in_two = sum(not hits[n] for n in two)
+print(f"{wrong_in_two} of {len(two)} descriptions of two things are wrong word for word; {len(from_the_other)} of them tell the same picture from its other thing")
+print(f"seen rightly, whichever is named first: {float(hits.float().mean()) + len(from_the_other) / len(hits):.0%} of all {len(hits)}")
+if from_the_other:
+    gallery([shown[n] for n in from_the_other[:6]], [f"it says: {texts[n]}" for n in from_the_other[:6]])
+
+# %% [markdown]
+# What is wrong from either side is a matter of the eyes, or of what was made of their vectors; what is wrong from one side only is a matter of the order.
+#
 # ## Exercise: how far to trust a share
 #
 # *Exercise 12.interval · difficulty ●●○ · importance ●●● · 10 minutes · 3 points · stuck? `hint("12.interval")`*
@@ -341,8 +378,7 @@ quiz("12")
 # - A share of hits means little without its interval, and nothing without its control.
 # - What is rehearsed can stay. Whether it did is counted, question by question.
 #
-# **Often mistaken.** *"It saw the caption's words in the picture."* It saw 64 vectors; words are its own. *"A wrong word means bad eyes."* Look at its errors: whether a thing is seen and whether it is named first
-# are two skills.
+# **Often mistaken.** *"It saw the caption's words in the picture."* It saw 64 vectors; words are its own. *"A wrong word means bad eyes."* It may have seen all, and told it from the other thing.
 #
 # **To try.** Cover half of the patches with zeros. Ask "What colour is the circle?" of a picture with a circle, and of one without. Next: [notebook 13](13_talk_to_it.ipynb).
 #

@@ -1,5 +1,7 @@
 """Notebooks 10 to 12: what their exercises are compared with is what the package computes."""
 
+import random
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -11,15 +13,19 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmo.chat import ChatTokenizer
 from mmo.config import IGNORE, Draws
 from mmo.course.cost import WARM, Tried, print_beside, try_pass
+from mmo.course.exercises import find, judge
 from mmo.course.tasks import errors, training, trusting
-from mmo.data import Batches, Corpus, Layout, disturb
-from mmo.measures import interval
+from mmo.data import Batches, Corpus, Layout, disturb, written_down
+from mmo.measures import interval, words
 from mmo.measures import word_errors as package_word_errors
+from mmo.muon import Muon
 from mmo.omni import OmniModel
 from mmo.optimiser import Average
 from mmo.profiles import profile
-from mmo.sequence import Row
+from mmo.sequence import Markers, Row, build_row, find_assistant_ranges
 from mmo.training import Encoders, open_corpora
+from mmo.world.pictures import mirrored
+from mmo.world.text import RELATIONS, random_scene
 
 
 def test_average_is_the_packages():
@@ -104,6 +110,37 @@ def test_label_shares_are_those_of_batches():
     torch.testing.assert_close(found / found.sum(dim=1, keepdim=True), wanted, atol=0.06, rtol=0)
 
 
+@pytest.mark.parametrize("thinks", [True, False])
+def test_sound_begins_where_rows_begin_it(thinks):
+    """A row built by the package: its first code answers the position whose text is the first token behind the block."""
+    settings = profile("tiny")
+    tokenizer = ChatTokenizer.load(settings.tokenizer_dir)
+    markers = Markers.from_tokenizer(tokenizer)
+    block = written_down("What is three plus four?", tokenizer) if thinks else ""
+    text = tokenizer.conversation([{"role": "user", "content": "Hello."}, {"role": "assistant", "content": block + "Seven."}])
+    first, end = find_assistant_ranges(text, markers.assistant, markers.end)[-1]
+    begins = errors.sound_begins(text, first, end, list(markers.think_end))
+    assert (begins > first) == thinks and tokenizer.decode(text[begins:end]).strip() == "Seven."
+    labels = build_row(text, torch.zeros(settings.model.num_codebooks, 5, dtype=torch.long), settings.model, markers).audio_labels
+    assert int((labels[0] != IGNORE).nonzero()[0]) == begins
+
+
+def test_told_from_the_other_thing_is_mirrored():
+    """Captions of drawn scenes, of all kinds: an "an" before orange goes along."""
+    rng = random.Random(4)
+    scenes = [random_scene(rng) for _ in range(300)]
+    assert {scene.relation for scene in scenes} == {"", *RELATIONS}
+    for scene in scenes:
+        assert trusting.told(words(scene.caption)) == words(mirrored(scene).caption)
+
+
+@pytest.mark.parametrize("said", ["", "above", "left of", "a a red red left", "of of right of of"])
+def test_nothing_a_model_may_say_breaks_it(said):
+    """Broken captions, as an untrained model writes them: no word is lost."""
+    found = trusting.told(said.split())
+    assert len(found) == len(said.split())
+
+
 def test_change_is_the_packages():
     before, after = torch.arange(90) % 4 > 0, torch.arange(90) % 5 > 0
     drawn = torch.from_numpy(np.random.default_rng(0).integers(90, size=(1000, 90)))
@@ -131,3 +168,36 @@ def test_what_was_told_stands_beside_what_it_took(capsys):
     assert capsys.readouterr().out.split() == "a2a 0.40 s an update (0.20 when tried), 2500 positions a second (5000)".split()
     print_beside([told], [])
     assert "not in the log" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (5, 16), (16, 5), (3, 4)])
+def test_even_is_muons_step(shape):
+    """One update of the package's optimiser, from nothing, at rate 1: its mean has only seen this gradient, so its direction is the gradient's."""
+    weight = nn.Parameter(torch.zeros(*shape))
+    weight.grad = training.uneven(*shape, 1.7, 3)
+    wanted = training.even(weight.grad) * max(1.0, shape[0] / shape[1]) ** 0.5
+    Muon([weight], lr=1.0).step()
+    torch.testing.assert_close(-weight.detach(), wanted, atol=1e-4, rtol=0)
+
+
+def test_even_keeps_directions_and_levels_what_they_weigh():
+    mean = training.uneven(12, 20, 0.4, 9)
+    left, before, right = torch.linalg.svd(mean, full_matrices=False)
+    found = left.T @ training.even(mean) @ right.T
+    assert before[0] / before[-1] > 30
+    assert 0.65 < float(found.diagonal().min()) <= float(found.diagonal().max()) < 1.15
+    assert float((found - found.diagonal().diag()).abs().max()) < 1e-3
+
+
+@pytest.mark.parametrize("size", [1.0, 1e3])
+def test_rounds_that_end_in_nan_are_told_from_their_cause(size):
+    """However the rounds are written: a matrix that is not divided by its norm leaves what floats can hold."""
+
+    def rounds(mean):
+        x = mean * size
+        for _ in range(5):
+            x = 3.4445 * x - 4.775 * x @ (x.T @ x) + 2.0315 * x @ (x.T @ x) @ (x.T @ x)
+        return x
+
+    verdict = judge(replace(find("10.even"), picture=None), rounds)
+    assert verdict.kind == "wrong" and training.UNDIVIDED in verdict.words

@@ -46,12 +46,12 @@ def compare_grids(
         return finish(figure, alt or "The wanted grid and yours, side by side; cells that differ have a red edge.")
 
 
-def compare_curves(wanted, theirs, xlabel: str = "", ylabel: str = "", alt: str = "") -> Picture:
+def compare_curves(wanted, theirs, xlabel: str = "", ylabel: str = "", alt: str = "", titles: tuple[str, str] = ("wanted", "yours")) -> Picture:
     """Two curves in one picture, (n,) each."""
     with drawing(6.0, 2.0) as figure:
         axes = figure.add_subplot()
-        axes.plot(np.asarray(wanted, float), color="#0072B2", linewidth=4, alpha=0.35, label="wanted")
-        axes.plot(np.asarray(theirs, float), color="#D55E00", linewidth=1.2, label="yours")
+        axes.plot(np.asarray(wanted, float), color="#0072B2", linewidth=4, alpha=0.35, label=titles[0])
+        axes.plot(np.asarray(theirs, float), color="#D55E00", linewidth=1.2, label=titles[1])
         axes.set(xlabel=xlabel, ylabel=ylabel)
         axes.legend()
         return finish(figure, alt or "The wanted curve and yours.")

@@ -1,4 +1,4 @@
-"""Notebook 11: what a pass with frozen parts costs, whose labels a mixed batch holds, and the word error rate by which hearing is measured."""
+"""Notebook 11: the word error rate by which hearing is measured, where the sound of an answer begins that thinks first, whose labels a mixed batch holds, and what a pass with frozen parts costs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mmo.course.exercises import Bug, Case, Exercise
+from mmo.sequence import THINK_WINDOW, audio_start, find
 
 
 def word_errors(wanted: list[str], heard: list[str]) -> int:
@@ -83,6 +84,88 @@ WORD_ERRORS = Exercise(
         Bug("Order does not matter in your count. \"green red blue\" has all the words of \"red blue green\", and is not what was said.", as_a_bag),
         Bug("Words that were added cost nothing. A judge who babbles would score well.", without_insertions),
         Bug("A misheard word costs two, one lost and one added. A replacement is one error.", double_substitution),
+    ),
+)
+
+# --- 11.begins ---------------------------------------------------------------------------------------------------
+
+OPENING, CLOSING = [4, 9], [5, 9, 9]  # "<think>" and its line's end; "</think>", its line's end and an empty line
+
+
+def sound_begins(text: list[int], first: int, end: int, closing: list[int]) -> int:
+    """`mmo.sequence.audio_start`: text holds the answer at first … end - 1, closing the tokens that end a think block."""
+    return audio_start(text, (first, end), closing)
+
+
+def conversation(before: list[int], answer: list[int], behind: list[int]) -> tuple:
+    """Arguments: an answer between a prompt and what follows it."""
+    return before + answer + behind, len(before), len(before) + len(answer), CLOSING
+
+
+def begins_cases() -> Sequence[Case]:
+    asked, words, said, later = [1, 20, 21, 22, 2, 9, 1, 3, 9], [20, 21, 22], [30, 31, 32, 33], [2, 9]
+    block = OPENING + words + CLOSING
+    return [
+        Case("a block of three words in front of the answer", conversation(asked, block + said, later)),
+        Case("an answer without a block", conversation(asked, said, later)),
+        Case("an empty block", conversation(asked, OPENING + CLOSING + said, later)),
+        Case("an earlier answer that had a block, and one without", conversation(asked + block + said + later + asked, said, later)),
+        Case("an answer without a block, and one with a block behind it", conversation(asked, said, later + asked + block + said + later)),
+        Case("a block, and an answer that says the closing sign once more", conversation(asked, block + said + CLOSING + said, later)),
+        Case("a closing sign without its empty line in the block", conversation(asked, OPENING + [20, 5, 9, 21, *CLOSING] + said, later)),
+        Case(f"a closing sign that comes only after {THINK_WINDOW + 10} tokens", conversation(asked, [30] * (THINK_WINDOW + 10) + CLOSING + said, later)),
+    ]
+
+
+def behind_closing(text: list[int], first: int, last: int, closing: list[int], otherwise: int, step: int | None = None) -> int:
+    """Behind the first closing that begins in first … last - 1 (or `step` places behind its beginning)."""
+    found = find(text, closing, first, last)
+    return otherwise if found < 0 else found + (len(closing) if step is None else step)
+
+
+def behind_the_last(text: list[int], first: int, end: int, closing: list[int]) -> int:
+    here = [at for at in range(first, min(end, first + THINK_WINDOW)) if text[at : at + len(closing)] == closing]
+    return here[-1] + len(closing) if here else first
+
+
+def window(first: int, end: int) -> int:
+    return min(end, first + THINK_WINDOW)
+
+
+BEGINS = Exercise(
+    id="11.begins",
+    title="Where the sound begins",
+    difficulty=1,
+    importance=3,
+    minutes=5,
+    points=2,
+    looks="One whole number: the place of the first token that is spoken; `first` where nothing is thought before.",
+    hints=(
+        "Two things may stand in front of what is spoken: nothing, or a block. How do you see that there is one, and which token is the first behind it?",
+        f"Try the places first, first + 1, … below both end and first + {THINK_WINDOW}: at the first one where text[at : at + len(closing)] == closing, the block is over.",
+        "There return at + len(closing); if the loop ends without one, return first.",
+    ),
+    reference=sound_begins,
+    package_name="mmo.sequence.audio_start",
+    cases=begins_cases,
+    bugs=(
+        Bug("The sound begins with the block: the model would read aloud what it wrote down for itself. It begins behind it.",
+            lambda text, first, end, closing: first),
+        Bug("The sound begins with the closing sign itself, as many tokens too early as that has: add len(closing).",
+            lambda text, first, end, closing: behind_closing(text, first, window(first, end), closing, first, 0)),
+        Bug("You stop one token behind the beginning of the closing sign. It has several: the line's end and the empty line belong to it, so add len(closing).",
+            lambda text, first, end, closing: behind_closing(text, first, window(first, end), closing, first, 1)),
+        Bug("You search the whole text, and find the block of an earlier answer. Search from `first` on.",
+            lambda text, first, end, closing: behind_closing(text, 0, window(first, end), closing, first)),
+        Bug("You search beyond the answer's end, and find the block of a later one. Stop at `end`.",
+            lambda text, first, end, closing: behind_closing(text, first, min(len(text), first + THINK_WINDOW), closing, first)),
+        Bug("An answer without a block is not spoken from its first token on. Where there is no closing sign, the sound begins at `first`.",
+            lambda text, first, end, closing: behind_closing(text, first, window(first, end), closing, len(closing) - 1)),
+        Bug("You take the last closing sign. The first one ends the block; one that comes after it is part of what is said.", behind_the_last),
+        Bug("You look for the first token of the closing sign alone. Only all of its tokens in a row end a block.",
+            lambda text, first, end, closing: behind_closing(text, first, window(first, end), closing[:1], first, len(closing))),
+        Bug(f"You search the whole answer. A block closes within its first {THINK_WINDOW} tokens; a sign that comes later is part of a long answer.",
+            lambda text, first, end, closing: behind_closing(text, first, end, closing, first)),
     ),
 )
 
@@ -181,4 +264,4 @@ LABELS = Exercise(
     ),
 )
 
-EXERCISES = (WORD_ERRORS, COST, LABELS)
+EXERCISES = (WORD_ERRORS, BEGINS, COST, LABELS)

@@ -1,4 +1,4 @@
-"""Notebook 10: a past that lies, the learning rate's way, the average of the weights, and where the loss begins."""
+"""Notebook 10: a past that lies, the learning rate's way, the average of the weights, Muon's even step, and where the loss begins."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from torch import Tensor
 
 from mmo.config import StageConfig
 from mmo.course.exercises import Bug, Case, Exercise
+from mmo.course.pictures import compare_curves
+from mmo.muon import COEFFICIENTS, STEPS, orthogonal
 from mmo.omni import audio_loss_sums
 from mmo.optimiser import rate_factor
 
@@ -172,6 +174,95 @@ AVERAGE = Exercise(
     ),
 )
 
+
+# --- 10.even -----------------------------------------------------------------------------------------------------
+
+
+def even(mean: Tensor) -> Tensor:
+    """`mmo.muon.orthogonal` of one matrix (A, B), in float32."""
+    return orthogonal(mean[None], torch.float32)[0]
+
+
+def uneven(height: int, width: int, size: float, seed: int) -> Tensor:
+    """(height, width) of Frobenius norm `size`, whose singular values fall from 1 to about a thirtieth of the first."""
+    loud, _, silent = torch.linalg.svd(torch.randn(height, width, generator=torch.Generator().manual_seed(seed)), full_matrices=False)
+    matrix = (loud * torch.logspace(0, -1.5, min(height, width))) @ silent
+    return size * matrix / matrix.norm()
+
+
+def even_cases() -> Sequence[Case]:
+    shapes = ((4, 6, 0.3), (12, 5, 1.4), (6, 20, 0.02), (8, 8, 7.0))
+    return [Case(f"a matrix of {height} rows, {width} columns and norm {size}", (uneven(height, width, size, seed),)) for seed, (height, width, size) in enumerate(shapes)]
+
+
+def in_rounds(x: Tensor, rounds: int = STEPS, fifth: float = COEFFICIENTS[2], again: bool = False) -> Tensor:
+    """The rounds, one after the other; `again`: the norm is divided out before each."""
+    for _ in range(rounds):
+        x = x / x.norm() if again else x
+        gram = x @ x.T
+        x = COEFFICIENTS[0] * x + COEFFICIENTS[1] * gram @ x + fifth * gram @ gram @ x
+    return x
+
+
+def entry_by_entry(mean: Tensor) -> Tensor:
+    """The polynomial of each entry."""
+    a, b, c = COEFFICIENTS
+    x = mean / mean.norm()
+    for _ in range(STEPS):
+        x = a * x + b * x**3 + c * x**5
+    return x
+
+
+def exactly_one(mean: Tensor) -> Tensor:
+    """U V^T: all singular values 1."""
+    loud, _, silent = torch.linalg.svd(mean, full_matrices=False)
+    return loud @ silent
+
+
+UNDIVIDED = "The matrix goes in as it is. A singular value above 1.3 is thrown further out by every round, and a tiny matrix stays tiny: divide by its norm first, mean / mean.norm()."
+
+
+def exploded(arguments: tuple, wanted: Tensor, theirs) -> str | None:
+    """Rounds of a matrix that is too large end in nan, whichever way they are written."""
+    return UNDIVIDED if isinstance(theirs, Tensor) and theirs.shape == wanted.shape and not theirs.isfinite().all() else None
+
+
+def singular_values(wanted: Tensor, theirs: Tensor):
+    return compare_curves(torch.linalg.svdvals(wanted), torch.linalg.svdvals(theirs), "direction, loudest first", "singular value", "The singular values of the wanted matrix and of yours.")
+
+
+EVEN = Exercise(
+    id="10.even",
+    title="No direction louder than another",
+    difficulty=2,
+    importance=2,
+    minutes=10,
+    points=3,
+    looks="A matrix of the same shape whose singular values lie between about 0.7 and 1.2; only what was fainter than a hundredth of the whole stays below.",
+    hints=(
+        "Write X as U S Vᵀ, and multiply X Xᵀ X out: what is left of the U and V in the middle, and what became of S?",
+        "X Xᵀ X = U S³ Vᵀ, and once more in front of it, (X Xᵀ)² X = U S⁵ Vᵀ. So a round is a sum of three matrices of the same shape. Before the first round divide by the norm: then no s is above 1.",
+        "x = mean / mean.norm(); five times: gram = x @ x.T; x = a * x + b * gram @ x + c * gram @ gram @ x.",
+    ),
+    reference=even,
+    package_name="mmo.muon.orthogonal",
+    cases=even_cases,
+    bugs=(
+        Bug(UNDIVIDED, in_rounds),
+        Bug("That is the polynomial of each entry. The entries are not what is to be evened out: X Xᵀ X is a product of matrices, X³ entry by entry has other directions.", entry_by_entry),
+        Bug("One round only. It multiplies a faint direction by 3.4 at most; five do so by hundreds.", lambda mean: in_rounds(mean / mean.norm(), 1)),
+        Bug("The norm is divided out before every round. Once is enough, before the first: afterwards it makes all of them smaller again.", lambda mean: in_rounds(mean, again=True)),
+        Bug("The fifth power is missing. It catches what the third throws down: (X Xᵀ)² X, times 2.0315.", lambda mean: in_rounds(mean / mean.norm(), fifth=0.0)),
+        Bug("You divide by the largest singular value, which has to be searched for. The norm of all entries (Frobenius) is never smaller and costs one pass.",
+            lambda mean: in_rounds(mean / torch.linalg.matrix_norm(mean, 2))),
+        Bug("All singular values are 1 exactly: that is U Vᵀ from an SVD, right and dear. Muon is content with five rounds of products, which leave them near 1; do those.", exactly_one),
+    ),
+    probe=exploded,
+    tolerance=1e-3,
+    picture=singular_values,
+)
+
+
 # --- 10.begin ----------------------------------------------------------------------------------------------------
 
 
@@ -214,4 +305,4 @@ BEGIN = Exercise(
     ),
 )
 
-EXERCISES = (LIE, RATE, AVERAGE, BEGIN)
+EXERCISES = (LIE, RATE, AVERAGE, EVEN, BEGIN)

@@ -1,4 +1,4 @@
-"""Notebook 12: what is right without looking, how far a share of hits can be trusted, and a change of it."""
+"""Notebook 12: what is right without looking, one picture told from its other thing, how far a share of hits can be trusted, and a change of it."""
 
 from __future__ import annotations
 
@@ -195,4 +195,60 @@ BLIND = Exercise(
     ),
 )
 
-EXERCISES = (BLIND, INTERVAL, CHANGE)
+
+# --- 12.told -----------------------------------------------------------------------------------------------------
+
+BACK = {"above": "below", "below": "above", "left": "right", "right": "left"}
+
+
+def told(said: list[str]) -> list[str]:
+    """The words of `mmo.world.pictures.mirrored`'s caption, from those of a caption; tests hold it against that."""
+    return told_by(said)
+
+
+def told_by(said: list[str], back: dict[str, str] = BACK, changes_places: bool = True, keeps_of: bool = True) -> list[str]:
+    """The caption told from its other thing, with one thing done otherwise."""
+    at = next((place for place, word in enumerate(said) if word in BACK), None)
+    if at is None:
+        return list(said)
+    behind = at + 1 + (said[at + 1 : at + 2] == ["of"])
+    relation = [back.get(said[at], said[at]), *said[at + 1 : behind]]
+    if not keeps_of:
+        behind, relation = at + 1, relation[:1]
+    first, second = said[:at], said[behind:]
+    return second + relation + first if changes_places else first + relation + second
+
+
+def told_cases() -> Sequence[Case]:
+    captions = ("a large red circle above a blue square", "a small star left of a large green moon", "an orange ring right of a small pink cross", "a diamond below a heart", "three blue stars", "a large white cross")
+    return [Case(f'"{caption}"', (caption.split(),)) for caption in captions]
+
+
+TOLD = Exercise(
+    id="12.told",
+    title="The same picture, told from the other thing",
+    difficulty=1,
+    importance=2,
+    minutes=6,
+    points=2,
+    looks="As many words as before; told twice over, the caption is what it was.",
+    hints=(
+        "Find the word that says where. What stands in front of it is one thing, what stands behind it is the other.",
+        "The things change places, and the relation turns: what is above has the other below. \"left of\" and \"right of\" are two words; the \"of\" belongs to neither thing.",
+        "With at the place of that word and rest what follows it (without \"of\"): rest + [turned word] + (\"of\", if there was one) + said[:at]. Without such a word: the caption as it is.",
+    ),
+    reference=told,
+    package_name="mmo.world.pictures.mirrored",
+    cases=told_cases,
+    bugs=(
+        Bug("The things have changed places, but the relation has not turned: that is another picture. Above becomes below, left becomes right, and back.", lambda said: told_by(said, back={})),
+        Bug("The relation has turned, but the things stand where they stood: that is another picture, too.", lambda said: told_by(said, changes_places=False)),
+        Bug("\"of\" went along with the second thing. It belongs to the relation: \"left of\" becomes \"right of\".", lambda said: told_by(said, keeps_of=False)),
+        Bug("Only above and below are turned. A star left of a moon has the moon on its right.", lambda said: told_by(said, back={"above": "below", "below": "above"})),
+        Bug("Only left and right are turned. A circle above a square has the square below it.", lambda said: told_by(said, back={"left": "right", "right": "left"})),
+        Bug("All words are turned round. Within a thing their order stays: a large red circle.", lambda said: [BACK.get(word, word) for word in reversed(said)]),
+        Bug("A caption without a relation has no other way to be told. Give it back as it is.", lambda said: told_by(said) if set(said) & set(BACK) else []),
+    ),
+)
+
+EXERCISES = (BLIND, TOLD, INTERVAL, CHANGE)

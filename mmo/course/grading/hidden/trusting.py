@@ -17,8 +17,11 @@ def change_cases():
     ]
 
 
+CAPTIONS = ("a small orange diamond right of a large black ring", "two pink crosses", "a moon above a large yellow triangle", "a large purple heart below a small white square", "a green cross left of an orange cross")
+
 HIDDEN = {
     "12.blind": lambda: [Case(f"{len(seen)} seen, {len(asked)} asked, list {number}", (seen, asked)) for number, (seen, asked) in enumerate(WORDS, 1)],
+    "12.told": lambda: [Case(f'"{caption}", told otherwise', (caption.split(),)) for caption in CAPTIONS],
     "12.interval": lambda: [Case(f"{right} of {count} right", (hits(count, right), draws(400, count, seed))) for count, right, seed in ((40, 3, 70), (5, 2, 71), (12, 0, 72))],
     "12.change": change_cases,
 }
