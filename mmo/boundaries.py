@@ -13,7 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmo.checkpoint import how_made, latest_weights, sha256_of, stage_file, started_from, state_file, told
+from mmo.checkpoint import how_made, latest_weights, stage_file, started_from, state_file, told
+from mmo.digests import sha256_of
 from mmo.profiles import STAGES, Profile
 from mmo.training import planned_passes, settings_key
 

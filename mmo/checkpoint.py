@@ -11,7 +11,6 @@ or the new one.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -21,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mmo.digests import sha256_of
 from mmo.manifest import downloads_root
 from mmo.profiles import REPOSITORY, STAGES, Profile
 from mmo.weights import write_whole
@@ -111,15 +111,6 @@ def started_from(path: Path) -> str:
             return json.loads((file.metadata() or {}).get("about", "{}")).get("start", "")
     except (SafetensorError, ValueError):
         return ""
-
-
-def sha256_of(path: Path) -> str:
-    """Lower-case hexadecimal digits, in constant memory."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def snapshot_file(run_dir: Path, stage: str, step: int) -> Path:

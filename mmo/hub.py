@@ -24,6 +24,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from pyarrow.parquet import FileMetaData
 
+from mmo.digests import digest_of, sha256_of
 from mmo.hub_rows import KeptReads, Part, choose, join, open_parquet, read_parts
 from mmo.hub_sources import FetchError, HuggingFace, Interrupted, Lacking, ModelScope, Remote, Share, Source, read_lock, told, write_lock
 from mmo.manifest import Artefact, File, downloads_root, read_manifest, select
@@ -183,18 +184,6 @@ def word_for(path: Path, record: dict | None, full: bool) -> str:
 def refuse_changed(states: Sequence[State], root: Path) -> None:
     if changed := [str(root / state.file.to) for state in states if state.word == "changed"]:
         raise FetchError(f"no longer what was fetched: {', '.join(changed)}; delete it (or move it away) and run the command again")
-
-
-def sha256_of(path: Path) -> str:
-    """Lower-case hexadecimal digits, in constant memory."""
-    return digest_of(path, hashlib.sha256())
-
-
-def digest_of(path: Path, digest) -> str:
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def is_published(path: Path, remote: Remote) -> bool | None:

@@ -15,7 +15,6 @@ strict=True it raises.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -27,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmo.config import ModelConfig
+from mmo.digests import sha256_of
 
 COLUMNS = ("conversations", "question_audios", "answer_audios", "image_bytes", "ref_audios", "spk_emb")
 ROLES = ("system", "user", "assistant")
@@ -97,11 +97,7 @@ def check_columns(path: Path, needs: Sequence[str]) -> None:
 
 def file_key(path: Path) -> str:
     """16 hexadecimal digits of the file's content."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()[:16]
+    return sha256_of(path)[:16]
 
 
 def read_batches(

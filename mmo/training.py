@@ -38,12 +38,13 @@ from tqdm.auto import tqdm
 from mmo import memory
 from mmo.chat import ChatTokenizer
 from mmo.checkpoint import (
-    latest_weights, load_state, random_state, save_state, set_random_state, sha256_of, snapshot_file, snapshots_of, stage_file, state_file, told,
+    latest_weights, load_state, random_state, save_state, set_random_state, snapshot_file, snapshots_of, stage_file, state_file, told,
     with_prefix, without_prefix, write_made,
 )  # fmt: skip
 from mmo.compiling import Compilation
 from mmo.config import Draws, StageConfig
 from mmo.data import Batch, Batches, Corpus, Counts, DataFile, Layout, Whole, find_files
+from mmo.digests import sha256_of
 from mmo.distributed import Group
 from mmo.features import Frozen, cache_features, folder_fingerprint, frozen_speech, frozen_vision
 from mmo.held_out import kept_rows, validation_file

@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 13 · Talk to it
 #
-# *Takes 45 minutes (tiny) · runs in 47 s on 2 cores (tiny) · builds on 01, 07, 12 · 2 exercises, 5 points*
+# *Takes 53 minutes (tiny) · runs in 47 s on 2 cores (tiny) · builds on 01, 07, 12 · 3 exercises, 8 points*
 #
 # **At the end** you have asked it by text, by voice and by picture, with your own words, your own recording and your own picture if you like. You have heard it in both voices and at four
 # temperatures, and seen when its first sound arrives.
@@ -132,7 +132,7 @@ exam = Exam(settings, SIZES[budget], stages=("t2a",))  # test items, as prompts
 
 
 def timeline(axis, prompt):
-    """Stream one answer and draw when its text and its sound were there; returns the answer, and the pieces of text before and behind the first sound."""
+    """Stream one answer and draw when its text and its sound were there; returns the answer, the pieces of text before and behind the first sound, and its pieces of sound."""
     events, started = [], time.perf_counter()
     for event in generator.stream([prompt]):
         events.append((1000 * (time.perf_counter() - started), event))
@@ -147,7 +147,7 @@ def timeline(axis, prompt):
     axis.set_ylim(-0.6, 1.6)
     answer = events[-1][1].answer
     axis.set_title(answer.text, fontsize=9)
-    return answer, sum(at <= begun for at in text_at), sum(at > begun for at in text_at)
+    return answer, sum(at <= begun for at in text_at), sum(at > begun for at in text_at), sound_at
 
 
 figure, axes = plt.subplots(2, 1, figsize=(9, 4.0), sharex=True, layout="constrained")
@@ -155,10 +155,10 @@ streamed = [timeline(axis, prompt) for axis, prompt in zip(axes, (assistant.prom
 axes[-1].set_xlabel("milliseconds after the question")
 axes[0].legend(loc="upper right", fontsize=8)
 picture = finish(figure, "When text and sound were ready, in milliseconds after the question: " + "; ".join(
-    f"{final.text} {before} pieces of text before the first sound, {behind} behind it" for final, before, behind in streamed))
+    f"{final.text} {before} pieces of text before the first sound, {behind} behind it" for final, before, behind, _ in streamed))
 plt.close(figure)
 display(picture)
-for final, before, behind in streamed:
+for final, before, behind, _ in streamed:
     print(f"{final.text}  {len(final.text_ids)} tokens: {before} pieces of text before the first sound, {behind} behind it")
     if final.first_audio_ms is not None:
         print(f"   first sound after {final.first_audio_ms:.0f} ms; {final.real_time_factor:.2f} s of work per second of speech")
@@ -170,6 +170,73 @@ reveal("13.steps", steps, f"steps, counted; one for the answer's first word and 
 # %% [markdown]
 # Read the pictures from left to right. Above each, the text comes, a token a step. The short answer is written to its end before its first frame is whole; while the long one is still being written, its first words are heard. Below, each black mark is a piece of sound that is ready, and
 # the broad bar is the time in which it is all played. Where the marks are done before the bar is, it makes speech faster than it speaks. And the bar begins at the first mark: it did not wait for the rest.
+#
+# ## Exercise: where does the player stand still?
+#
+# *Exercise 13.waits · difficulty ●●○ · importance ●●● · 8 minutes · 3 points · stuck? `hint("13.waits")`*
+#
+# Seconds of work for a second of speech, the *real-time factor*, is a mean over the whole answer. A player knows no means: it needs each piece at the moment when the one before it is over. Pieces $i$ are ready at `ready[i]` and play for `lengths[i]`. The player
+# begins `head_start` after the first piece is there, and then plays each as soon as it is there and the one before it is over. How long does it stand still before each piece? All times are in milliseconds.
+
+# %%
+@exercise("13.waits")
+def waits(ready: list[float], lengths: list[float], head_start: float) -> list[float]:
+    """When N pieces are ready, how long each plays, and how long the player holds back at first -> N waits, the first of them 0."""
+    ### BEGIN SOLUTION
+    free, found = ready[0] + head_start, []
+    for at, length in zip(ready, lengths):
+        found.append(max(0.0, at - free))
+        free = max(free, at) + length
+    return found
+    ### END SOLUTION
+
+
+# %%
+check("13.waits")
+
+# %% [markdown]
+# Here it never stands still, unless something else keeps this machine busy. Now take a slower machine on which each of the moments that you have just measured for the longer answer comes later by the same factor. **Predict:** at which real-time factor will the player begin to stand
+# still? Where would you set an alarm, if you ran this for others?
+
+# %%
+predict("13.slower", "The real-time factor from which on the player stands still?", None)
+
+# %%
+longer, pieces = streamed[-1][0], streamed[-1][3]
+lengths = [length for _, length in pieces]
+
+
+def slowed(factor: float) -> list[float]:
+    """When the pieces are ready on a machine with this real-time factor."""
+    return [at * factor / longer.real_time_factor for at, _ in pieces]
+
+
+def draw_played(axis, factor: float, head_start: float) -> str:
+    """The pieces on a machine of that factor, each a bar while it is played; returns what there is to say of the waits."""
+    ready = slowed(factor)
+    still = waits(ready, lengths, head_start)
+    starts = ready[0] + head_start + np.cumsum([0, *lengths[:-1]]) + np.cumsum(still)
+    axis.barh([0] * len(starts), lengths, left=starts, height=0.5, alpha=0.35)
+    axis.scatter(ready, [0] * len(ready), marker="|", s=150, color="black")
+    axis.set_yticks([0], [f"{factor}" + (f", {head_start:.0f} ms held back" if head_start else "")])
+    return f"real-time factor {factor}, held back {head_start:3.0f} ms: sound begins at {starts[0]:4.0f} ms and stands still {sum(wait > 0 for wait in still)} times, {sum(still):4.0f} ms in all"
+
+
+if pieces:
+    figure, axes = plt.subplots(5, 1, figsize=(9, 3.6), sharex=True, layout="constrained")
+    told = [draw_played(axis, *way) for axis, way in zip(axes, ((0.25, 0), (0.5, 0), (0.75, 0), (1.0, 0), (0.75, 300)))]
+    axes[-1].set_xlim(left=0)
+    axes[-1].set_xlabel("milliseconds after the question; a mark: the piece is ready, a bar: it is played")
+    picture = finish(figure, "Played on slower machines. " + "; ".join(told))
+    plt.close(figure)
+    display(picture)
+    print("\n".join(told))
+still = next((factor for factor in np.arange(0.05, 3, 0.01) if any(waits(slowed(factor), lengths, 0.0))), None) if pieces else None
+reveal("13.slower", "no sound at all" if still is None else round(float(still), 2), "and above: there it stands still")
+
+# %% [markdown]
+# The first pieces are single frames, so that you hear something soon, and 80 ms are little to live on while the next piece, of two frames, is made. Later there is more in store. So a mean below 1 is needed and is not enough. A player that holds back a little pays once, before it
+# begins, and spares all gaps of that size; [notebook 09](09_streaming.ipynb) computes how much is just enough.
 #
 # ## Warm and cold
 #

@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 15 · Breaking it
 #
-# *Takes 140 minutes (tiny) · runs in 168 s on one core (tiny) · builds on 07, 13 · 6 exercises, 16 points*
+# *Takes 155 minutes (tiny) · runs in 168 s on one core (tiny) · builds on 07, 13 · 8 exercises, 20 points*
 #
 # **At the end** you know where this model loses what, with a number for each place, and you have diagnosed and repaired ten broken runs:
 # the mistakes that everybody makes once, and that no error message tells of.
@@ -29,6 +29,7 @@ budget = "full"  # smoke: fewer sentences, questions, pictures and steps
 
 # %%
 import copy
+import math
 
 import numpy as np
 import torch
@@ -389,7 +390,7 @@ from mmo.display import Curves
 from mmo.omni import OmniModel
 from mmo.sequence import frames
 from mmo.thinker import load_thinker
-from mmo.training import Stepper
+from mmo.training import Stepper, losses_of
 
 steps = 6 if small else 100
 recipe = settings.stages["t2a"][0].replace(trainable="talker", warmup_steps=5, steps=steps, code_dropout=0.0, ema_decay=0.0)
@@ -402,7 +403,7 @@ lines = [row.conversation[-1]["content"] for row in rows]
 by_heart = [Prompt(tokenizer.prompt([{"role": "user", "content": row.conversation[-2]["content"]}]), torch.as_tensor(np.array(row.speaker), dtype=torch.float32)) for row in rows]
 print(f"the batch: {len(lines)} answers, {sum(len(measures.words(line)) for line in lines)} words, {batch.size} positions")
 widths = [config.talker_hidden_size // 4, config.talker_hidden_size // 2, config.talker_hidden_size]
-said_by, weights_of, losses_of = {}, {}, {}
+said_by, weights_of, last_loss, nats_of = {}, {}, {}, {}
 with Curves(*(f"width {width}: audio loss" for width in widths)) as curves:
     for width in widths:
         torch.manual_seed(0)
@@ -410,10 +411,12 @@ with Curves(*(f"width {width}: audio loss" for width in widths)) as curves:
         load_thinker(model.model, settings.thinker_file)
         stepper = Stepper(model, recipe, steps, torch.device("cpu"), torch.float32)
         for number in tqdm(range(steps), desc=f"width {width}", unit="step"):
-            losses_of[width] = float(stepper.step(batch, number)[1])
-            curves.add(number, *(losses_of[width] if each == width else None for each in widths))
+            last_loss[width] = float(stepper.step(batch, number)[1])
+            curves.add(number, *(last_loss[width] if each == width else None for each in widths))
         weights_of[width] = sum(p.numel() for p in model.talker.parameters())
-        said_by[width] = ward.generator(model.eval()).generate_batch(by_heart, settings.decoding.greedy())
+        with torch.no_grad():  # what it has learnt, read along once more; a stop counts like any code
+            nats_of[width] = losses_of(model.eval(), batch, recipe.replace(stop_weight=1.0), torch.device("cpu"))[1][3:]
+        said_by[width] = ward.generator(model).generate_batch(by_heart, settings.decoding.greedy())
 
 # %%
 waves = {"true codes": [codec.decode(frames(row.answers[-1], config.num_codebooks, config.num_codes)[None])[0, 0].numpy() for row in rows]}
@@ -421,7 +424,7 @@ waves |= {width: [answer.samples for answer in answers] for width, answers in sa
 by_width = {name: measures.word_errors(lines, judge.transcribe([(samples, codec.sample_rate) for samples in sounds], workers=1)) for name, sounds in waves.items()}
 for name, figure in by_width.items():
     low, high = figure.interval()
-    told = f"width {name:3}, {weights_of[name] / 1e6:4.2f} M weights, last loss {losses_of[name]:.2f}" if name in weights_of else name
+    told = f"width {name:3}, {weights_of[name] / 1e6:4.2f} M weights, last loss {last_loss[name]:.2f}" if name in weights_of else name
     print(f"{told:46} {100 * figure.wer:5.1f} % of the words wrong   (95 % interval: {100 * low:.0f} to {100 * high:.0f})")
 reveal("15.width", round(100 * min(weights_of.values()) / max(weights_of.values())), "percent")
 
@@ -465,6 +468,41 @@ found = exponent(torch.tensor(list(weights_of)), torch.tensor(list(weights_of.va
 print(f"the Talker's weights grow with its width to the power of {found:.2f}: twice as wide is {2**found:.1f} times as many")
 
 # %% [markdown]
+# ## Exercise: how much has it taken in?
+#
+# *Exercise 15.bits · difficulty ●●○ · importance ●●○ · 8 minutes · 2 points · stuck? `hint("15.bits")`*
+#
+# Is a narrow Talker *full*? A loss is a length. Where a model gives the true code the probability $p$, that code can be written down with $-\log_2 p$ bits; without a model each of $A$ entries takes $\log_2 A$. These Talkers knew nothing of codes before, so the bits that they save on this
+# batch are what they have taken in. The losses are in nats, $-\ln p$, the mean for each codebook; `counts` says how many labels it has. A codebook that is worse than an even guess costs bits.
+
+# %%
+@exercise("15.bits")
+def bits(losses: Tensor, counts: Tensor, entries: int) -> float:
+    """losses (Q,) in nats for a label, counts (Q,) labels, entries A -> bits saved over all labels against an even guess."""
+    ### BEGIN SOLUTION
+    saved = math.log2(entries) - losses / math.log(2)
+    return float((counts * saved).sum())
+    ### END SOLUTION
+
+
+# %%
+check("15.bits")
+
+# %%
+predict("15.bits", "How many bits has the narrowest Talker taken in for each of its weights?", None)
+
+# %%
+labels = (batch.audio_labels != -100).sum(dim=(0, 2))  # (Q,)
+there_are = bits(torch.zeros(config.num_codebooks), labels, config.audio_vocab_size)
+print(f"the batch: {int(labels.sum())} labels, {there_are / 1000:.1f} thousand bits; by heart, that would be {there_are / weights_of[widths[0]]:.3f} bits a weight of the narrowest")
+for width in widths:
+    learnt = bits(nats_of[width], labels, config.audio_vocab_size)
+    print(f"width {width:3}: {learnt / 1000:5.1f} thousand bits taken in, {learnt / there_are:4.0%} of all, {learnt / weights_of[width]:.3f} bits a weight")
+reveal("15.bits", round(bits(nats_of[widths[0]], labels, config.audio_vocab_size) / weights_of[widths[0]], 3), "bits a weight")
+
+# %% [markdown]
+# Models that were trained long hold about *two* bits a weight (Allen-Zhu and Li, at the end of this notebook). Compare that with the first line: the whole batch is a small part of a bit for each weight of the narrowest Talker. So it is not full. What it lacks is time, or steps that use its time better: a wider Talker takes more in with each step.
+#
 # What does the curve say? Where a narrow Talker stays above the blue line and a wide one comes down to it, the width was what hurt, with these rows in this time. Where all come down, or none does, something else did: the time, the rate, the codec. Mind the whiskers, and mind what was
 # not asked: a wide Talker that has learnt by heart is not a good one on new sentences.
 
@@ -590,6 +628,67 @@ def choose(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor:
 
 # %%
 check("15.choose")
+
+# %% [markdown]
+# ## Exercise: what sinks and what overflows
+#
+# *Exercise 15.fate · difficulty ●○○ · importance ●●● · 8 minutes · 2 points · stuck? `hint("15.fate")`*
+#
+# So far the way forward. On the way back the numbers are *small*: each gradient is one of a mean over many places. And `float16` has an end below, too. Its smallest number with all its digits is 6.1e-5; below it come *subnormal* ones with fewer and fewer digits, down to 6.0e-8; and what is less
+# than half of that is stored as 0. Then the weight hears nothing. The remedy is **loss scaling**: multiply the loss by a large number, and all gradients are multiplied by it; divide by it in float32, before the update. How large may it be? Of the values that are not 0, give the share that becomes 0
+# and the share that becomes infinite when `scale` times the value is stored as `kind`.
+
+# %%
+@exercise("15.fate")
+def fate(values: Tensor, scale: float, kind: torch.dtype) -> Tensor:
+    """values (N,) float32, some of them 0 -> (2,) float32: of those that are not 0, the share stored as 0 and the share stored as infinite."""
+    ### BEGIN SOLUTION
+    real = values[values != 0]
+    stored = (real * scale).to(kind)
+    return torch.stack(((stored == 0).float().mean(), stored.isinf().float().mean()))
+    ### END SOLUTION
+
+
+# %%
+check("15.fate")
+
+# %%
+predict("15.sinks", "Of the gradients of this model that are not 0, what share becomes 0 in float16, in percent?", None)
+
+# %% [markdown]
+# The shipped model, the loss of training, the one sentence from above; the gradient of every weight:
+
+# %%
+from mmo.omni import loss_sums
+
+sums = loss_sums(ward.model, ward.model.hidden_states(**inputs), row.text_labels[None], row.audio_labels[None])
+learning = [weight for weight in ward.model.parameters() if weight.requires_grad]
+found = torch.autograd.grad(sums.text_loss() + sums.audio_loss(), learning, allow_unused=True)  # the projectors have none: it was asked in writing
+gradients = torch.cat([each.flatten() for each in found if each is not None])
+powers = list(range(0, 28, 3))
+fates = {kind: torch.stack([fate(gradients, 2.0**power, kind) for power in powers]) for kind in (torch.float16, torch.bfloat16)}
+print(f"{len(gradients) / 1e6:.1f} M gradients, {100 * float((gradients == 0).float().mean()):.0f} % of them 0 from the start; the largest is {float(gradients.abs().max()):.2g}")
+for kind, shares_by_scale in fates.items():
+    for power, (sunk, over) in zip(powers, shares_by_scale.tolist()):
+        if power % 6 == 0:
+            print(f"{str(kind)[6:]:9} scale 2^{power:<2}: {100 * sunk:7.3f} % become 0, {100 * over:7.3f} % infinite")
+safe = [power for power, (_, over) in zip(powers, fates[torch.float16].tolist()) if over == 0]
+print(f"the largest of these scales at which nothing overflows: 2^{safe[-1]}" if safe else "at every one of these scales something overflows")
+with drawing(5.0, 2.2) as figure:
+    axes = figure.add_subplot()
+    for kind, style in ((torch.float16, "o-"), (torch.bfloat16, ".:")):
+        axes.plot(powers, 100 * fates[kind][:, 0].numpy(), style, color=BLUE, markersize=4, label=f"{str(kind)[6:]}: become 0")
+        axes.plot(powers, 100 * fates[kind][:, 1].numpy(), style, color=RED, markersize=4, label=f"{str(kind)[6:]}: become infinite")
+    axes.set(xlabel="scale of the loss, power of two", ylabel="gradients, percent")
+    axes.legend()
+    picture = finish(figure, "Percent of the gradients that become 0 and that become infinite, by the scale of the loss, in float16 and in bfloat16.")
+display(picture)
+reveal("15.sinks", round(100 * float(fates[torch.float16][0, 0])), "percent become 0 without a scale")
+del found, gradients
+
+# %% [markdown]
+# The two ends are not alike. What sinks is lost for one weight and one step. *One* infinite gradient spoils the norm by which all are clipped, and so the whole step. So take the largest scale at which nothing overflows, with some room; `torch.amp.GradScaler` finds it as it goes: it doubles the scale after many good
+# steps, halves it when something overflows, and leaves that step out. The trainer of this repository needs none of it: it computes in `float32` or in `bfloat16`, which reaches as far.
 
 # %% [markdown]
 # # Part two: the symptom clinic
@@ -786,7 +885,8 @@ quiz("15")
 #
 # - Give one part the best input it could get, leave the rest, and the difference is what it costs: true codes, true words, a probe on the features.
 # - The codec sets a ceiling before the Talker begins. The judge has a floor before anybody begins. A figure without both says little.
-# - fp16 overflows, in exponentials and in squares. bf16 rounds, in long sums. Matrices in bf16, the choice in fp32.
+# - A Talker that is too narrow for its time is not full: count the bits that it has taken in.
+# - fp16 overflows, in exponentials and in squares, and lets small gradients sink. bf16 rounds, in long sums. Matrices in bf16, the choice in fp32.
 # - Most bugs of such a model do not crash: codes are codes. They are found by comparing with a healthy run, joint by joint.
 # - A loss that is too good is a symptom.
 #
@@ -800,6 +900,7 @@ quiz("15")
 #
 # - P. Micikevicius, S. Narang, J. Alben and others: *Mixed Precision Training.* ICLR 2018, [arXiv:1710.03740](https://arxiv.org/abs/1710.03740). What fp16 loses, and loss scaling.
 # - D. Kalamkar, D. Mudigere, N. Mellempudi and others: *A Study of BFLOAT16 for Deep Learning Training.* 2019, [arXiv:1905.12322](https://arxiv.org/abs/1905.12322).
+# - Z. Allen-Zhu, Y. Li: *Physics of Language Models: Part 3.3, Knowledge Capacity Scaling Laws.* 2024, [arXiv:2404.05405](https://arxiv.org/abs/2404.05405). Bits a weight.
 # - G. Alain, Y. Bengio: *Understanding intermediate layers using linear classifier probes.* 2016, [arXiv:1610.01644](https://arxiv.org/abs/1610.01644).
 # - M. Bisani, H. Ney: *Bootstrap estimates for confidence intervals in ASR performance evaluation.* ICASSP 2004. The whiskers of part one.
 # - A. Karpathy: *A Recipe for Training Neural Networks.* 2019, [karpathy.github.io](https://karpathy.github.io/2019/04/25/recipe/). "Neural net training fails silently."

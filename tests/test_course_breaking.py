@@ -1,4 +1,4 @@
-"""Notebook 15: forced decoding, its stand-ins, and the clinic: every patient is really ill, and is cured by the package's own function."""
+"""Notebook 15: forced decoding, its stand-ins, half precision, and the clinic: every patient is really ill, and is cured by the package's own function."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from mmo.config import Decoding
 from mmo.course import clinic as clinics
 from mmo.course import progress
 from mmo.course.clinic import PATIENTS, Clinic, Ward, agreement_by_codebook, lags, mel_distance, pitch
+from mmo.course.exercises import judge
 from mmo.course.tasks import breaking
 from mmo.forcing import forced
 from mmo.generation import Generator, Prompt
@@ -289,3 +290,40 @@ def test_shares_of_blame_are_what_each_joint_adds():
 def test_the_exponent_of_a_power_is_found(wanted):
     widths = torch.tensor([24, 48, 100, 384])
     assert breaking.exponent(widths, 37 * widths.double() ** wanted) == pytest.approx(wanted)
+
+
+# --- Bits and half precision ---------------------------------------------------------------------------------------
+
+
+def test_bits_are_what_a_label_costs_less_than_an_even_guess():
+    """Label by label, with the probability of each true one: log2 p + log2 A."""
+    logits = torch.randn(3, 40, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    labels = torch.randint(16, (3, 40), generator=torch.Generator().manual_seed(1))
+    true = logits.softmax(dim=-1).gather(-1, labels[..., None])[..., 0]
+    losses = torch.stack([torch.nn.functional.cross_entropy(each, wanted) for each, wanted in zip(logits, labels)])
+    assert breaking.bits(losses, torch.tensor([40, 40, 40]), 16) == pytest.approx(float((true.log2() + 4).sum()))
+
+
+@pytest.mark.parametrize("kind, least, most, above", [(torch.float16, 2.0**-24, 65519.0, 65521.0), (torch.bfloat16, 2.0**-133, 3.39e38, 3.4e38)])
+def test_half_precision_ends_where_its_numbers_end(kind, least, most, above):
+    """The smallest subnormal number is kept, less than half of it sinks; the largest is kept, and what is half a step above it overflows."""
+    assert breaking.fate(torch.tensor([least, -most]), 1.0, kind).tolist() == [0.0, 0.0]
+    assert breaking.fate(torch.tensor([0.49 * least, -least]), 1.0, kind).tolist() == [0.5, 0.0]
+    assert breaking.fate(torch.tensor([-above, 1.0, 0.0]), 1.0, kind).tolist() == [0.0, 0.5]
+
+
+def sinking_by_hand(values, scale, kind):
+    """Compares with the smallest normal number, as somebody would who looks into finfo."""
+    limits = torch.finfo(kind)
+    scaled = (values[values != 0] * scale).abs()
+    return torch.tensor([float((scaled < limits.smallest_normal).float().mean()), float(scaled.to(kind).isinf().float().mean())])
+
+
+def bits_of_a_mean(losses, counts, entries):
+    return counts.sum().item() * (np.log2(entries) - losses.mean().item() / np.log(2))
+
+
+@pytest.mark.parametrize("task, wrong, words", [(breaking.FATE, sinking_by_hand, "smallest normal number"), (breaking.BITS, bits_of_a_mean, "add up codebook by codebook")])
+def test_mistakes_written_by_hand_are_diagnosed(task, wrong, words):
+    verdict = judge(task, wrong)
+    assert verdict.kind == "wrong" and words in verdict.words

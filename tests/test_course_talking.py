@@ -1,11 +1,13 @@
-"""Notebook 13: what its exercises are compared with is what torch and the package compute, and recordings are like their own voice."""
+"""Notebook 13: what its exercises are compared with is what torch and the package compute, a player waits as it should, and recordings are like their own voice."""
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from mmo.course.clinic import Ward
+from mmo.course.exercises import judge
 from mmo.course.tasks import talking
 from mmo.examination import of_tier
 from mmo.profiles import profile
@@ -50,3 +52,33 @@ def test_voices_are_known_by_their_vectors_where_rows_name_none():
     assert list(other.portraits) == list(named)
     for voice, portrait in named.items():
         assert (other.portraits[voice] == portrait).all(), voice
+
+
+def test_a_wait_puts_off_what_comes_behind_it():
+    """By hand, in ms.  The second piece is 70 late, and so leaves the third more time; with 70 held back nobody hears a gap."""
+    ready, lengths = [100.0, 250.0, 300.0], [80.0, 80.0, 160.0]
+    assert talking.WAITS.reference(ready, lengths, 0.0) == [0.0, 70.0, 0.0]
+    assert talking.WAITS.reference(ready, lengths, 70.0) == [0.0, 0.0, 0.0]
+
+
+def slow_player(ready, lengths, head_start):
+    """Millisecond by millisecond, as nobody would write it: another right way."""
+    found, now, number = [], ready[0] + head_start, 0
+    while number < len(ready):
+        still = 0.0
+        while now < ready[number]:
+            now, still = now + 1.0, still + 1.0
+        found, now, number = [*found, still], now + lengths[number], number + 1
+    return found
+
+
+def cumulated(ready, lengths, head_start):
+    """Due times by cumsum, all at once: the mistake of the first plan, written in another way."""
+    due = np.cumsum([ready[0] + head_start, *lengths[:-1]])
+    return [float(wait) for wait in np.maximum(0, np.asarray(ready) - due)]
+
+
+def test_a_player_in_steps_of_a_millisecond_passes_and_one_that_never_puts_off_is_told_so():
+    assert judge(talking.WAITS, slow_player).passed
+    verdict = judge(talking.WAITS, cumulated)
+    assert "first plan" in verdict.words and verdict.picture.png.startswith(b"\x89PNG")

@@ -1,4 +1,4 @@
-"""Notebook 15: true codes in the place of the Talker's, who is to blame, pooled error rates, growth with the width, a choice that half precision cannot spoil, lags."""
+"""Notebook 15: true codes in the place of the Talker's, who is to blame, pooled error rates, growth with the width, bits taken in, half precision, lags."""
 
 from __future__ import annotations
 
@@ -244,6 +244,58 @@ EXPONENT = Exercise(
 )
 
 
+# --- 15.bits -----------------------------------------------------------------------------------------------------
+
+
+def bits(losses: Tensor, counts: Tensor, entries: int) -> float:
+    """losses (Q,) in nats for a label, counts (Q,) labels -> bits saved against an even guess: cross-entropies from base e to base 2."""
+    return float((counts * (math.log2(entries) - losses.double() / math.log(2))).sum())
+
+
+def bits_cases() -> Sequence[Case]:
+    return [
+        Case("three codebooks, one hardly learnt", (torch.tensor([0.5, 3.0, 5.9]), torch.tensor([120, 120, 118]), 576)),
+        Case("nothing learnt", (torch.full((4,), math.log(64.0), dtype=torch.float64), torch.tensor([30, 30, 30, 30]), 64)),
+        Case("one codebook worse than an even guess", (torch.tensor([1.0, 4.5]), torch.tensor([40, 10]), 32)),
+        Case("codebooks with very different numbers of labels", (torch.tensor([0.2, 2.4]), torch.tensor([300, 20]), 128)),
+    ]
+
+
+BITS = Exercise(
+    id="15.bits",
+    title="How much has it taken in?",
+    difficulty=2,
+    importance=2,
+    minutes=8,
+    points=2,
+    looks="One number: 0 for a loss of ln A in every codebook; log2 A for each label where all is known by heart, that is, where the loss is 0.",
+    hints=(
+        "With a loss of 0 nothing needs to be written down, with a loss of ln A each label costs as much as without a model. What does a label cost between the two, in bits?",
+        "A nat is 1 / ln 2 = 1.44 bits: a label of loss l costs l / ln 2 bits. Without a model it costs log2 A.",
+        "Add up counts * (math.log2(entries) - losses / math.log(2)) over the codebooks, and give a float.",
+    ),
+    reference=bits,
+    package_name="torch.nn.functional.cross_entropy, in bits against an even guess",
+    cases=bits_cases,
+    bugs=(
+        Bug("That is what is saved in nats. Divide by ln 2: a bit is a choice between two.",
+            lambda losses, counts, entries: bits(losses, counts, entries) * math.log(2)),
+        Bug("The even guess is in bits, the loss still in nats: two units in one difference. Divide the loss by ln 2.",
+            lambda losses, counts, entries: float((counts * (math.log2(entries) - losses.double())).sum())),
+        Bug("Here it is the even guess that is in nats, and the loss in bits. An even guess among A costs log2 A bits.",
+            lambda losses, counts, entries: float((counts * (math.log(entries) - losses.double() / math.log(2))).sum())),
+        Bug("That is what the codes still cost with the model. What it has taken in is what they cost less than without one, log2 A for each label.",
+            lambda losses, counts, entries: float((counts * losses.double() / math.log(2)).sum())),
+        Bug("That is for one label of each codebook. Each codebook saves that much at each of its labels: times counts.",
+            lambda losses, counts, entries: bits(losses, torch.ones_like(counts), entries)),
+        Bug("The mean of the losses with all labels counts each codebook alike. They have different numbers of labels: add up codebook by codebook.",
+            lambda losses, counts, entries: bits(losses.mean()[None], counts.sum()[None], entries)),
+        Bug("A codebook that is worse than an even guess counts as 0. It costs more bits than it saves, and they must be taken off.",
+            lambda losses, counts, entries: bits(losses.clamp(max=math.log(entries)), counts, entries)),
+    ),
+)
+
+
 # --- 15.choose ---------------------------------------------------------------------------------------------------
 
 
@@ -331,6 +383,92 @@ CHOOSE = Exercise(
         Bug("The heap is in the order of the ids. Sort from the likeliest down first, as the package does (it cuts to top-k there).",
             lambda logits, uniform, temperature: choose_by(logits, uniform, temperature, sort=False)),
         Bug("That is always the likeliest: the uniform number is not used.", lambda logits, uniform, temperature: logits.argmax(dim=-1)),
+    ),
+)
+
+
+# --- 15.fate -----------------------------------------------------------------------------------------------------
+
+
+def fate(values: Tensor, scale: float, kind: torch.dtype) -> Tensor:
+    """values (N,) -> (2,) shares of those that are not 0: stored as 0, stored as infinite, by what `torch.Tensor.to` makes of scale · value."""
+    real = values[values != 0]
+    stored = (real * scale).to(kind)
+    return torch.stack(((stored == 0).float().mean(), stored.isinf().float().mean()))
+
+
+def fate_cases() -> Sequence[Case]:
+    small = torch.logspace(-12, -2, 41) * torch.tensor([1.0, -1.0]).repeat(21)[:41]
+    edges = torch.tensor([65504.0, 65510.0, -65510.0, 65530.0, -70000.0, -1e30, 0.0, 0.0, 6e-5, 3e-8, -2e-8, 1.0])
+    return [
+        Case("gradients between 1e-12 and 0.01, as they are", (small, 1.0, torch.float16)),
+        Case("the same, a thousand times as large", (small, 1024.0, torch.float16)),
+        Case("the same, far too large", (small, 2.0**25, torch.float16)),
+        Case("numbers at the edges, and two true zeros", (edges, 1.0, torch.float16)),
+        Case("numbers at the edges in bfloat16", (edges, 1.0, torch.bfloat16)),
+    ]
+
+
+def fate_below_normal(values: Tensor, scale: float, kind: torch.dtype) -> Tensor:
+    """Everything below the smallest normal number is lost."""
+    real = values[values != 0] * scale
+    return torch.stack(((real.abs() < torch.finfo(kind).tiny).float().mean(), real.to(kind).isinf().float().mean()))
+
+
+def fate_scaled_behind(values: Tensor, scale: float, kind: torch.dtype) -> Tensor:
+    real = values[values != 0]
+    stored = real.to(kind) * scale
+    return torch.stack(((stored == 0).float().mean(), stored.isinf().float().mean()))
+
+
+def fate_with_zeros(values: Tensor, scale: float, kind: torch.dtype) -> Tensor:
+    stored = (values * scale).to(kind)
+    return torch.stack(((stored == 0).float().mean(), stored.isinf().float().mean()))
+
+
+def fate_of_all(values: Tensor, scale: float, kind: torch.dtype) -> Tensor:
+    """True zeros are no loss, but count among the values."""
+    stored = (values * scale).to(kind)
+    return torch.stack((((stored == 0) & (values != 0)).float().mean(), stored.isinf().float().mean()))
+
+
+def fate_above_only(values: Tensor, scale: float, kind: torch.dtype) -> Tensor:
+    stored = (values[values != 0] * scale).to(kind)
+    return torch.stack(((stored == 0).float().mean(), (stored == torch.inf).float().mean()))
+
+
+def fate_by_largest(values: Tensor, scale: float, kind: torch.dtype) -> Tensor:
+    """Whatever is above the largest number overflows."""
+    real = values[values != 0] * scale
+    return torch.stack(((real.to(kind) == 0).float().mean(), (real.abs() > torch.finfo(kind).max).float().mean()))
+
+
+FATE = Exercise(
+    id="15.fate",
+    title="What sinks and what overflows",
+    difficulty=1,
+    importance=3,
+    minutes=8,
+    points=2,
+    looks="Two shares: the first falls as the scale grows, the second rises; in bfloat16 gradients like these give 0 and 0.",
+    hints=(
+        "Do not compute by hand where float16 ends. Store the numbers in it and look what has become of them: values.to(kind).",
+        "First leave out what was 0 from the start: values[values != 0]. Then multiply, then store. In this order: what has been stored as 0 stays 0.",
+        "stored = (real * scale).to(kind); the shares are (stored == 0).float().mean() and stored.isinf().float().mean(); torch.stack makes one tensor of both.",
+    ),
+    reference=fate,
+    package_name="torch.Tensor.to",
+    cases=fate_cases,
+    bugs=(
+        Bug("You take for lost all that is below the smallest normal number, finfo.tiny. Below it float16 has subnormal numbers, with fewer and fewer digits, down to 6e-8: only what is rounded to 0 is lost.", fate_below_normal),
+        Bug("The scale comes behind the storing. What has been rounded to 0 stays 0, however large the scale: multiply first.", fate_scaled_behind),
+        Bug("What was 0 before has not sunk. Leave true zeros out.", fate_with_zeros),
+        Bug("True zeros do not count as sunk in yours, and still count among the values. The shares are of those that are not 0.", fate_of_all),
+        Bug("Large negative numbers become infinite, too: minus infinity. isinf finds both.", fate_above_only),
+        Bug("Not all that is above the largest number becomes infinite: from 65504 up to 65520 it is rounded to 65504. Let the conversion decide.", fate_by_largest),
+        Bug("The scale is not used.", lambda values, scale, kind: fate(values, 1.0, kind)),
+        Bug("You divide by the scale. The loss is multiplied by it, and so is every gradient; one divides by it afterwards, in float32.",
+            lambda values, scale, kind: fate(values, 1 / scale, kind)),
     ),
 )
 
@@ -429,4 +567,4 @@ LAGS = Exercise(
     ),
 )
 
-EXERCISES = (GIVEN, BLAME, POOLED, EXPONENT, CHOOSE, LAGS)
+EXERCISES = (GIVEN, BLAME, POOLED, EXPONENT, BITS, CHOOSE, FATE, LAGS)

@@ -1,4 +1,4 @@
-"""Notebook 13: how many codes are in play at a temperature, and whose voice a sound is."""
+"""Notebook 13: where a player stands still, how many codes are in play at a temperature, and whose voice a sound is."""
 
 from __future__ import annotations
 
@@ -10,6 +10,87 @@ from torch import Tensor
 
 from mmo.course.clinic import likeness as package_likeness
 from mmo.course.exercises import Bug, Case, Exercise
+from mmo.course.pictures import compare_curves
+from mmo.streaming import waits
+
+# --- 13.waits ----------------------------------------------------------------------------------------------------
+
+
+def waits_cases() -> Sequence[Case]:
+    lengths = [80.0, 80.0, 160.0, 240.0]
+    return [
+        Case("five pieces, the second and the fourth too late", ([100.0, 250.0, 300.0, 600.0, 640.0], [80.0, 80.0, 160.0, 240.0, 240.0], 0.0)),
+        Case("every piece in time", ([70.0, 90.0, 150.0, 260.0], lengths, 0.0)),
+        Case("a piece that comes at the very moment", ([70.0, 150.0, 230.0, 390.0], lengths, 0.0)),
+        Case("a head start of 100 ms, which is not enough", ([100.0, 250.0, 300.0, 800.0], lengths, 100.0)),
+        Case("one piece", ([120.0], [80.0], 0.0)),
+    ]
+
+
+def waits_by_the_first_plan(ready: list[float], lengths: list[float], head_start: float) -> list[float]:
+    """When each piece would be due if the player had never stood still."""
+    due, found = ready[0] + head_start, []
+    for at, length in zip(ready, lengths):
+        found.append(max(0.0, at - due))
+        due += length
+    return found
+
+
+def waits_between_arrivals(ready: list[float], lengths: list[float], head_start: float) -> list[float]:
+    return [0.0] + [max(0.0, ready[i] - ready[i - 1] - lengths[i - 1]) for i in range(1, len(ready))]
+
+
+def waits_below_nothing(ready: list[float], lengths: list[float], head_start: float) -> list[float]:
+    free, found = ready[0] + head_start, []
+    for at, length in zip(ready, lengths):
+        found.append(at - free)
+        free = max(free, at) + length
+    return found
+
+
+def waits_from_the_question(ready: list[float], lengths: list[float], head_start: float) -> list[float]:
+    """As if the player were running when the question is asked."""
+    first, *others = waits(ready, lengths, head_start)
+    return [ready[0] + head_start, *others]
+
+
+def waits_of_a_player_with_its_own_length(ready: list[float], lengths: list[float], head_start: float) -> list[float]:
+    """Each piece against the end of itself."""
+    free, found = ready[0] + head_start, []
+    for at, length in zip(ready, lengths):
+        free += length
+        found.append(max(0.0, at - free))
+        free = max(free, at)
+    return found
+
+
+WAITS = Exercise(
+    id="13.waits",
+    title="Where does the player stand still?",
+    difficulty=2,
+    importance=3,
+    minutes=8,
+    points=3,
+    looks="One number a piece, in the unit of the times: 0 where it follows without a gap, and always 0 for the first.",
+    hints=(
+        "Keep one number while you go through the pieces: the moment from which the player is free.",
+        "At first that is ready[0] + head_start. A piece that is ready later than that lets it stand still for the difference; one that is ready earlier, for 0.",
+        "Then the piece is played: free = max(free, at) + length. So a wait puts off everything behind it.",
+    ),
+    reference=waits,
+    package_name="mmo.streaming.waits",
+    cases=waits_cases,
+    bugs=(
+        Bug("You go on with the first plan as if the player had never stood still. A wait puts off all that comes behind it, and later pieces have so much more time.", waits_by_the_first_plan),
+        Bug("You compare a piece with the arrival of the one before. It may have arrived early and lain in store: what counts is when it has been played to its end.", waits_between_arrivals),
+        Bug("A piece that is early gives a negative wait. It waits for the player, not the player for it: 0.", waits_below_nothing),
+        Bug("The time up to the first sound is counted in. The player does not stand still, it has not begun.", waits_from_the_question),
+        Bug("A piece is compared with its own end. It must be there when the one before it is over.", waits_of_a_player_with_its_own_length),
+        Bug("The head start is not used: the player begins so much later, and has so much in store.", lambda ready, lengths, head_start: waits(ready, lengths)),
+    ),
+    picture=lambda wanted, theirs: compare_curves(wanted, theirs, "piece", "ms it stands still", alt="How long the player stands still before each piece, wanted and yours."),
+)
+
 
 # --- 13.in_play --------------------------------------------------------------------------------------------------
 
@@ -122,4 +203,4 @@ LIKENESS = Exercise(
     ),
 )
 
-EXERCISES = (IN_PLAY, LIKENESS)
+EXERCISES = (WAITS, IN_PLAY, LIKENESS)

@@ -28,7 +28,16 @@ HIDDEN = {
         Case("two widths", (torch.tensor([100, 300]), torch.tensor([7000, 61_000]))),
         Case("four widths, nearly linear", (torch.tensor([24, 40, 80, 320]), torch.tensor([2100, 3700, 7000, 29_000]))),
     ],
+    "15.bits": lambda: [
+        Case("five codebooks, losses rising", (torch.tensor([0.01, 0.4, 1.7, 2.9, 5.2]), torch.tensor([87, 90, 93, 96, 99]), 320)),
+        Case("one codebook by heart", (torch.zeros(1), torch.tensor([64]), 1024)),
+    ],
     "15.choose": choose_cases,
+    "15.fate": lambda: [
+        Case("seven small numbers, twice as large", (torch.tensor([1e-9, -1.4e-8, 1.6e-8, -4e-8, 0.0, 3e-5, -2.0]), 2.0, torch.float16)),
+        Case("large numbers of both signs", (torch.tensor([-40000.0, 33000.0, 32757.0, 12.0, -0.0, 5e-9]), 2.0, torch.float16)),
+        Case("bfloat16 at its own end", (torch.tensor([3.4e38, -1e-40, 1e-41, 2.0]), 1.0, torch.bfloat16)),
+    ],
     "15.lags": lambda: [
         Case("6 codebooks, each with a lag of its own", (codes(6, 12, 71), late(codes(6, 12, 71), (2, 0, -1, 1, -2, 0)), 3)),
         Case("all of them two frames late", (codes(2, 10, 72), late(codes(2, 10, 72), (2, 2)), 4)),
