@@ -65,7 +65,7 @@ def test_nbgrader_itself_finds_the_marks_valid(number):
     from nbgrader.nbgraderformat import MetadataValidator
 
     MetadataValidator().validate_nb(learners_edition(number))
-    MetadataValidator().validate_nb(source(nbformat.read(Edition(ENTRIES[number], catalogue.REPOSITORY).solution, 4), 1.0))
+    MetadataValidator().validate_nb(source(nbformat.read(Edition(ENTRIES[number], catalogue.REPOSITORY).solution, 4), ENTRIES[number].exercises))
 
 
 def test_marks_survive_the_way_through_a_text_form():
@@ -75,19 +75,19 @@ def test_marks_survive_the_way_through_a_text_form():
 
 
 def test_a_cell_that_could_not_be_given_points_is_refused():
-    assert cell_marks("x = 1") is None
+    assert cell_marks("x = 1", {}) is None
     with pytest.raises(ValueError, match="07.delay, 07.undelay"):
-        cell_marks('@exercise("07.delay")\ndef a(): ...\n@exercise("07.undelay")\ndef b(): ...')
+        cell_marks('@exercise("07.delay")\ndef a(): ...\n@exercise("07.undelay")\ndef b(): ...', {})
     cell = nbformat.v4.new_code_cell('check("07.delay")\ncheck("07.undelay")')
     with pytest.raises(BuildError, match="check of 07.delay"):
-        learners(nbformat.v4.new_notebook(cells=[cell]))
+        learners(nbformat.v4.new_notebook(cells=[cell]), {})
 
 
 # --- The sources -------------------------------------------------------------------------------------------------
 
 
 def test_a_source_holds_solution_and_hidden_tests_and_no_dead_link():
-    made = source(nbformat.read(Edition(ENTRIES["07"], catalogue.REPOSITORY).solution, 4), 1.0)
+    made = source(nbformat.read(Edition(ENTRIES["07"], catalogue.REPOSITORY).solution, 4), ENTRIES["07"].exercises)
     cells = {cell.metadata.nbgrader.grade_id: cell.source for cell in made.cells if "nbgrader" in cell.metadata}
     assert "### BEGIN SOLUTION" in cells["07-delay"]
     assert cells["07-delay-check"].startswith('check("07.delay")\n### BEGIN HIDDEN TESTS\n')
@@ -176,7 +176,7 @@ def test_a_warning_while_an_answer_is_judged_stays_off_stderr(attempts, capsys):
 
 def solved():
     """The solution as a student would hand it in: without hidden tests."""
-    return marked_for_nbgrader(nbformat.read(Edition(ENTRIES["05"], catalogue.REPOSITORY).solution, 4))
+    return marked_for_nbgrader(nbformat.read(Edition(ENTRIES["05"], catalogue.REPOSITORY).solution, 4), ENTRIES["05"].exercises)
 
 
 def cell_of(notebook, grade_id: str):

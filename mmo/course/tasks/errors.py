@@ -68,7 +68,6 @@ WORD_ERRORS = Exercise(
     difficulty=2,
     importance=3,
     minutes=15,
-    points=4,
     looks="The least number of words to insert, delete or replace; 0 where all is heard, len(wanted) where nothing is.",
     hints=(
         "Fill a table: row i, column j holds the errors between the first i wanted and the first j heard words. Its edges are 0, 1, 2, …",
@@ -105,7 +104,6 @@ COST = Exercise(
     difficulty=2,
     importance=2,
     minutes=8,
-    points=3,
     looks="6 for each weight where all learns (4 in the first part); about 4 where only the first part does; about 2 where only the last does.",
     hints=(
         "Forward, each weight multiplies and adds once a position: two operations, whether it learns or not.",
@@ -157,7 +155,6 @@ LABELS = Exercise(
     difficulty=1,
     importance=3,
     minutes=6,
-    points=2,
     looks="Two rows that sum to 1: in text the shares are nearly those of the rows, in sound they are not.",
     hints=(
         "In a thousand rows: how many of each source, and how many labels do these bring?",
