@@ -657,6 +657,23 @@ def test_outputs_stay_until_code_changes(repository):
     assert exercise_cell(nbformat.read(solution, 4).cells).execution_count is None
 
 
+def test_slide_types_go_into_both_editions_and_outputs_stay(repository):
+    """What a cell is among slides is no code: nothing has to be executed again for it."""
+    solution, source = (repository / "solutions" / f"07_sequence_and_delay.{end}" for end in ("ipynb", "py"))
+
+    def run(cells):
+        exercise_cell(cells).execution_count = 7
+
+    edit(solution, run)
+    source.write_text(source.read_text().replace('# %%\n@exercise("07.delay")', '# %% slideshow={"slide_type": "subslide"}\n@exercise("07.delay")'))
+    assert "differs from what" in "\n".join(build.problems(repository))
+    build.build(repository)
+    for path, count in ((solution, 7), (learner(repository), None)):
+        cell = exercise_cell(nbformat.read(path, 4).cells)
+        assert (cell.metadata.slideshow, cell.execution_count) == ({"slide_type": "subslide"}, count), path
+    assert build.problems(repository) == []
+
+
 def test_outputs_that_were_live_are_kept_as_words(repository):
     """An executed copy with its widgets, as papermill leaves it, may be laid in the place of a solution."""
     solution = repository / "solutions" / "07_sequence_and_delay.ipynb"
