@@ -99,7 +99,9 @@ def assembled(cells: list[NotebookNode], metadata: dict) -> NotebookNode:
 def plain_cell(cell: NotebookNode, source: str, id: str) -> NotebookNode:
     """A cell without outputs; of its metadata the tags stay, and what it is among slides."""
     make = nbformat.v4.new_code_cell if cell.cell_type == "code" else nbformat.v4.new_markdown_cell
-    metadata = {name: cell.metadata[name] for name in ("tags", "slideshow") if cell.metadata.get(name)}
+    metadata = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
+    if kind := cell.metadata.get("slideshow", {}).get("slide_type"):
+        metadata["slideshow"] = {"slide_type": kind}
     return make(source, id=id, metadata=metadata)
 
 

@@ -29,6 +29,10 @@ PROFILE = "tiny"  # whose minutes are counted
 QUIZ_MINUTES = 2  # a question, its discussion included
 SECTIONS = ("## Show live", "## Three questions", "## Mistakes the checks know", "## When late")
 REGION = re.compile(r"(<!-- (facts|mistakes|cut:[^>]*?) -->\n).*?(<!-- end of (?:facts|mistakes|cut) -->)", re.DOTALL)
+ORDER_OF_MISTAKES = (
+    "The checks recognise these by trying them; each line is what the learner then reads. They stand in the order in which they are tried, not by how often they are made: "
+    "nobody has counted that yet. Which of them your class makes most is in the [`class.html`](../grading.md#what-you-get) of your grading."
+)
 MADE = "<!-- made by `mmo course build` from plans.yml, course.yml and the exercises: change those -->"
 
 
@@ -92,7 +96,7 @@ def mistakes(entry: Notebook) -> str:
     tasks = exercises_of(entry.number)
     if not tasks:
         return "This notebook has no exercises."
-    parts = ["The checks recognise these by trying them; each line is what the learner then reads."]
+    parts = [ORDER_OF_MISTAKES]
     for each in tasks:
         parts.append(f"\n**{each.id}** · {each.title} · {each.minutes} minutes, {worth(entry.exercises[each.id])}, difficulty {each.difficulty} of 3\n")
         parts += [f"- {one_line(bug.words)}" for bug in each.bugs]
