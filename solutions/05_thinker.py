@@ -261,7 +261,7 @@ check("05.swiglu")
 #
 # Norm, attention, add. Norm, feed-forward, add. As many times as there are blocks, and one norm at the end.
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 def think(ids: list[int], cached: int = 0, pasts: list | None = None, weights: dict[str, Tensor] = weights):
     """ids (T) -> hidden states (T, D), keys and values of every block, attention weights of every block."""
     x = weights["embed_tokens.weight"][ids]

@@ -133,7 +133,7 @@ print(f"{tuple(codes.shape)} -> {tuple(delayed.shape)}")
 print("column 3 holds frames", [3 - k if 0 <= 3 - k < F else None for k in range(Q)])
 predict("07.first", "The codec can only play a whole frame. After how many steps is the first one whole?", None)
 
-# %%
+# %% tags=["remove-input"] slideshow={"slide_type": "fragment"}
 first_whole = next(steps for steps in range(1, delayed.shape[1]) if sequence.undelay(delayed[:, :steps]).shape[1])
 reveal("07.first", first_whole, "steps, of which the last seven only complete what the first began")
 
@@ -181,7 +181,7 @@ one_off = torch.cat((codes[:1], torch.cat((codes[1:, :1], codes[1:, :-1]), dim=1
 for name, wrong in (("right", codes), ("late: all by one frame", late), ("codebooks 1 to 7 late by one frame", one_off), ("the staircase, not pushed back", staircase)):
     display(listen(codec.decode(wrong[None])[0, 0], codec.sample_rate, f"{name}: {answer}"))
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "notes"}
 # To have a number for *worse*: the mean distance of the two spectrograms in decibels, with the wrong sound moved back against the right one by as much as suits it best, so that being late costs nothing.
 
 # %%
@@ -319,7 +319,7 @@ predict("07.useful", "Every row padded to 512 positions: how many percent are us
 # %%
 reveal("07.useful", round(100 * sum(lengths) / (512 * count)), "percent")
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "skip"}
 # ## Exercise: computed positions
 #
 # *Exercise 07.padding · difficulty ●●○ · importance ●●○ · 10 minutes · 2 points · stuck? `hint("07.padding")`*
@@ -327,7 +327,7 @@ reveal("07.useful", round(100 * sum(lengths) / (512 * count)), "percent")
 # Better: let rows of like length share a batch, and bound a batch by its *area*. Sort the rows; a row joins the open batch as long as
 # rows times longest stays within the budget, else it opens a new one. How many positions are computed in all?
 
-# %%
+# %% slideshow={"slide_type": "skip"}
 @exercise("07.padding")
 def positions_computed(lengths: list[int], budget: int) -> int:
     """Rows sorted by length and cut into batches of at most `budget` positions -> the sum of rows x longest."""

@@ -113,7 +113,7 @@ def test_texts_with_gaps_are_patterns():
 
 # --- A stand-in --------------------------------------------------------------------------------------------------
 
-COURSE = "notebooks:\n- {number: '00', file: 00_first, title: a, aim: b, minutes: {}, points: 3}\n- {number: '05', file: 05_second, title: a, aim: b, minutes: {}, points: 0}\n"
+COURSE = "notebooks:\n- {number: '00', file: 00_first, title: a, aim: b, minutes: {}, exercises: {00.a: 3}}\n- {number: '05', file: 05_second, title: a, aim: b, minutes: {}, exercises: {}}\n"
 TREE = {
     "course.yml": COURSE,
     "mmo/__init__.py": "",
@@ -183,7 +183,7 @@ def test_data_that_the_exercises_read_touch_the_notebook(tree):
 
 
 def test_an_entry_of_the_course_touches_its_own_notebook(tree):
-    assert after(tree, course___yml=COURSE.replace("points: 0", "points: 4")) == {"05": "its entry in course.yml"}
+    assert after(tree, course___yml=COURSE.replace("exercises: {}", "exercises: {05.a: 4}")) == {"05": "its entry in course.yml"}
     assert after(tree, course___yml=COURSE + "# a remark\n") == {}
 
 

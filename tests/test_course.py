@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import shutil
+import subprocess
+import sys
 
 import nbformat
 import numpy as np
@@ -15,6 +18,9 @@ import torch
 from mmo.config import IGNORE, ModelConfig
 from mmo.course import build, catalogue, desk, progress
 from mmo.course.exercises import Bug, Case, Exercise, all_exercises, difference, find, judge
+from mmo.course.grading.grade import grade
+from mmo.course.grading.nbgrader_course import write_nbgrader_course
+from mmo.course.release import release
 from mmo.sequence import Markers, build_row
 
 EXERCISES = {each.id: each for each in all_exercises()}
@@ -217,7 +223,7 @@ def test_repeated_heads_are_what_grouped_attention_uses():
 def scaled(**changes) -> Exercise:
     """An exercise of the test's own: x -> 2 x."""
     settings = dict(
-        id="07.double", title="Double", difficulty=1, importance=1, minutes=1, points=1, looks="Twice as much.", hints=("a", "b"),
+        id="07.padding", title="Double", difficulty=1, importance=1, minutes=1, looks="Twice as much.", hints=("a", "b"),
         reference=lambda x: 2 * x, package_name="mmo.double", gradients=(0,),
         cases=lambda: [__import__("mmo.course.exercises", fromlist=["Case"]).Case("ones", (torch.ones(3),))],
         bugs=(Bug("That is the square.", lambda x: x**2 + 0 * x),),
@@ -461,6 +467,9 @@ def test_status_shows_what_is_done():
 # --- One source --------------------------------------------------------------------------------------------------
 
 
+EXERCISES_OF_07 = "{07.delay: 3, 07.undelay: 3, 07.labels: 4, 07.padding: 2}"
+
+
 @pytest.fixture
 def repository(tmp_path):
     """A copy of what the build reads and writes, with notebook 07 alone."""
@@ -473,7 +482,7 @@ def repository(tmp_path):
     (root / "docs").mkdir()
     (root / "docs" / "performance.md").write_text("# 07 links to it\n")
     (root / "course.yml").write_text(
-        "notebooks:\n  - {number: '07', file: 07_sequence_and_delay, title: The sequence and its delay, aim: a, minutes: {tiny: 60}, points: 12}\n"
+        f"notebooks:\n  - {{number: '07', file: 07_sequence_and_delay, title: The sequence and its delay, aim: a, minutes: {{tiny: 60}}, exercises: {EXERCISES_OF_07}}}\n"
     )
     build.build(root)
     return root
@@ -555,13 +564,69 @@ def test_check_finds(repository, change, words):
     assert words in found and "differs from what" in found
 
 
-def test_check_finds_a_table_points_and_lines_that_are_not_course_ymls(repository):
-    file = repository / "course.yml"
-    file.write_text(file.read_text().replace("points: 12", "points: 11").replace("tiny: 60", "tiny: 50"))
+def test_points_changed_in_course_yml_are_missed_by_check_and_brought_everywhere_by_build(repository):
+    """README's table, the line under the title, the exercise's heading, nbgrader's mark, and the verdict of the last execution."""
+    file, solution = repository / "course.yml", repository / "solutions" / "07_sequence_and_delay.ipynb"
+
+    def run(cells):
+        cell = next(cell for cell in cells if cell.source.startswith('check("07.delay")'))
+        cell.outputs = [nbformat.v4.new_output("execute_result", {"text/plain": "Right. It does. 3 points.", "text/html": "<b>Right.</b> It does. 3 points."})]
+
+    edit(solution, run)
+    assert build.problems(repository) == []
+    file.write_text(file.read_text().replace("07.delay: 3", "07.delay: 1").replace("tiny: 60", "tiny: 50"))
     found = "\n".join(build.problems(repository))
-    assert "course.yml gives 11 points, its exercises have 12" in found
-    assert "README.md: its table" in found
-    assert "generated lines are not those" in found
+    for words in ("README.md: its table", "generated lines are not those", "notebooks/07_sequence_and_delay.ipynb: differs", "solutions/07_sequence_and_delay.ipynb: differs"):
+        assert words in found
+    build.build(repository)
+    assert build.problems(repository) == []
+    assert "| 50 | 10 |" in (repository / "README.md").read_text()
+    source, cells = (repository / "solutions" / "07_sequence_and_delay.py").read_text(), nbformat.read(learner(repository), 4).cells
+    assert "4 exercises, 10 points" in source and "*Exercise 07.delay" in source and "8 minutes · 1 point · stuck?" in source
+    assert [cell.metadata.nbgrader.points for cell in cells if cell.source.startswith('check("07.delay")')] == [1]
+    verdict = next(cell for cell in nbformat.read(solution, 4).cells if cell.source.startswith('check("07.delay")')).outputs[0].data
+    assert verdict == {"text/plain": "Right. It does. 1 point.", "text/html": "<b>Right.</b> It does. 1 point."}
+
+
+@pytest.mark.parametrize("before, after, words", [
+    (", 07.padding: 2", "", "course.yml gives exercise 07.padding no points: write 07.padding: 3 under `exercises` of notebook 07"),
+    ("07.padding: 2", "07.padding: 2, 07.paddle: 2", "07_sequence_and_delay: points for 07.paddle, but there is no such exercise; there are 07.delay, "),
+])  # fmt: skip
+def test_an_exercise_without_points_and_points_without_an_exercise_are_errors(repository, before, after, words):
+    """Nothing is built of them, and what would hand out or grade says the same."""
+    file, was = repository / "course.yml", {path: path.read_bytes() for path in repository.rglob("*.*") if path.is_file() and path.suffix != ".yml"}
+    file.write_text(file.read_text().replace(before, after))
+    assert words in "\n".join(build.problems(repository))
+    for do in (lambda: build.build(repository), lambda: release(repository.parent / "out", ["07"], repository)):
+        with pytest.raises(ValueError, match=re.escape(words)):
+            do()
+    assert {path: path.read_bytes() for path in was} == was and not (repository.parent / "out").exists()
+    with pytest.raises(ValueError, match=re.escape(words)):
+        write_nbgrader_course(repository.parent / "out", ["07"], root=repository)
+    students = repository.parent / "in" / "ada"
+    students.mkdir(parents=True)
+    with pytest.raises(ValueError, match=re.escape(words)):
+        grade(students.parent, repository.parent / "out", ["07"], root=repository)
+
+
+def test_points_are_read_once_and_where_a_hand_out_does_not_list_a_notebook_none_are_named(repository, monkeypatch):
+    """A class that gets a folder a week runs all of them with the package of the first."""
+    read, right = [], find("05.repeat_heads")
+    monkeypatch.setattr("mmo.course.exercises.listed_points", lambda: read.append(1) or catalogue.listed_points(repository))
+    before = catalogue.listed_points.cache_info().misses
+    assert (find("07.delay").points, find("07.labels").points) == (3, 4)
+    assert len(read) == 2 and catalogue.listed_points.cache_info().misses == before + 1
+    assert judge(right, right.reference).words == f"It does what {right.package_name} does."
+    with pytest.raises(ValueError, match="gives exercise 05.repeat_heads no points"):
+        right.points
+    assert catalogue.listed_points(repository / "docs") == {}
+
+
+def test_importing_an_exercise_reads_no_course_yml():
+    code = "import builtins, io; was = io.open; io.open = builtins.open = lambda file, *a, **k: [][0] if str(file).endswith('course.yml') else was(file, *a, **k)\n"
+    code += "from mmo.course.tasks.sequence import EXERCISES; from mmo.course.exercises import find; assert find('07.delay') in EXERCISES"
+    done = subprocess.run([sys.executable, "-c", code], cwd=catalogue.REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_check_finds_other_parameters_than_the_packages(repository):
@@ -590,6 +655,23 @@ def test_outputs_stay_until_code_changes(repository):
     source.write_text(source.read_text().replace("Q, F = codes.shape\n    delayed", "Q, F = codes.size()\n    delayed"))
     build.build(repository)
     assert exercise_cell(nbformat.read(solution, 4).cells).execution_count is None
+
+
+def test_slide_types_go_into_both_editions_and_outputs_stay(repository):
+    """What a cell is among slides is no code: nothing has to be executed again for it."""
+    solution, source = (repository / "solutions" / f"07_sequence_and_delay.{end}" for end in ("ipynb", "py"))
+
+    def run(cells):
+        exercise_cell(cells).execution_count = 7
+
+    edit(solution, run)
+    source.write_text(source.read_text().replace('# %%\n@exercise("07.delay")', '# %% slideshow={"slide_type": "subslide"}\n@exercise("07.delay")'))
+    assert "differs from what" in "\n".join(build.problems(repository))
+    build.build(repository)
+    for path, count in ((solution, 7), (learner(repository), None)):
+        cell = exercise_cell(nbformat.read(path, 4).cells)
+        assert (cell.metadata.slideshow, cell.execution_count) == ({"slide_type": "subslide"}, count), path
+    assert build.problems(repository) == []
 
 
 def test_outputs_that_were_live_are_kept_as_words(repository):
@@ -641,12 +723,16 @@ def test_work_in_a_learners_notebook_is_kept_when_it_is_restored(repository, tmp
 
 
 def test_course_yml_is_read_with_names_for_what_is_wrong(tmp_path):
-    (tmp_path / "course.yml").write_text("notebooks:\n  - {number: '07', file: 08_x, title: t, aim: a, minutes: {}, points: 0}\n")
+    (tmp_path / "course.yml").write_text("notebooks:\n  - {number: '07', file: 08_x, title: t, aim: a, minutes: {}}\n")
     with pytest.raises(ValueError, match="must begin with its number"):
         catalogue.read_course(tmp_path)
-    (tmp_path / "course.yml").write_text("notebooks:\n  - {number: '07', file: 07_x, title: t, aim: a, minutes: {}, points: 0, needs: ['99']}\n")
+    (tmp_path / "course.yml").write_text("notebooks:\n  - {number: '07', file: 07_x, title: t, aim: a, minutes: {}, needs: ['99']}\n")
     with pytest.raises(ValueError, match="needs 99"):
         catalogue.read_course(tmp_path)
+    for exercises, words in (("{07.a: 1.5}", "points of 07.a must be a whole number"), ("{07.a: 0}", "from 1 on, not 0"), ("{07.a: yes}", "not True"), ("{08.a: 1}", "begin with '07'"), ("3", "not 3")):
+        (tmp_path / "course.yml").write_text(f"notebooks:\n  - {{number: '07', file: 07_x, title: t, aim: a, minutes: {{}}, exercises: {exercises}}}\n")
+        with pytest.raises(ValueError, match=words):
+            catalogue.read_course(tmp_path)
 
 
 def test_the_repository_is_as_its_sources_say():

@@ -21,9 +21,9 @@ from mmo.course.catalogue import REPOSITORY, read_course
 CODE, TEXT = nbformat.v4.new_code_cell, nbformat.v4.new_markdown_cell
 COURSE = """
 notebooks:
-  - {number: "10", file: 10_one, title: One, aim: it speaks, minutes: {tiny: 5}, points: 0}
-  - {number: "11", file: 11_two, title: Two, aim: it follows, minutes: {tiny: 5}, points: 0, needs: ["10"]}
-  - {number: "12", file: 12_alone, title: Alone, aim: it sleeps, minutes: {tiny: 5}, points: 0}
+  - {number: "10", file: 10_one, title: One, aim: it speaks, minutes: {tiny: 5}}
+  - {number: "11", file: 11_two, title: Two, aim: it follows, minutes: {tiny: 5}, needs: ["10"]}
+  - {number: "12", file: 12_alone, title: Alone, aim: it sleeps, minutes: {tiny: 5}}
 """
 # Without the package, whose import takes seconds: the profile's name is all that reaches a notebook (tests/test_adjust.py reads it).
 ONE = """

@@ -42,6 +42,7 @@ from mmo.course.grading.summary import hardest_first, seen_most
 
 FILE = "07_sequence_and_delay.ipynb"
 LINKS = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes and links")
+ENTRY = next(entry for entry in catalogue.read_course() if entry.number == "07")
 SOLVED = json.loads((catalogue.REPOSITORY / "solutions" / FILE).read_text(encoding="utf-8"))
 LEARNERS = json.loads((catalogue.REPOSITORY / "notebooks" / FILE).read_text(encoding="utf-8"))
 HEADER = '@exercise("07.delay")\ndef delay(codes, pad, stop):\n'
@@ -569,13 +570,19 @@ def test_a_stopped_grading_says_that_nothing_was_written(tmp_path, monkeypatch):
 def test_marked_points_take_the_points_of_marked_answers():
     """A factor of 0 takes them, 1 leaves them."""
     outcome = Outcome(Result("passed", "passed", called="mmo.sequence.delay"), "", 0.0)
-    points = [graded_as("ada", find("07.delay"), outcome, (), 0.5, factor).points for factor in (0.0, 0.5, 1.0)]
+    points = [graded_as("ada", find("07.delay"), ENTRY, outcome, (), factor).points for factor in (0.0, 0.5, 1.0)]
     assert points == [0, 1.5, 3]
 
 
 def test_the_hidden_share_is_the_notebooks():
     half_right = Outcome(Result("passed", "wrong", "Wrong."), "", 0.0)
-    assert [graded_as("ada", find("07.delay"), half_right, (), share, 1.0).points for share in (0.0, 0.5, 1.0)] == [3, 1.5, 0]
+    assert [graded_as("ada", find("07.delay"), replace(ENTRY, hidden_share=share), half_right, (), 1.0).points for share in (0.0, 0.5, 1.0)] == [3, 1.5, 0]
+
+
+def test_points_are_the_entrys():
+    right = Outcome(Result("passed", "passed"), "", 0.0)
+    found = graded_as("ada", find("07.delay"), replace(ENTRY, exercises=ENTRY.exercises | {"07.delay": 7}), right, (), 1.0)
+    assert (found.points, found.of) == (7, 7)
 
 
 def test_a_single_exercise_may_have_a_hidden_share_of_its_own(tmp_path):

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -65,7 +66,7 @@ def test_nbgrader_itself_finds_the_marks_valid(number):
     from nbgrader.nbgraderformat import MetadataValidator
 
     MetadataValidator().validate_nb(learners_edition(number))
-    MetadataValidator().validate_nb(source(nbformat.read(Edition(ENTRIES[number], catalogue.REPOSITORY).solution, 4), 1.0))
+    MetadataValidator().validate_nb(source(nbformat.read(Edition(ENTRIES[number], catalogue.REPOSITORY).solution, 4), ENTRIES[number].exercises))
 
 
 def test_marks_survive_the_way_through_a_text_form():
@@ -75,19 +76,19 @@ def test_marks_survive_the_way_through_a_text_form():
 
 
 def test_a_cell_that_could_not_be_given_points_is_refused():
-    assert cell_marks("x = 1") is None
+    assert cell_marks("x = 1", {}) is None
     with pytest.raises(ValueError, match="07.delay, 07.undelay"):
-        cell_marks('@exercise("07.delay")\ndef a(): ...\n@exercise("07.undelay")\ndef b(): ...')
+        cell_marks('@exercise("07.delay")\ndef a(): ...\n@exercise("07.undelay")\ndef b(): ...', {})
     cell = nbformat.v4.new_code_cell('check("07.delay")\ncheck("07.undelay")')
     with pytest.raises(BuildError, match="check of 07.delay"):
-        learners(nbformat.v4.new_notebook(cells=[cell]))
+        learners(nbformat.v4.new_notebook(cells=[cell]), {})
 
 
 # --- The sources -------------------------------------------------------------------------------------------------
 
 
 def test_a_source_holds_solution_and_hidden_tests_and_no_dead_link():
-    made = source(nbformat.read(Edition(ENTRIES["07"], catalogue.REPOSITORY).solution, 4), 1.0)
+    made = source(nbformat.read(Edition(ENTRIES["07"], catalogue.REPOSITORY).solution, 4), ENTRIES["07"].exercises)
     cells = {cell.metadata.nbgrader.grade_id: cell.source for cell in made.cells if "nbgrader" in cell.metadata}
     assert "### BEGIN SOLUTION" in cells["07-delay"]
     assert cells["07-delay-check"].startswith('check("07.delay")\n### BEGIN HIDDEN TESTS\n')
@@ -174,9 +175,9 @@ def test_a_warning_while_an_answer_is_judged_stays_off_stderr(attempts, capsys):
 # --- The real nbgrader -------------------------------------------------------------------------------------------
 
 
-def solved():
+def solved(number: str = "05"):
     """The solution as a student would hand it in: without hidden tests."""
-    return marked_for_nbgrader(nbformat.read(Edition(ENTRIES["05"], catalogue.REPOSITORY).solution, 4))
+    return marked_for_nbgrader(nbformat.read(Edition(ENTRIES[number], catalogue.REPOSITORY).solution, 4), ENTRIES[number].exercises)
 
 
 def cell_of(notebook, grade_id: str):
@@ -218,13 +219,13 @@ WANTED = {  # by student: points of 05.rms_norm (2), rotate (3), repeat_heads (2
 }
 
 
-def nbgrader(folder: Path, *words: str) -> subprocess.CompletedProcess:
+def nbgrader(folder: Path, step: str, name: str = NAME) -> subprocess.CompletedProcess:
     """One command of the real nbgrader, in the course's folder."""
     environment = {name: value for name, value in os.environ.items() if name not in ("MMO_RUNS", "MMO_STRICT")}
     environment |= {"PYTHONPATH": str(catalogue.REPOSITORY), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     # nbgrader calls alembic by its name, which lies beside this Python whether or not its environment is active.
     environment["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), environment.get("PATH", "")))
-    return subprocess.run([sys.executable, "-m", "nbgrader", *words, NAME], cwd=folder, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    return subprocess.run([sys.executable, "-m", "nbgrader", step, name], cwd=folder, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
 
 
 @pytest.fixture(scope="module")
@@ -286,3 +287,33 @@ def test_feedback_says_what_was_wrong(course):
     assert "05.rms_norm: 2 of 2 points. Right, in hidden cases too." in pages["full"]
     assert "Still open" in pages["partial"] and "wrong in others" in pages["partial"] and "Everything is seen, the future too." in pages["partial"]
     assert "I give up" in pages["broken"]
+
+
+@needs_nbgrader
+@pytest.mark.notebook
+@pytest.mark.slow
+def test_a_training_notebook_is_graded_too(tmp_path):
+    """Notebook 10, which trains: run with the budget `smoke`, inside nbgrader's limit for a cell.  One answer is wrong; the rest is right."""
+    from nbgrader.api import Gradebook
+
+    folder, name = tmp_path / "course", "10_train_t2a"
+    write_nbgrader_course(folder, ["10"])
+    tasks, handed_in = exercises_of("10"), solved("10")
+    wrong = solution_id(tasks[0].id)
+    cell_of(handed_in, wrong).source = header(handed_in, wrong) + "    return None"
+    place = folder / "submitted" / "ada" / name
+    place.mkdir(parents=True)
+    nbformat.write(handed_in, place / f"{name}.ipynb")
+    for step in ("generate_assignment", "autograde", "generate_feedback"):
+        started = time.monotonic()
+        done = nbgrader(folder, step, name)
+        print(f"{step}: {time.monotonic() - started:.0f} s")
+        assert done.returncode == 0, done.stderr
+    graded = nbformat.read(folder / "autograded" / "ada" / name / f"{name}.ipynb", 4)
+    assert ['budget = "smoke"' in cell.source for cell in graded.cells if "injected-parameters" in cell.metadata.get("tags", [])] == [True]
+    assert not [output for cell in graded.cells if cell.cell_type == "code" for output in cell.outputs if output.output_type == "error"]
+    with Gradebook(f"sqlite:///{folder / 'gradebook.db'}") as book:
+        found = {grade.name: grade.score for grade in book.find_submission_notebook(name, name, "ada").grades}
+    assert [found[check_id(task.id)] for task in tasks] == [0, *(task.points for task in tasks[1:])]
+    page = (folder / "feedback" / "ada" / name / f"{name}.html").read_text(encoding="utf-8")
+    assert "None: is there a `return`?" in page and "Right, in hidden cases too." in page

@@ -47,7 +47,7 @@ def test_it_holds_no_solution_no_hidden_case_and_no_history(handed_out):
         assert BEGIN not in text and END not in text
 
 
-def test_notebooks_have_no_outputs_and_no_metadata_but_the_stamp_and_nbgraders_marks(handed_out):
+def test_notebooks_have_no_outputs_and_no_metadata_but_the_stamp_nbgraders_marks_and_slide_types(handed_out):
     for path in (handed_out.folder / "notebooks").iterdir():
         notebook = nbformat.read(path, 4)
         nbformat.validate(notebook)
@@ -55,7 +55,8 @@ def test_notebooks_have_no_outputs_and_no_metadata_but_the_stamp_and_nbgraders_m
         assert set(notebook.metadata) == {"kernelspec", "language_info", "mmo"}
         for cell in notebook.cells:
             assert not cell.get("outputs") and not cell.get("execution_count")
-            assert set(cell.metadata) <= {"tags", "nbgrader"}
+            assert set(cell.metadata) <= {"tags", "nbgrader", "slideshow"}
+            assert cell.metadata.get("slideshow", {"slide_type": "-"}).keys() == {"slide_type"}
 
 
 def test_a_notebook_is_made_from_its_source_not_from_a_copy_somebody_worked_in(tmp_path):

@@ -14,7 +14,7 @@ from mmo.cli import app
 from mmo.course import slides
 from mmo.course.build import Edition, regions, squeezed
 from mmo.course.catalogue import REPOSITORY, read_course
-from mmo.course.slides import deck_of, sections_of, write_slides
+from mmo.course.slides import deck_of, write_slides
 
 CODE, TEXT = nbformat.v4.new_code_cell, nbformat.v4.new_markdown_cell
 
@@ -40,7 +40,7 @@ def notebook():
         CODE("hear()", outputs=[sound("one"), sound("two")]),
         TEXT("## Exercise: do it\n\n*Exercise 99.do · difficulty ●○○ · importance ●○○ · 5 minutes · 1 points · stuck?*\n\nThe task."),
         CODE('@exercise("99.do")\ndef do(x):\n    """x -> y."""\n    ### BEGIN SOLUTION\n    return the_solution(x)\n    ### END SOLUTION'),
-        TEXT("## Left out"), TEXT("hidden words", metadata={"tags": ["no-slide"]}),
+        TEXT("## Left out"), TEXT("hidden words", metadata={"slideshow": {"slide_type": "skip"}}),
         TEXT("## Three questions\n\nEvery choice says why."), CODE('quiz("99")', outputs=[output(text_html="<details>Why?</details>", text_plain="Quiz 99")]),
         TEXT("## Summary\n\n- one\n\n**Where to read on.** There:\n\n- A paper."),
     ])  # fmt: skip
@@ -72,18 +72,93 @@ def test_sounds_of_a_cell_share_a_slide(notebook):
     assert len(players) == 1 and players[0].count("<audio") == 2
 
 
-def test_a_tag_keeps_a_cell_whole_or_out(notebook):
-    long = "\n\n".join(f"Paragraph {number}. " + "word " * 60 for number in range(9))
-    notebook.cells[-1] = TEXT(f"## Long\n\n{long}")
-    shown = next(cell.source for cell in deck_of(notebook).cells if cell.source.startswith("## Long"))
-    assert "Paragraph 0" in shown and "Paragraph 8" not in shown
-    notebook.cells[-1].metadata["tags"] = ["slide"]
-    assert "Paragraph 8" in next(cell.source for cell in deck_of(notebook).cells if cell.source.startswith("## Long"))
+def as_slide(cell, kind: str, *tags: str):
+    cell.metadata |= {"slideshow": {"slide_type": kind}, "tags": list(tags)}
+    return cell
+
+
+def around(deck, words: str) -> list[tuple[str, str]]:
+    """(kind, source) of the cell with these words and of the one before it."""
+    found = kinds(deck)
+    place = next(number for number, (_, source) in enumerate(found) if words in source)
+    return found[place - 1 : place + 1]
+
+
+LONG = "\n\n".join(f"Paragraph {number}. " + "word " * 60 for number in range(9))
+
+
+@pytest.mark.parametrize("kind", ["slide", "subslide", "fragment", "-"])
+def test_a_tagged_text_is_what_it_says_and_whole(notebook, kind):
+    notebook.cells[5] = as_slide(TEXT(LONG), kind)  # by default it would stand behind a picture, as far as there is room
+    (before, _), (found, source) = around(deck_of(notebook), "Paragraph 0")
+    assert found == kind and "Paragraph 8" in source and before == "notes", "the picture's words for the speaker stand before it"
+
+
+@pytest.mark.parametrize("kind", ["slide", "subslide", "fragment", "-"])
+def test_a_tagged_heading_is_what_it_says_and_whole(notebook, kind):
+    notebook.cells[-1] = TEXT(f"## Long\n\n{LONG}")
+    assert "Paragraph 8" not in next(source for _, source in kinds(deck_of(notebook)) if source.startswith("## Long")), "by default what fits"
+    as_slide(notebook.cells[-1], kind)
+    assert next((found, "Paragraph 8" in source) for found, source in kinds(deck_of(notebook)) if source.startswith("## Long")) == (kind, True)
+
+
+def test_a_tagged_code_cell_shows_its_code_and_all_that_it_gave(notebook):
+    as_slide(notebook.cells[4], "subslide")
+    found = deck_of(notebook).cells
+    place = next(number for number, cell in enumerate(found) if "draw()" in cell.source)
+    assert found[place].source == "```python\ndraw()\n```" and found[place].metadata.slideshow.slide_type == "subslide"
+    assert [output.output_type for output in found[place + 1].outputs] == ["display_data", "stream"] and found[place + 1].metadata.slideshow.slide_type == "-"
+    assert found[place + 2].metadata.slideshow.slide_type == "notes" and found[place + 2].source == "What explains it."
+    as_slide(notebook.cells[4], "fragment", "remove-input")
+    found = deck_of(notebook).cells
+    assert not [cell for cell in found if "draw()" in cell.source]
+    assert [cell.metadata.slideshow.slide_type for cell in found if cell.cell_type == "code"] == ["fragment"]
+
+
+def test_a_tagged_exercise_shows_its_empty_function(notebook):
+    as_slide(notebook.cells[8], "subslide")
+    (_, _), (kind, source) = around(deck_of(notebook), "def do(x)")
+    assert kind == "subslide" and "raise NotImplementedError" in source and "the_solution" not in source
+
+
+def test_notes_are_for_the_speaker_and_what_is_skipped_is_nowhere(notebook):
+    as_slide(notebook.cells[5], "notes")
+    as_slide(notebook.cells[2], "skip")
+    as_slide(notebook.cells[6], "skip")
+    found = kinds(deck_of(notebook))
+    assert [kind for kind, source in found if "What explains it." in source] == ["notes"]
+    text = "\n".join(source for _, source in found)
+    assert "In front of it." not in text and "## Look" not in text and "<audio" not in text
+
+
+def test_a_slide_type_that_is_none_or_has_no_slide_is_refused(notebook):
+    with pytest.raises(ValueError, match="slide_type is 'slid'; there are slide, subslide.*begins 'What explains it.'"):
+        notebook.cells[5] = as_slide(TEXT("What explains it."), "slid")
+        deck_of(notebook)
+    with pytest.raises(ValueError, match="tagged 'notes' stands before the first heading"):
+        deck_of(nbformat.v4.new_notebook(cells=[as_slide(TEXT("words"), "notes"), TEXT("# 99 · A title")]))
+
+
+def test_the_rendered_deck_has_the_tagged_cells_in_nbconverts_own_way(notebook):
+    """Sections for slides, nested ones for what is below, fragments and notes by their class."""
+    as_slide(notebook.cells[5], "fragment")
+    as_slide(notebook.cells[6], "subslide")
+    parts = {name: path.read_text(encoding="utf-8") for name, path in {"reveal_css": slides.HERE / "reveal/reveal.css"}.items()} | dict.fromkeys(("reveal_js", "notes_js", "css"), "")
+    body, _ = slides.DeckExporter().from_notebook_node(deck_of(notebook), {"metadata": {"name": "99"}, "deck": parts})
+    shown = body[body.index('class="slides"') :]
+    assert re.search(r'class="[^"]*\bfragment\b[^"]*"[^>]*>(?:(?!</section>).)*What explains it\.', shown, re.DOTALL)
+    own = [part for part in re.split(r"<section\b", shown) if "hear()" in re.sub(r"<[^>]+>", "", part)]
+    assert len(own) == 1 and own[0].count("<audio") == 2 and "What the picture shows" not in own[0], "the subslide has the cell's sounds, and nothing of the slide before"
+    assert re.search(r'<aside class="notes">(?:(?!</aside>).)*What the picture shows\.', shown, re.DOTALL)
 
 
 def test_a_notebook_without_a_heading_is_refused():
     with pytest.raises(ValueError, match="no heading"):
         deck_of(nbformat.v4.new_notebook(cells=[TEXT("words")]))
+
+
+def players(out) -> int:
+    return "".join(out.get("data", {}).get("text/html", "")).count("<audio")
 
 
 @pytest.mark.parametrize("entry", read_course(), ids=lambda entry: entry.number)
@@ -94,8 +169,8 @@ def test_no_solution_is_on_a_slide_and_every_sound_is(entry):
     deck = deck_of(notebook)
     text = squeezed("\n".join(cell.source for cell in deck.cells))
     assert not [line for line in hidden if line in text]
-    sounds = sum("<audio" in "".join(out.get("data", {}).get("text/html", "")) for cell in notebook.cells for out in cell.get("outputs", []) if slides.kind_of(out) == "sound")
-    shown = sum("<figure" in part or "<audio" in part for section in sections_of(nbformat.read(Edition(entry, REPOSITORY).solution, 4)) for medium in section.media if medium.kind == "sounds" for part in ["".join(out.data["text/html"]) for out in medium.outputs])
+    sounds = sum(players(out) for cell in notebook.cells for out in cell.get("outputs", []) if slides.kind_of(out) == "sound")
+    shown = sum(cell.source.count("<audio") + sum(map(players, cell.get("outputs", []))) for cell in deck.cells)
     assert sounds == shown
     assert deck.cells[0].source.startswith(f"# {entry.number} · {entry.title}")
 

@@ -51,8 +51,10 @@ def test_every_mistake_that_a_check_knows_stands_on_its_notebooks_page():
         page = (REPOSITORY / teaching.page_path(entry)).read_text(encoding="utf-8")
         for each in exercises_of(entry.number):
             assert f"**{each.id}** · {each.title} · {each.minutes} minutes" in page
-            for bug in each.bugs:
-                assert f"- {teaching.one_line(bug.words)}\n" in page
+            places = [page.find(f"- {teaching.one_line(bug.words)}\n") for bug in each.bugs]
+            assert -1 not in places
+            assert places == sorted(places), "in the order in which they are tried, as the page says"
+        assert teaching.ORDER_OF_MISTAKES in page or not exercises_of(entry.number)
 
 
 def test_markdown_is_escaped_but_code_is_kept():

@@ -270,7 +270,7 @@ def test_the_grader_knows_the_variant_and_last_years_answers_fail(tmp_path):
 
 def test_nbgraders_sources_and_points_know_the_variant():
     asked = asked_of([ENTRIES["07"]], NAME)
-    made = source(nbformat.read(build.Edition(ENTRIES["07"], catalogue.REPOSITORY).solution, 4), 1.0, NAME, asked)
+    made = source(nbformat.read(build.Edition(ENTRIES["07"], catalogue.REPOSITORY).solution, 4), ENTRIES["07"].exercises, 1.0, NAME, asked)
     cells = {cell.metadata.nbgrader.grade_id: cell.source for cell in made.cells if "nbgrader" in cell.metadata}
     assert f'points_for("07.undelay", variant={NAME!r})' in cells["07-undelay-check"]
     names = {"exercise": desk.exercise, "Tensor": torch.Tensor}

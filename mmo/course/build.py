@@ -14,7 +14,7 @@ import ast
 import hashlib
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,15 +24,16 @@ from nbformat import NotebookNode
 from mmo.course import teaching
 from mmo.course.badge import badge_cells
 from mmo.course.catalogue import REPOSITORY, Notebook, read_course, repository_address, with_table
-from mmo.course.exercises import Exercise, exercises_of, find
+from mmo.course.exercises import Exercise, exercises_of, find, points_in, refuse_unmatched, worth
 from mmo.course.links import broken_links
-from mmo.course.nbgrader import EXERCISE, cell_marks
+from mmo.course.nbgrader import CHECK, EXERCISE, cell_marks
 from mmo.profiles import runs_root
 from mmo.settled import settle
 
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 REGION = re.compile(rf"^([ \t]*){BEGIN}[ \t]*\n(.*?)^[ \t]*{END}[ \t]*$", re.MULTILINE | re.DOTALL)
 EXERCISE_LINE = re.compile(r"^(# )?\*Exercise ([\w.]+).*$", re.MULTILINE)
+REWARD = re.compile(r"\b\d+ points?\.")  # in the verdict on a right answer
 TAKES_LINE = re.compile(r"^(# )?\*Takes\b.*$", re.MULTILINE)
 CELL_SECONDS = 3600
 LARGEST = 1_500_000  # bytes of an executed notebook
@@ -57,11 +58,11 @@ def read_text(path: Path) -> NotebookNode:
 
 
 def with_lines(source: str, entry: Notebook) -> str:
-    """A text form with its generated lines renewed.  Raises BuildError where the line of minutes and seconds is missing."""
+    """A text form with its generated lines renewed.  Raises BuildError where the line of minutes and seconds is missing, ValueError for an exercise without points."""
     if not TAKES_LINE.search(source):
         raise BuildError(f"{entry.file}: there is no line that begins with *Takes: write one under the title, its words are filled in from course.yml")
     source = TAKES_LINE.sub(lambda found: (found[1] or "") + entry.line(), source)
-    return EXERCISE_LINE.sub(lambda found: (found[1] or "") + find(found[2]).line(), source)
+    return EXERCISE_LINE.sub(lambda found: (found[1] or "") + find(found[2]).line(points_in(entry.exercises, found[2])), source)
 
 
 def emptied(source: str) -> str:
@@ -96,27 +97,29 @@ def assembled(cells: list[NotebookNode], metadata: dict) -> NotebookNode:
 
 
 def plain_cell(cell: NotebookNode, source: str, id: str) -> NotebookNode:
-    """A cell without outputs."""
+    """A cell without outputs; of its metadata the tags stay, and what it is among slides."""
     make = nbformat.v4.new_code_cell if cell.cell_type == "code" else nbformat.v4.new_markdown_cell
     metadata = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
+    if kind := cell.metadata.get("slideshow", {}).get("slide_type"):
+        metadata["slideshow"] = {"slide_type": kind}
     return make(source, id=id, metadata=metadata)
 
 
-def learners(text: NotebookNode, badge: tuple[str, str] | None = None) -> NotebookNode:
-    """The learner's edition of a text form, marked for nbgrader.  badge: two cells below the title, for Colab and Binder."""
+def learners(text: NotebookNode, points: Mapping[str, int], badge: tuple[str, str] | None = None) -> NotebookNode:
+    """The learner's edition of a text form, marked for nbgrader with the exercises' points.  badge: two cells below the title, for Colab and Binder."""
     ids = cell_ids(text.cells)
     cells = [plain_cell(cell, emptied(cell.source) if cell.cell_type == "code" else cell.source, id) for cell, id in zip(text.cells, ids)]
     if badge:
         new = nbformat.v4.new_markdown_cell(badge[0], id="colab-badge"), nbformat.v4.new_code_cell(badge[1], id="colab-setup", metadata={"tags": ["colab"]})
         cells[1:1] = new
-    return marked_for_nbgrader(assembled(cells, {"kernelspec": KERNEL, "language_info": {"name": "python"}}))
+    return marked_for_nbgrader(assembled(cells, {"kernelspec": KERNEL, "language_info": {"name": "python"}}), points)
 
 
-def marked_for_nbgrader(notebook: NotebookNode) -> NotebookNode:
-    """The notebook, its answers and checks marked in place.  Raises BuildError for a cell that cannot be marked."""
+def marked_for_nbgrader(notebook: NotebookNode, points: Mapping[str, int]) -> NotebookNode:
+    """The notebook, its answers and checks marked in place.  points: exercise id -> points.  Raises BuildError for a cell that cannot be marked."""
     for cell in notebook.cells:
         try:
-            marks = cell_marks(cell.source) if cell.cell_type == "code" else None
+            marks = cell_marks(cell.source, points) if cell.cell_type == "code" else None
         except ValueError as error:
             raise BuildError(str(error)) from None
         if marks:
@@ -124,8 +127,16 @@ def marked_for_nbgrader(notebook: NotebookNode) -> NotebookNode:
     return notebook
 
 
-def solved(text: NotebookNode, before: NotebookNode | None) -> NotebookNode:
-    """The solution's notebook; outputs of an earlier execution stay if no code has changed since, what was live in them as words.
+def with_rewards(cell: NotebookNode, points: Mapping[str, int]) -> None:
+    """Let a kept verdict name the points that its exercise has now, in place."""
+    for id in CHECK.findall(cell.source):
+        for output in cell.outputs:
+            for kind in {"text/plain", "text/html"} & set(output.get("data", {})):
+                output.data[kind] = REWARD.sub(f"{worth(points_in(points, id))}.", output.data[kind])
+
+
+def solved(text: NotebookNode, before: NotebookNode | None, points: Mapping[str, int]) -> NotebookNode:
+    """The solution's notebook; outputs of an earlier execution stay if no code has changed since, what was live in them as words, rewards as `points` say.
 
     The earlier one may be papermill's copy: the cell that it injected is left out.
     """
@@ -141,6 +152,7 @@ def solved(text: NotebookNode, before: NotebookNode | None) -> NotebookNode:
             for output in cell.outputs:
                 if "execution_count" in output:
                     output.execution_count = cell.execution_count
+            with_rewards(cell, points)
     jupytext_about = {"formats": "ipynb,py:percent"}
     return assembled(cells, {"jupytext": jupytext_about, "kernelspec": KERNEL, "language_info": {"name": "python"}})
 
@@ -177,8 +189,9 @@ def contents(edition: Edition) -> dict[Path, str]:
     text = read_text(edition.text)
     before = nbformat.read(edition.solution, 4) if edition.solution.is_file() else None
     try:
+        refuse_unmatched(edition.entry)
         badge = badge_cells(repository_address(edition.root), edition.entry.file)
-        return {edition.solution: written(solved(text, before)), edition.learner: written(learners(text, badge))}
+        return {edition.solution: written(solved(text, before, edition.entry.exercises)), edition.learner: written(learners(text, edition.entry.exercises, badge))}
     except ValueError as error:
         raise BuildError(f"{edition.text.name}, or course.yml: {error}") from None
 
@@ -192,6 +205,7 @@ def build(root: Path = REPOSITORY) -> list[Path]:
     wanted: dict[Path, str] = {root / "README.md": with_table((root / "README.md").read_text(encoding="utf-8"), course)}
     for entry in course:
         edition = Edition(entry, root)
+        refuse_unmatched(entry)
         if edition.text.is_file():
             put(edition.text, with_lines(edition.text.read_text(encoding="utf-8"), entry), changed)
         wanted |= contents(edition)
@@ -376,11 +390,8 @@ def exercise_flaws(entry: Notebook, text: NotebookNode) -> list[str]:
         source = "\n".join(cell.source for cell in text.cells)
         if f'check("{id}")' not in source:
             found.append(f"exercise {id} is never checked")
-        if find(id).line() not in source:
+        if find(id).line(entry.exercises[id]) not in source:
             found.append(f"exercise {id}: its line is missing (write `*Exercise {id} · *` under the heading and run `mmo course build`)")
-    points = sum(each.points for each in known)
-    if points != entry.points:
-        found.append(f"course.yml gives {entry.points} points, its exercises have {points}")
     return found
 
 
@@ -413,7 +424,7 @@ def execute(entry: Notebook, root: Path = REPOSITORY) -> float:
     from nbclient import NotebookClient
 
     edition = Edition(entry, root)
-    notebook = solved(read_text(edition.text), None)
+    notebook = solved(read_text(edition.text), None, entry.exercises)
     environment = os.environ | {"MMO_STRICT": "1", "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
     started = time.monotonic()
     client = NotebookClient(notebook, timeout=CELL_SECONDS, kernel_name="python3", record_timing=False, resources={"metadata": {"path": str(edition.text.parent)}})
@@ -421,6 +432,6 @@ def execute(entry: Notebook, root: Path = REPOSITORY) -> float:
     seconds = time.monotonic() - started
     for cell in settle(notebook).cells:
         cell.metadata.pop("execution", None)
-    notebook.metadata = solved(read_text(edition.text), None).metadata
+    notebook.metadata = solved(read_text(edition.text), None, entry.exercises).metadata
     edition.solution.write_text(written(notebook), encoding="utf-8")
     return seconds

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import yaml
-
-from mmo.course.exercises import exercises_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TABLE_BEGIN, TABLE_END = "<!-- notebooks: made by `mmo course build` from course.yml -->", "<!-- end of notebooks -->"
@@ -23,12 +22,17 @@ class Notebook:
     title: str
     aim: str  # one line: what one has at the end
     minutes: dict[str, int]  # profile -> minutes to work through it
-    points: int
+    exercises: dict[str, int] = field(default_factory=dict)  # exercise id -> its points
     needs: tuple[str, ...] = ()  # numbers of notebooks
     seconds: dict[str, int] = field(default_factory=dict)  # profile -> run from top to bottom, measured
     cores: int = 1  # that they were measured on
     hidden_share: float = 0.5  # of an exercise's points, for the hidden cases of `mmo course grade`
     hidden_shares: dict[str, float] = field(default_factory=dict)  # exercise id -> its own, where it has one
+
+    @property
+    def points(self) -> int:
+        """Of all its exercises."""
+        return sum(self.exercises.values())
 
     def share_of(self, id: str) -> float:
         """Of an exercise's points, the part that its hidden cases carry."""
@@ -39,9 +43,8 @@ class Notebook:
         parts = [f"{minutes} minutes ({profile})" for profile, minutes in self.minutes.items()]
         parts += self.running()
         parts.append("builds on " + ", ".join(self.needs) if self.needs else "builds on nothing before it")
-        count = len(exercises_of(self.number))
-        if count:
-            parts.append(f"{count} exercises, {self.points} points")
+        if self.exercises:
+            parts.append(f"{len(self.exercises)} exercises, {self.points} points")
         return f"*Takes {' · '.join(parts)}*"
 
     def running(self) -> list[str]:
@@ -61,6 +64,7 @@ def read_course(root: Path = REPOSITORY) -> tuple[Notebook, ...]:
             raise ValueError(f"course.yml, {entry.get('file', entry)}: {error}") from None
         if not notebook.file.startswith(f"{notebook.number}_"):
             raise ValueError(f"course.yml, {notebook.file}: its name must begin with its number {notebook.number!r}")
+        refuse_points(notebook)
         refuse_shares(notebook)
         notebooks.append(notebook)
     numbers = [notebook.number for notebook in notebooks]
@@ -71,9 +75,29 @@ def read_course(root: Path = REPOSITORY) -> tuple[Notebook, ...]:
     return tuple(notebooks)
 
 
+@lru_cache
+def listed_points(root: Path = REPOSITORY) -> dict[str, Mapping[str, int]]:
+    """Notebook number -> exercise id -> points, read once; empty where there is no course.yml (the package without its repository).
+
+    A hand-out lists the notebooks that are handed out, and no others.
+    """
+    return {entry.number: entry.exercises for entry in read_course(root)} if (root / "course.yml").is_file() else {}
+
+
+def refuse_points(notebook: Notebook) -> None:
+    """Raises ValueError for points that are none, or of another notebook's exercise."""
+    if not isinstance(notebook.exercises, dict):
+        raise ValueError(f"course.yml, {notebook.file}: `exercises` must give each exercise's points, {{{notebook.number}.name: 3}}, not {notebook.exercises!r}")
+    for id, points in notebook.exercises.items():
+        if not str(id).startswith(f"{notebook.number}."):
+            raise ValueError(f"course.yml, {notebook.file}: `exercises` names {id!r}; its own begin with {notebook.number!r} and a dot")
+        if type(points) is not int or points < 1:
+            raise ValueError(f"course.yml, {notebook.file}: the points of {id} must be a whole number from 1 on, not {points!r}")
+
+
 def refuse_shares(notebook: Notebook) -> None:
     """Raises ValueError for a hidden share that is none, or of an exercise that the notebook has not."""
-    ids = [each.id for each in exercises_of(notebook.number)] if notebook.hidden_shares else []
+    ids = list(notebook.exercises)
     for name, share in {"hidden_share": notebook.hidden_share, **notebook.hidden_shares}.items():
         if name != "hidden_share" and name not in ids:
             raise ValueError(f"course.yml, {notebook.file}: hidden_shares names {name!r}; its exercises are {', '.join(ids) or 'none'}")

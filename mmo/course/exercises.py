@@ -15,7 +15,7 @@ import base64
 import html
 import importlib
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmo.course.catalogue import Notebook, listed_points
 from mmo.display import GREEN, GREY, RED, Picture
 
 TASKS = {  # notebook -> module in mmo/course/tasks
@@ -72,14 +73,13 @@ def worth(points: int) -> str:
 
 @dataclass(frozen=True)
 class Exercise:
-    """One exercise.  difficulty and importance: 1 to 3.  minutes: for somebody who meets it for the first time."""
+    """One exercise.  difficulty and importance: 1 to 3.  minutes: for somebody who meets it for the first time.  Its points stand in course.yml."""
 
     id: str  # "07.delay": notebook, name
     title: str
     difficulty: int
     importance: int
     minutes: int
-    points: int
     looks: str  # what the result should look like
     hints: tuple[str, ...]  # from a nudge to almost the answer
     reference: Callable  # the package's own; stands in where there is no solution
@@ -96,17 +96,34 @@ class Exercise:
     def notebook(self) -> str:
         return self.id.split(".")[0]
 
-    def line(self) -> str:
+    @property
+    def points(self) -> int:
+        """What course.yml gives it.  Raises ValueError where it gives nothing."""
+        return points_in(listed_points().get(self.notebook, {}), self.id)
+
+    @property
+    def reward(self) -> str:
+        """ "3 points.", for a verdict; "" in a hand-out that does not list the notebook: its points are known where it was handed out."""
+        return f"{worth(self.points)}." if self.notebook in listed_points() else ""
+
+    def line(self, points: int) -> str:
         """The line of Markdown under the exercise's heading; `mmo course build` keeps it true."""
         return (
             f"*Exercise {self.id} · difficulty {dots(self.difficulty)} · importance {dots(self.importance)} · {self.minutes} minutes · "
-            f'{worth(self.points)} · stuck? `hint("{self.id}")`*'
+            f'{worth(points)} · stuck? `hint("{self.id}")`*'
         )
 
 
 def dots(number: int) -> str:
     """2 -> "●●○"."""
     return "●" * number + "○" * (3 - number)
+
+
+def points_in(listed: Mapping[str, int], id: str) -> int:
+    """The points of an exercise.  Raises ValueError that says where to write them."""
+    if id not in listed:
+        raise ValueError(f"course.yml gives exercise {id} no points: write {id}: 3 under `exercises` of notebook {id.split('.')[0]}")
+    return listed[id]
 
 
 VARIED: dict[str, Exercise] = {}  # exercise id -> how a class with a variant has it; empty without (mmo/course/variant.py)
@@ -117,6 +134,16 @@ def exercises_of(notebook: str) -> tuple[Exercise, ...]:
     if notebook not in TASKS:
         return ()
     return tuple(VARIED.get(each.id, each) for each in importlib.import_module(f"mmo.course.tasks.{TASKS[notebook]}").EXERCISES)
+
+
+def refuse_unmatched(entry: Notebook) -> None:
+    """Raises ValueError naming an exercise without points in course.yml, or points without an exercise."""
+    ids = [each.id for each in exercises_of(entry.number)]
+    for id in ids:
+        points_in(entry.exercises, id)
+    strays = [id for id in entry.exercises if id not in ids]
+    if strays:
+        raise ValueError(f"course.yml, {entry.file}: points for {', '.join(strays)}, but there is no such exercise; there are {', '.join(ids) or 'none'}")
 
 
 def standard(id: str) -> Exercise:
@@ -207,7 +234,7 @@ def judge(exercise: Exercise, function: Callable) -> Verdict:
             diagnosis = diagnose_gradient(exercise, function, case)
             return Verdict(exercise.id, "wrong", f"{diagnosis}\n({words})" if diagnosis else words)
     asked = "your class is asked for" if exercise.variant else f"{exercise.package_name} does"
-    return Verdict(exercise.id, "passed", f"It does what {asked}. {worth(exercise.points)}.", drawn(exercise, *first))
+    return Verdict(exercise.id, "passed", f"It does what {asked}. {exercise.reward}".rstrip(), drawn(exercise, *first))
 
 
 def copies(arguments: tuple) -> tuple:

@@ -10,6 +10,7 @@ against nbgrader's own validator.  `mmo course nbgrader DIR` (mmo/course/grading
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 SCHEMA_VERSION = 3
 EXERCISE = re.compile(r'@exercise\("([^"]+)"\)')
@@ -26,12 +27,12 @@ def check_id(id: str) -> str:
     return f"{solution_id(id)}-check"
 
 
-def cell_marks(source: str) -> dict | None:
-    """nbgrader's metadata for a code cell; None where it is neither an answer nor a check.
+def cell_marks(source: str, points: Mapping[str, int]) -> dict | None:
+    """nbgrader's metadata for a code cell; None where it is neither an answer nor a check.  points: exercise id -> points, as course.yml has them.
 
-    Raises ValueError for a cell that is both, or holds more than one of either: it could not be given points.
+    Raises ValueError for a cell that is both, or holds more than one of either: it could not be given points; and for a check without points.
     """
-    from mmo.course.exercises import find
+    from mmo.course.exercises import points_in
 
     answers, checks = EXERCISE.findall(source), CHECK.findall(source)
     if len(answers) + len(checks) > 1:
@@ -40,5 +41,5 @@ def cell_marks(source: str) -> dict | None:
     for id in answers:
         return marks | {"grade_id": solution_id(id), "solution": True}
     for id in checks:
-        return marks | {"grade_id": check_id(id), "grade": True, "locked": True, "points": find(id).points}
+        return marks | {"grade_id": check_id(id), "grade": True, "locked": True, "points": points_in(points, id)}
     return None

@@ -33,7 +33,7 @@ from mmo import __version__
 from mmo.course.badge import badge_cells, binder_badge, owner_and_name
 from mmo.course.build import EXERCISE, BuildError, Edition, leaks, learners, plain_cell, written
 from mmo.course.catalogue import REPOSITORY, Notebook, chosen
-from mmo.course.exercises import exercises_of
+from mmo.course.exercises import exercises_of, refuse_unmatched
 from mmo.course.nbgrader import solution_id
 from mmo.course.variant import FILE, write_variant
 
@@ -109,6 +109,8 @@ def release(to: Path, numbers: Sequence[str] = (), root: Path = REPOSITORY, vari
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise ValueError(f"{to} is not empty; a hand-out goes into a new folder")
     entries = chosen(numbers, root)
+    for entry in entries:
+        refuse_unmatched(entry)
     stamp = version_stamp(root)
     asked = asked_of(entries, variant) if variant else {}
     unfinished = to.with_name(to.name + ".part")
@@ -198,7 +200,7 @@ def clean_notebook(
     Raises BuildError where a line of a solution stands in it, FileNotFoundError where there is no solution to make it from.
     """
     source = nbformat.read(Edition(entry, root).solution, 4)
-    notebook = learners(source, badge_cells(online.repository, entry.file, online.branch) if online else None)
+    notebook = learners(source, entry.exercises, badge_cells(online.repository, entry.file, online.branch) if online else None)
     found = leaks(source, notebook)
     if found:
         raise BuildError(f"{entry.file}: {'; '.join(found)}")

@@ -10,7 +10,10 @@ What is on a slide follows from the notebook, so that nothing has to be kept twi
 - each picture, and the sounds of a cell side by side, on slides of their own below their heading;
 - predictions before what they ask for, truths after it.
 
-A cell tagged `no-slide` stays out; the text of one tagged `slide` is shown whole.  Every deck is one file that needs no network.
+That is the default.  Where a cell says itself what it is, in nbconvert's own metadata (`slideshow.slide_type`; in JupyterLab the property
+"Slide Type", in a text form `# %% slideshow={"slide_type": "skip"}`), it is that, whole: `slide` and `subslide` begin one, `fragment` appears at a key,
+`-` stands on the slide before it, `notes` is for the speaker, `skip` stays out.  A code cell then shows its code, without what solves an
+exercise, unless it is tagged `remove-input`, and all its outputs.  Every deck is one file that needs no network.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ from mmo.course.build import EXERCISE, EXERCISE_LINE, TAKES_LINE, Edition, empti
 from mmo.course.catalogue import REPOSITORY, Notebook, chosen
 
 HERE = Path(__file__).parent
+KINDS = ("slide", "subslide", "fragment", "-", "notes", "skip")  # nbconvert's
 HEADING = re.compile(r"^(#{1,3}) +(.+)$")
 QUIZ = re.compile(r"^quiz\(", re.MULTILINE)
 ROOM = 620  # characters of text on a slide beside its heading
@@ -49,6 +53,16 @@ class Medium:
     kind: str  # "picture", "sounds", "words"
     outputs: list[NotebookNode]
     text: list[str] = field(default_factory=list)  # what the notebook says after it
+    notes: list[str] = field(default_factory=list)  # cells tagged as such
+
+
+@dataclass
+class Tagged:
+    """A cell that says itself what it is in the deck; `cells` show it whole, the first of them is that."""
+
+    cells: list[NotebookNode]
+    text: list[str] = field(default_factory=list)  # what the notebook says after it, for the notes
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -57,10 +71,11 @@ class Section:
 
     title: str
     level: int
-    whole: bool = False  # all its text is wanted
+    opening: Tagged | None = None  # the cell with the heading, where that is tagged
     text: list[str] = field(default_factory=list)  # blocks of Markdown in front of the first medium
     stub: str = ""  # an exercise's empty function
-    media: list[Medium] = field(default_factory=list)
+    media: list[Medium | Tagged] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 # --- What is on the slides ---------------------------------------------------------------------------------------
@@ -102,16 +117,16 @@ def sections_of(notebook: NotebookNode) -> list[Section]:
     """The notebook's sections with what of them can be shown."""
     found: list[Section] = []
     for cell in notebook.cells:
-        tags = cell.metadata.get("tags", [])
-        if "no-slide" in tags:
-            continue
-        if cell.cell_type == "markdown":
+        asked = asked_of(cell)
+        if asked:
+            put_tagged(found, cell, asked)
+        elif cell.cell_type == "markdown":
             for block in blocks_of(cell.source):
                 heading = HEADING.match(block)
                 if heading:
-                    found.append(Section(heading[2].strip(), len(heading[1]), "slide" in tags))
-                elif found and not (EXERCISE_LINE.match(block) or TAKES_LINE.match(block)):
-                    (found[-1].media[-1] if found[-1].media else found[-1]).text.append(without_links(block))
+                    found.append(Section(heading[2].strip(), len(heading[1])))
+                elif found and not is_generated(block):
+                    last_of(found).text.append(without_links(block))
         elif cell.cell_type == "code" and found:
             if QUIZ.search(cell.source) and not found[-1].media:
                 found.pop()  # its questions are for the notebook and for paper; the heading alone says nothing
@@ -120,6 +135,54 @@ def sections_of(notebook: NotebookNode) -> list[Section]:
                 found[-1].stub = emptied(cell.source)
             found[-1].media += media_of(cell)
     return found
+
+
+def asked_of(cell: NotebookNode) -> str:
+    """What a cell says that it is in the deck, one of KINDS; "" where it says nothing.  Raises ValueError for what nbconvert does not know."""
+    kind = cell.metadata.get("slideshow", {}).get("slide_type") or ""
+    if kind and kind not in KINDS:
+        raise ValueError(f"a cell's slide_type is {kind!r}; there are {', '.join(KINDS)}. The cell begins {cell.source[:40]!r}")
+    return kind
+
+
+def last_of(found: Sequence[Section]) -> Section | Medium | Tagged:
+    """What the latest slide shows last: text that follows belongs to it."""
+    return found[-1].media[-1] if found[-1].media else found[-1]
+
+
+def put_tagged(found: list[Section], cell: NotebookNode, asked: str) -> None:
+    """Add a tagged cell to the sections, in place.  Raises ValueError for one that needs a slide before it and has none."""
+    if asked == "skip":
+        return
+    headings = [heading for block in blocks_of(cell.source) if (heading := HEADING.match(block))] if cell.cell_type == "markdown" else []
+    if not found and asked != "slide" and not headings:
+        raise ValueError(f"a cell tagged {asked!r} stands before the first heading. The cell begins {cell.source[:40]!r}")
+    if asked == "notes":
+        last_of(found).notes.append(words_of(cell))
+    elif headings or asked == "slide":
+        title, level = (headings[-1][2].strip(), len(headings[-1][1])) if headings else (found[-1].title if found else "", 2)
+        found.append(Section(title, level, Tagged(whole(cell, asked))))
+    else:
+        found[-1].media.append(Tagged(whole(cell, asked)))
+
+
+def whole(cell: NotebookNode, asked: str) -> list[NotebookNode]:
+    """A cell as cells of the deck, the first of which is a slide, a fragment, …; its outputs follow."""
+    made = [] if "remove-input" in cell.metadata.get("tags", []) else [slide(asked, words_of(cell))]
+    if cell.get("outputs"):
+        made.append(nbformat.v4.new_code_cell(outputs=cell.outputs, metadata={"slideshow": {"slide_type": "-" if made else asked}}))
+    return made
+
+
+def words_of(cell: NotebookNode) -> str:
+    """A cell's text, without the lines that the build makes and links that lead nowhere; of code, what a learner gets."""
+    if cell.cell_type == "code":
+        return f"```python\n{emptied(cell.source).strip()}\n```"
+    return "\n\n".join(without_links(block) for block in blocks_of(cell.source) if not is_generated(block))
+
+
+def is_generated(block: str) -> bool:
+    return bool(EXERCISE_LINE.match(block) or TAKES_LINE.match(block))
 
 
 def media_of(cell: NotebookNode) -> list[Medium]:
@@ -146,10 +209,10 @@ def shown_and_told(section: Section) -> tuple[list[str], list[str]]:
         if block.startswith("**Where to read on.**"):
             return shown, told + section.text[number:]
         size = 260 if block.startswith("|") else 60 if block.startswith("$$") else len(block)
-        wanted = section.whole or number == 0 or block.startswith(LEADS) or section.title == "Summary" or (not told and len(block) <= room)
+        wanted = number == 0 or block.startswith(LEADS) or section.title == "Summary" or (not told and len(block) <= room)
         if section.level == 1:
             wanted = block.startswith("**The claim.**")
-        if wanted and not block.startswith(ASIDE) and (size <= room or not shown or section.whole or section.title == "Summary"):
+        if wanted and not block.startswith(ASIDE) and (size <= room or not shown or section.title == "Summary"):
             shown.append(block)
             room -= size
         else:
@@ -164,21 +227,38 @@ def deck_of(notebook: NotebookNode) -> NotebookNode:
     if not sections:
         raise ValueError("it has no heading, so there is nothing to make slides of")
     for section in sections:
+        if section.opening:
+            cells += section.opening.cells
+            cells += notes([*section.text, *section.notes])
+            cells += [each for medium in section.media for each in under_heading(section, medium)]
+            continue
         shown, told = shown_and_told(section)
-        if not (shown or section.stub or section.media):
+        if not (shown or section.stub or section.media or section.notes):
             continue
         head = f"{'#' * (1 if section.level == 1 else 2)} {section.title}"
         stub = [f"```python\n{section.stub.strip()}\n```"] if section.stub else []
         cells.append(slide("slide", "\n\n".join([head, *shown, *stub])))
-        if told:
-            cells.append(slide("notes", "\n\n".join(told)))
-        for medium in section.media:
-            cells.append(slide("subslide", f'<p class="deck-small">{html.escape(section.title)}</p>'))
-            cells += medium_cells(medium)
+        cells += notes([*told, *section.notes])
+        cells += [each for medium in section.media for each in under_heading(section, medium)]
     made = nbformat.v4.new_notebook(cells=cells, metadata=notebook.metadata)
     for number, cell in enumerate(made.cells):
         cell.id = f"slide-{number}"
     return made
+
+
+def under_heading(section: Section, medium: Medium | Tagged) -> Iterator[NotebookNode]:
+    """What follows a section's first slide: a medium on a slide of its own, a tagged cell where it wants to be."""
+    if isinstance(medium, Tagged):
+        yield from medium.cells
+        yield from notes([*medium.text, *medium.notes])
+    else:
+        yield slide("subslide", f'<p class="deck-small">{html.escape(section.title)}</p>')
+        yield from medium_cells(medium)
+
+
+def notes(told: Sequence[str]) -> list[NotebookNode]:
+    """The speaker's notes of a slide, none where there is nothing to tell."""
+    return [slide("notes", "\n\n".join(told))] if told else []
 
 
 def medium_cells(medium: Medium) -> Iterator[NotebookNode]:
@@ -197,8 +277,7 @@ def medium_cells(medium: Medium) -> Iterator[NotebookNode]:
     told = [block for block in medium.text if block not in shown]
     if medium.kind == "picture":
         told.append("".join(medium.outputs[0].data.get("text/plain", "")))
-    if told:
-        yield slide("notes", "\n\n".join(told))
+    yield from notes([*told, *medium.notes])
 
 
 def spoken_line(output: NotebookNode) -> str:

@@ -26,7 +26,7 @@ def marks(notebook: Notebook, done: dict) -> list[str]:
 
 def points(notebook: Notebook, done: dict) -> int:
     """Points earned in a notebook."""
-    return sum(each.points for each in exercises_of(notebook.number) if done.get(each.id, {}).get("passed"))
+    return sum(worth for id, worth in notebook.exercises.items() if done.get(id, {}).get("passed"))
 
 
 def show_status(console: Console | None = None) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 import yaml
 
 from mmo.course.catalogue import Notebook, read_course
-from mmo.course.exercises import Exercise, exercises_of
+from mmo.course.exercises import exercises_of, worth
 from mmo.course.questions import QUIZZES, QuizError, read_quiz
 
 FOLDER = Path("docs/instructor")
@@ -29,6 +29,10 @@ PROFILE = "tiny"  # whose minutes are counted
 QUIZ_MINUTES = 2  # a question, its discussion included
 SECTIONS = ("## Show live", "## Three questions", "## Mistakes the checks know", "## When late")
 REGION = re.compile(r"(<!-- (facts|mistakes|cut:[^>]*?) -->\n).*?(<!-- end of (?:facts|mistakes|cut) -->)", re.DOTALL)
+ORDER_OF_MISTAKES = (
+    "The checks recognise these by trying them; each line is what the learner then reads. They stand in the order in which they are tried, not by how often they are made: "
+    "nobody has counted that yet. Which of them your class makes most is in the [`class.html`](../grading.md#what-you-get) of your grading."
+)
 MADE = "<!-- made by `mmo course build` from plans.yml, course.yml and the exercises: change those -->"
 
 
@@ -68,7 +72,7 @@ def region(name: str, entry: Notebook) -> str:
     if name == "facts":
         return facts(entry)
     if name == "mistakes":
-        return mistakes(exercises_of(entry.number))
+        return mistakes(entry)
     return cuts(entry, [id.strip() for id in name.removeprefix("cut:").split(",") if id.strip()])
 
 
@@ -87,13 +91,14 @@ def facts(entry: Notebook) -> str:
     return f"{' · '.join(parts)}.\n{' · '.join(links)}."
 
 
-def mistakes(tasks: Sequence[Exercise]) -> str:
+def mistakes(entry: Notebook) -> str:
     """What the checks say to the mistakes they know, exercise by exercise."""
+    tasks = exercises_of(entry.number)
     if not tasks:
         return "This notebook has no exercises."
-    parts = ["The checks recognise these by trying them; each line is what the learner then reads."]
+    parts = [ORDER_OF_MISTAKES]
     for each in tasks:
-        parts.append(f"\n**{each.id}** · {each.title} · {each.minutes} minutes, {each.points} points, difficulty {each.difficulty} of 3\n")
+        parts.append(f"\n**{each.id}** · {each.title} · {each.minutes} minutes, {worth(entry.exercises[each.id])}, difficulty {each.difficulty} of 3\n")
         parts += [f"- {one_line(bug.words)}" for bug in each.bugs]
     return "\n".join(parts)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mmo.course.build import definitions
 from mmo.course.catalogue import REPOSITORY, Notebook, read_course
-from mmo.course.exercises import Exercise, exercises_of
+from mmo.course.exercises import Exercise, exercises_of, refuse_unmatched
 from mmo.course.grading.answers import Answer, Cell, answers_of, code_cells
 from mmo.course.grading.child import Job
 from mmo.course.grading.files import printable
@@ -72,6 +72,8 @@ def grade(folder: Path, out: Path, numbers: Sequence[str] = (), rules: Rules = R
     entries = chosen(numbers, root) if numbers else handed_in(folder, read_course(root))
     if not entries:
         raise ValueError(f"{folder} holds no notebook of the course; name those that were due: --notebooks 05,07")
+    for entry in entries:
+        refuse_unmatched(entry)
     submissions = collect(folder, entries)
     submissions = known_variant(submissions, rules.variant)
     for words in warnings_of(folder, submissions):
@@ -157,8 +159,8 @@ def grade_all(submissions: Sequence[Submission], clean_ones: dict[str, Clean], r
 
     def note(number: int, outcome: Outcome) -> None:
         each = attempts[number]
-        student, share = each.submission.student, each.submission.notebook.share_of(each.task.id)
-        found[student, each.task.id] = graded(student, each.task, outcome, each.marks, share, rules.marked_points)
+        student = each.submission.student
+        found[student, each.task.id] = graded(student, each.task, each.submission.notebook, outcome, each.marks, rules.marked_points)
         left[student] -= 1
         if not left[student]:
             del left[student]
@@ -178,7 +180,7 @@ def attempted(submissions: Sequence[Submission], clean_ones: dict[str, Clean]) -
             if task.id in own:
                 attempts.append(Attempted(each, task, own[task.id], marks_of(own[task.id], task)))
             else:
-                found[each.student, task.id] = without_answer(each.student, task, f"Not there: {problem or f'no cell with @exercise({task.id!r})'}.")
+                found[each.student, task.id] = without_answer(each.student, task, each.notebook, f"Not there: {problem or f'no cell with @exercise({task.id!r})'}.")
     return attempts, found
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mmo.course.catalogue import Notebook
 from mmo.course.exercises import Exercise
 from mmo.course.grading.marks import SILENCED
 from mmo.course.grading.pool import Outcome
@@ -37,18 +38,18 @@ class Grade:
         return " ".join((marked + self.reason).split())
 
 
-def without_answer(student: str, task: Exercise, problem: str) -> Grade:
+def without_answer(student: str, task: Exercise, entry: Notebook, problem: str) -> Grade:
     """No points, where there is nothing to judge."""
-    return Grade(student, task.notebook, task.id, 0.0, task.points, "missing", problem)
+    return Grade(student, task.notebook, task.id, 0.0, entry.exercises[task.id], "missing", problem)
 
 
-def graded(student: str, task: Exercise, outcome: Outcome, marks: tuple[str, ...], hidden_share: float, marked_points: float) -> Grade:
-    """The grade for an outcome.  hidden_share: of the points, for the hidden cases; marked_points: factor for a marked answer."""
-    result = outcome.result
+def graded(student: str, task: Exercise, entry: Notebook, outcome: Outcome, marks: tuple[str, ...], marked_points: float) -> Grade:
+    """The grade for an outcome.  entry: what course.yml says of points and hidden shares; marked_points: factor for a marked answer."""
+    result, of = outcome.result, entry.exercises[task.id]
     marks = marks or seen_while_running(result)
-    share, kind, reason = judged(result, hidden_share)
-    points = round(task.points * share * (marked_points if marks else 1.0), 2)
-    return Grade(student, task.notebook, task.id, points, task.points, kind, reason, marks, result.picture, result.alt, outcome.printed)
+    share, kind, reason = judged(result, entry.share_of(task.id))
+    points = round(of * share * (marked_points if marks else 1.0), 2)
+    return Grade(student, task.notebook, task.id, points, of, kind, reason, marks, result.picture, result.alt, outcome.printed)
 
 
 def seen_while_running(result) -> tuple[str, ...]:

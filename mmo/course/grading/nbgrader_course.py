@@ -23,7 +23,7 @@ from nbformat import NotebookNode
 
 from mmo.course.build import KERNEL, REGION, Edition, assembled, cell_ids, marked_for_nbgrader, plain_cell, written
 from mmo.course.catalogue import REPOSITORY, Notebook, read_course
-from mmo.course.exercises import exercises_of
+from mmo.course.exercises import exercises_of, refuse_unmatched
 from mmo.course.grading.grade import chosen
 from mmo.course.grading.variants.asked import Asked
 from mmo.course.nbgrader import CHECK, EXERCISE
@@ -70,8 +70,10 @@ def write_nbgrader_course(to: Path, numbers: Sequence[str] = (), marked_points: 
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise ValueError(f"{to} is not empty; a course for nbgrader goes into a new folder")
     entries = chosen(numbers, root) if numbers else [entry for entry in read_course(root) if exercises_of(entry.number)]
+    for entry in entries:
+        refuse_unmatched(entry)
     asked = asked_of(entries, variant) if variant else {}
-    texts = {entry.file: written(source(nbformat.read(Edition(entry, root).solution, 4), marked_points, variant, asked)) for entry in entries}
+    texts = {entry.file: written(source(nbformat.read(Edition(entry, root).solution, 4), entry.exercises, marked_points, variant, asked)) for entry in entries}
     unfinished = to.with_name(to.name + ".part")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
@@ -89,10 +91,12 @@ def write_nbgrader_course(to: Path, numbers: Sequence[str] = (), marked_points: 
     return entries
 
 
-def source(solution: NotebookNode, marked_points: float = 1.0, variant: str | None = None, asked: Mapping[str, Asked] = MappingProxyType({})) -> NotebookNode:
-    """A solution as nbgrader wants it: marked, without outputs, hidden tests in the cells of the checks; of a variant, its right functions called."""
+def source(
+    solution: NotebookNode, points: Mapping[str, int], marked_points: float = 1.0, variant: str | None = None, asked: Mapping[str, Asked] = MappingProxyType({}),
+) -> NotebookNode:  # fmt: skip
+    """A solution as nbgrader wants it: marked with the exercises' points, without outputs, hidden tests in the cells of the checks; of a variant, its right functions called."""
     cells = [plain_cell(cell, cell.source, id) for cell, id in zip(solution.cells, cell_ids(solution.cells))]
-    notebook = marked_for_nbgrader(assembled(cells, {"kernelspec": KERNEL, "language_info": {"name": "python"}}))
+    notebook = marked_for_nbgrader(assembled(cells, {"kernelspec": KERNEL, "language_info": {"name": "python"}}), points)
     for cell in notebook.cells:
         if cell.metadata.get("nbgrader", {}).get("grade"):
             cell.source += hidden_tests(CHECK.findall(cell.source)[0], marked_points, variant)
@@ -123,7 +127,7 @@ def config(variant: str | None) -> str:
 
 def readme(entries: Sequence[Notebook], folder: Path, stamp: str, variant: str | None = None) -> str:
     rows = [
-        f"| {each.file} | {len(exercises_of(each.number))} | {each.points} | {f'{seconds} s' if (seconds := each.seconds.get('tiny')) else ''} |" for each in entries
+        f"| {each.file} | {len(each.exercises)} | {each.points} | {f'{seconds} s' if (seconds := each.seconds.get('tiny')) else ''} |" for each in entries
     ]
     named = f" --variant {shlex.quote(variant)}" if variant else ""
     return README.format(variant=named, stamp=stamp, folder=folder.name, first=entries[0].file, rows="\n".join(rows))

@@ -15,7 +15,7 @@ from urllib.parse import quote
 from jinja2 import Environment, StrictUndefined
 
 from mmo.course.catalogue import Notebook
-from mmo.course.exercises import exercises_of, find
+from mmo.course.exercises import find
 from mmo.course.grading.grades import KINDS, Grade
 from mmo.course.grading.submissions import Submission
 from mmo.course.grading.summary import hardest_first, seen_most
@@ -136,6 +136,6 @@ def class_page(
         look = ", ".join(grade.exercise for grade in own if grade.marks)
         files = "; ".join(dict.fromkeys(words for each in submissions if each.student == name for words in [each.problem, *each.notes] if words))
         rows.append({"student": name, "link": quote(page_name(name)), "parts": parts, "earned": sum(parts), "look": look, "files": files})
-    of = sum(task.points for entry in entries for task in exercises_of(entry.number))
+    of = sum(entry.points for entry in entries)
     tables = {"lines": hardest_first(grades), "mistakes": seen_most(grades), "rows": rows, "loose": loose}
     return environment.from_string(CLASS).render(tables, title="The class", entries=entries, of=of)

@@ -7,6 +7,7 @@ import os
 
 import torch
 
+from mmo.course.catalogue import listed_points
 from mmo.course.exercises import drawn, exercises_of
 from mmo.course.grading import child  # noqa: F401  (what a forked process runs)
 from mmo.course.grading.hidden import hidden_cases
@@ -17,6 +18,7 @@ torch.set_num_threads(1)
 
 def prepare(number: str) -> None:
     """Call the references of a notebook once, so that what they load late is there, and draw once, for the fonts."""
+    listed_points()
     for task in exercises_of(number):
         for case in [*task.cases()[:1], *hidden_cases(task.id)[:1]]:
             wanted = task.reference(*case.arguments)

@@ -83,7 +83,6 @@ GIVEN = Exercise(
     difficulty=2,
     importance=3,
     minutes=10,
-    points=3,
     looks="The first entries are true codes of neighbouring frames, each one frame earlier than the one above it; the rest is what was chosen.",
     hints=(
         "Write down for step 3 which frame each of four codebooks is at. Speech begins one step behind the text.",
@@ -118,7 +117,6 @@ BLAME = Exercise(
     difficulty=1,
     importance=3,
     minutes=5,
-    points=2,
     looks="One share a joint; together they are 1, and a joint after which it was better has a negative one.",
     hints=(
         "Each rate holds all the errors that were there before. What came in at a joint is the difference to the joint before it.",
@@ -180,7 +178,6 @@ POOLED = Exercise(
     difficulty=1,
     importance=2,
     minutes=6,
-    points=2,
     looks="One rate a group: all its errors over all its words.",
     hints=(
         "A sentence of two words with one error, and one of ten with one: how many errors per word are that together?",
@@ -217,7 +214,6 @@ EXPONENT = Exercise(
     difficulty=2,
     importance=2,
     minutes=6,
-    points=2,
     looks="2 where each doubling of the width gives four times the weights, 1 where it gives twice as many.",
     hints=(
         "If weights = c · width^e, what is the logarithm of both sides?",
@@ -267,7 +263,6 @@ BITS = Exercise(
     difficulty=2,
     importance=2,
     minutes=8,
-    points=2,
     looks="One number: 0 for a loss of ln A in every codebook; log2 A for each label where all is known by heart, that is, where the loss is 0.",
     hints=(
         "With a loss of 0 nothing needs to be written down, with a loss of ln A each label costs as much as without a model. What does a label cost between the two, in bits?",
@@ -359,7 +354,6 @@ CHOOSE = Exercise(
     difficulty=2,
     importance=3,
     minutes=12,
-    points=3,
     looks="One id a row: the first, counted from the likeliest down, at which the summed probabilities reach the uniform number.",
     hints=(
         "Which of the numbers on the way can be larger than 65504, or so small beside a sum that adding them changes nothing? In which kind of number must they be?",
@@ -449,7 +443,6 @@ FATE = Exercise(
     difficulty=1,
     importance=3,
     minutes=8,
-    points=2,
     looks="Two shares: the first falls as the scale grows, the second rises; in bfloat16 gradients like these give 0 and 0.",
     hints=(
         "Do not compute by hand where float16 ends. Store the numbers in it and look what has become of them: values.to(kind).",
@@ -547,7 +540,6 @@ LAGS = Exercise(
     difficulty=2,
     importance=2,
     minutes=10,
-    points=4,
     looks="A list of Q whole numbers; a healthy run gives zeros, a delay that is off by one gives one 0 and seven 1.",
     hints=(
         "Take one codebook and one lag: which pairs of positions do you compare, and how many of them exist?",

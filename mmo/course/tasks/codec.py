@@ -83,7 +83,6 @@ NEAREST = Exercise(
     difficulty=1,
     importance=3,
     minutes=8,
-    points=3,
     looks="A whole number for each point, and for each point the small vector from its entry to it.",
     hints=(
         "Each of the N points is compared with each of the C entries: a table of N x C distances. Broadcasting gives it, or torch.cdist.",
@@ -164,7 +163,6 @@ RESIDUAL = Exercise(
     difficulty=2,
     importance=3,
     minutes=8,
-    points=3,
     looks="A grid of codes, a row a codebook; its first row is what one codebook alone would give.",
     hints=(
         "Your `nearest` gives a code and what it leaves. What does the next codebook get to see?",
@@ -211,7 +209,6 @@ SUM = Exercise(
     difficulty=1,
     importance=3,
     minutes=6,
-    points=2,
     looks="A vector for each frame; with each further codebook it comes nearer to what was quantised.",
     hints=(
         "Each codebook has said how far to go from where those before it got to. Where does one end up?",
@@ -241,7 +238,6 @@ BITRATE = Exercise(
     difficulty=1,
     importance=2,
     minutes=5,
-    points=2,
     looks="One number; for Mimi it is a whole one, a little above a thousand.",
     hints=(
         "How many bits tell one of 4 apart, one of 8, one of 2048?",
@@ -294,7 +290,6 @@ PERPLEXITY = Exercise(
     difficulty=2,
     importance=2,
     minutes=8,
-    points=3,
     looks="One number between 1 and the size of the codebook.",
     hints=(
         "First the shares: torch.bincount(codes, minlength=num_codes) counts each code; divide by the number of codes.",

@@ -46,7 +46,6 @@ MEL_LOSS = Exercise(
     difficulty=1,
     importance=3,
     minutes=8,
-    points=3,
     looks="One number: 0 for equal sounds, and hardly more where both are nearly silent.",
     hints=(
         "The ear hears ratios: compare logarithms. The floor goes in before the logarithm, so that silence does not become minus infinity.",
@@ -100,7 +99,6 @@ STRAIGHT_THROUGH = Exercise(
     difficulty=2,
     importance=3,
     minutes=10,
-    points=3,
     looks="Forwards the entries, backwards as if they were the latent; beside it one number that pulls the latent to its entry.",
     hints=(
         "Choosing the nearest entry has no derivative. Write the entry as: latent + (what must be added to it). Which of the two parts may carry a gradient?",
@@ -170,7 +168,6 @@ UPDATE_CODEBOOK = Exercise(
     difficulty=2,
     importance=2,
     minutes=12,
-    points=3,
     looks="Two running means: how often each entry was chosen, and the sum of what chose it. What was not chosen fades in both alike.",
     hints=(
         "No gradient is needed: count which vectors chose which entry, and add up those vectors. torch.nn.functional.one_hot(codes, K) says who chose whom.",
@@ -208,7 +205,6 @@ DEAD = Exercise(
     difficulty=1,
     importance=2,
     minutes=5,
-    points=2,
     looks="A True for every entry that hardly anybody chooses; whatever the size of a batch.",
     hints=(
         "Usage depends on how many vectors a batch has. Compare it with the share that each entry would have if all were used alike.",

@@ -42,7 +42,6 @@ NAMES = Exercise(
     difficulty=1,
     importance=2,
     minutes=6,
-    points=2,
     looks="For a feed-forward weight one name an expert; for any other weight a list with its own name.",
     hints=(
         "In the mixture layers.0.mlp.up_proj.weight is layers.0.mlp.experts.0.up_proj.weight, and so on for each expert.",
@@ -106,7 +105,6 @@ USAGE = Exercise(
     difficulty=2,
     importance=2,
     minutes=10,
-    points=3,
     looks="A table (kinds, experts) whose rows add up to 1; a row of zeros for a kind that does not occur.",
     hints=(
         "Count first: how many positions of kind i go to expert e?",
@@ -158,7 +156,6 @@ AT_SECONDS = Exercise(
     difficulty=1,
     importance=3,
     minutes=6,
-    points=2,
     looks="One number between the two measurements around the moment.",
     hints=(
         "The curve is given at the moments `seconds`. Which two lie around the one wanted?",

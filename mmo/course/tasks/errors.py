@@ -69,7 +69,6 @@ WORD_ERRORS = Exercise(
     difficulty=2,
     importance=3,
     minutes=15,
-    points=4,
     looks="The least number of words to insert, delete or replace; 0 where all is heard, len(wanted) where nothing is.",
     hints=(
         "Fill a table: row i, column j holds the errors between the first i wanted and the first j heard words. Its edges are 0, 1, 2, …",
@@ -138,7 +137,6 @@ BEGINS = Exercise(
     difficulty=1,
     importance=3,
     minutes=5,
-    points=2,
     looks="One whole number: the place of the first token that is spoken; `first` where nothing is thought before.",
     hints=(
         "Two things may stand in front of what is spoken: nothing, or a block. How do you see that there is one, and which token is the first behind it?",
@@ -188,7 +186,6 @@ COST = Exercise(
     difficulty=2,
     importance=2,
     minutes=8,
-    points=3,
     looks="6 for each weight where all learns (4 in the first part); about 4 where only the first part does; about 2 where only the last does.",
     hints=(
         "Forward, each weight multiplies and adds once a position: two operations, whether it learns or not.",
@@ -240,7 +237,6 @@ LABELS = Exercise(
     difficulty=1,
     importance=3,
     minutes=6,
-    points=2,
     looks="Two rows that sum to 1: in text the shares are nearly those of the rows, in sound they are not.",
     hints=(
         "In a thousand rows: how many of each source, and how many labels do these bring?",

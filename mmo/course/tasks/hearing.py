@@ -70,7 +70,6 @@ WINDOWS = Exercise(
     difficulty=2,
     importance=2,
     minutes=10,
-    points=3,
     looks="One row a window; each row rises from its edges, and holds only whole windows of the sound.",
     hints=(
         "wave.unfold(0, size, hop) cuts whole windows only: (T, size). Scale before or after, it is the same.",
@@ -151,7 +150,6 @@ MEL_BANK = Exercise(
     difficulty=3,
     importance=2,
     minutes=14,
-    points=4,
     looks="A fan of triangles: narrow for low tones, wide for high ones, each reaching 1 at most and overlapping its neighbours by half.",
     hints=(
         "Turn everything into mel first: the frequency of each bin, and the two ends, low and rate / 2. On the mel scale all triangles have the same width.",
@@ -232,7 +230,6 @@ STACK = Exercise(
     difficulty=2,
     importance=3,
     minutes=10,
-    points=3,
     looks="A sixth of the rows, each seven times as long; neighbouring rows share one frame, and the first frame stands there four times.",
     hints=(
         "Row n is about frame n * stride. Which frames stand left and right of it, so that width of them are there in all?",
@@ -274,7 +271,6 @@ NORMALISE = Exercise(
     difficulty=1,
     importance=2,
     minutes=5,
-    points=2,
     looks="Numbers around 0, mostly between -3 and 3; what you were given stays as it was.",
     hints=(
         "The file holds what is to be added, and what is to be multiplied by: no minus and no division is left to do.",
@@ -320,7 +316,6 @@ COLLAPSE = Exercise(
     difficulty=1,
     importance=3,
     minutes=8,
-    points=3,
     looks="A list of whole numbers, shorter than what went in; a token may stand twice in a row only where a blank was between.",
     hints=(
         "Say it aloud: 'two two blank two' is two twos, 'two two' is one. Which must be done first, merging or dropping?",

@@ -28,7 +28,6 @@ PARAMETERS = Exercise(
     difficulty=1,
     importance=2,
     minutes=6,
-    points=2,
     looks="Two whole numbers. With one expert both are the same, but for the router they are the dense layer's.",
     hints=(
         "A SwiGLU has three matrices, each of width times inner numbers and without a bias.",
@@ -91,7 +90,6 @@ ROUTE = Exercise(
     difficulty=2,
     importance=3,
     minutes=10,
-    points=3,
     looks="For each position top_k gates and top_k expert numbers, the best first; renormalised gates add up to 1.",
     hints=(
         "A score for every expert: F.linear(x, router), then softmax over the experts, the last dimension.",
@@ -157,7 +155,6 @@ DISPATCH = Exercise(
     difficulty=3,
     importance=3,
     minutes=15,
-    points=4,
     looks="(N, D) as x, in the order of x: row n is experts[chosen[n]] applied to x[n].",
     hints=(
         "order = chosen.argsort(stable=True) puts the positions of expert 0 first, then those of expert 1, ...",
@@ -207,7 +204,6 @@ BALANCE = Exercise(
     difficulty=2,
     importance=3,
     minutes=10,
-    points=3,
     looks="One number: top_k where all experts are used and scored alike, E where everything goes to one.",
     hints=(
         "Two numbers an expert: how often it was chosen a position (its load), and its mean score over all positions.",

@@ -66,7 +66,6 @@ PROJECTOR = Exercise(
     difficulty=1,
     importance=3,
     minutes=8,
-    points=3,
     looks="The same shape but for its last axis, which is as wide as the stream.",
     hints=(
         "Four steps: a norm over each vector by itself, a matrix with a bias, a bend, a matrix with a bias.",
@@ -113,7 +112,6 @@ PARAMETERS = Exercise(
     difficulty=1,
     importance=2,
     minutes=5,
-    points=2,
     looks="One whole number.",
     hints=(
         "Go through the four steps: which of them learn anything, and what shape has it?",
@@ -190,7 +188,6 @@ RUNS = Exercise(
     difficulty=2,
     importance=2,
     minutes=12,
-    points=3,
     looks="Two grids: -1 where there is no placeholder; else the run's number, and in the other grid 0, 1, 2 … along each run.",
     hints=(
         "A run begins where a placeholder stands and none stood before. Mark these places first.",
@@ -272,7 +269,6 @@ PLACE = Exercise(
     difficulty=3,
     importance=3,
     minutes=15,
-    points=4,
     looks="The stream as it was, but for stretches where the features stand; what has no feature keeps its embedding.",
     hints=(
         "runs(ids, placeholder) says for each position which run and which place in it. Which of them have a feature? Those with run < R and place < the length that is valid.",

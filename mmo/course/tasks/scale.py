@@ -30,7 +30,6 @@ SHARD = Exercise(
     difficulty=1,
     importance=3,
     minutes=8,
-    points=3,
     looks="Lists of equal length for all ranks, no number twice; the numbers of one step are neighbours.",
     hints=(
         "Deal the batches like cards: the first to rank 0, the next to rank 1, and round again.",
@@ -77,7 +76,6 @@ AVERAGE = Exercise(
     difficulty=1,
     importance=2,
     minutes=6,
-    points=2,
     looks="One tensor of the gradient's shape, the same for all ranks.",
     hints=(
         "A rank whose batch never used this parameter has no gradient. What has it to say about it?",
@@ -121,7 +119,6 @@ DENOMINATOR = Exercise(
     difficulty=2,
     importance=3,
     minutes=12,
-    points=4,
     looks="A loss of the shape of own_sum; averaged over the ranks it is the mean over all labels. Zero, not nan, where there is no label.",
     hints=(
         "Write the mean over all labels as a sum over ranks. What is one rank's part of it?",
@@ -168,7 +165,6 @@ SPEEDUP = Exercise(
     difficulty=2,
     importance=2,
     minutes=10,
-    points=3,
     looks="A number between 0 and the number of cards; exactly 1 for one card.",
     hints=(
         "Time of one card over time of all cards. What are the two parts of the time of all?",

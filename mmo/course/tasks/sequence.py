@@ -66,7 +66,6 @@ DELAY = Exercise(
     difficulty=1,
     importance=3,
     minutes=8,
-    points=3,
     looks="A staircase: codebook k begins k positions later than codebook 0, and each row ends with its stop sign.",
     hints=(
         "Draw it for 3 codebooks and 4 frames: how many columns does the last codebook need, its stop included?",
@@ -141,7 +140,6 @@ UNDELAY = Exercise(
     difficulty=2,
     importance=3,
     minutes=10,
-    points=3,
     looks="Whole frames only, in upright columns; nothing from the first frame on in which any codebook has stopped.",
     hints=(
         "Of L positions, how many frames have all their codes? Try L = 1, L = Q - 1, L = Q.",
@@ -231,7 +229,6 @@ LABELS = Exercise(
     difficulty=2,
     importance=3,
     minutes=12,
-    points=4,
     looks="-100 nearly everywhere; in the text a short run of labels, in the codes a slanted band that ends in stops.",
     hints=(
         "Lay the labels out unshifted first: each stands where its token or code stands. Shift at the very end.",
@@ -310,7 +307,6 @@ PADDING = Exercise(
     difficulty=2,
     importance=2,
     minutes=10,
-    points=2,
     looks="One whole number, a little above the sum of the lengths.",
     hints=(
         "Rows of like length should share a batch. Which order brings them together?",

@@ -61,7 +61,6 @@ CTC_LOSS = Exercise(
     difficulty=3,
     importance=3,
     minutes=20,
-    points=5,
     looks="One number, the same as torch's own, and the same gradients.",
     hints=(
         "Put a blank before, between and behind the words: blank w blank w blank, 2 U + 1 states. alpha[s] is the log-probability of all ways to be in state s after n frames.",
@@ -109,7 +108,6 @@ GREEDY = Exercise(
     difficulty=1,
     importance=3,
     minutes=6,
-    points=2,
     looks="A short list of word ids: one for each burst, none for blanks.",
     hints=(
         "One id a frame first: the likeliest. Most of them are the blank, 0.",
@@ -173,7 +171,6 @@ HIDE = Exercise(
     difficulty=1,
     importance=2,
     minutes=6,
-    points=2,
     looks="The spectrogram with flat bars across and flat bars down; everything else as it was.",
     hints=(
         "Work on frames.clone(). A band hides some mel bins in all frames, a gap hides all bins of some frames.",

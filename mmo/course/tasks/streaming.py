@@ -89,7 +89,6 @@ CONV = Exercise(
     difficulty=1,
     importance=3,
     minutes=8,
-    points=3,
     looks="Pieces joined are the whole; what is kept is the end of what has been read so far, always of the same length.",
     hints=(
         "The first output of this piece needs inputs that came with earlier pieces. They are in `previous`: put them in front.",
@@ -184,7 +183,6 @@ OVERLAP = Exercise(
     difficulty=2,
     importance=3,
     minutes=12,
-    points=4,
     looks="T inputs give exactly T times stride outputs; K - stride sums that later inputs will still add to are kept.",
     hints=(
         "One input is spread over K outputs, and the next input's spread begins stride further. Draw two of them for K = 4, stride = 2: which outputs are finished?",
@@ -292,7 +290,6 @@ CHOOSE = Exercise(
     difficulty=2,
     importance=3,
     minutes=12,
-    points=4,
     looks="One id a row: always the best one at temperature 0, rarely a poor one when it is cold, never one outside the top_k.",
     hints=(
         "Temperature 0 is argmax. Else: which top_k logits are the largest (0: all)? torch.topk gives values and ids, best first.",
@@ -394,7 +391,6 @@ STRAIGHTEN = Exercise(
     difficulty=2,
     importance=3,
     minutes=10,
-    points=3,
     looks="None until Q steps are there, then one whole frame a step; never more than Q - 1 steps are held.",
     hints=(
         "Codebook k of frame f comes at step f + k. When codebook Q - 1 of frame f arrives, how many steps ago did codebook 0 of that frame come?",
@@ -480,7 +476,6 @@ STOPPING = Exercise(
     difficulty=3,
     importance=3,
     minutes=14,
-    points=4,
     looks="Pads on the left below the diagonal; after codebook 0's stop the stops run down a diagonal too, and pads follow.",
     hints=(
         "At step s codebook k is at frame s - 1 - k. Write that as a tensor (Q,): torch.arange helps.",

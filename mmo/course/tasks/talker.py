@@ -80,7 +80,6 @@ EMBED = Exercise(
     difficulty=2,
     importance=3,
     minutes=10,
-    points=3,
     looks="One vector a position, whatever the number of codebooks; the same code in another codebook gives another vector.",
     hints=(
         "For one codebook: look the code up in the shared table, look it up in the codebook's own small table, bring that to the full width, add.",
@@ -136,7 +135,6 @@ HEADS = Exercise(
     difficulty=2,
     importance=3,
     minutes=8,
-    points=3,
     looks="For each position Q rows of A logits: (B, T, Q, A).",
     hints=(
         "It is the embedding read backwards: a shared part, and for each codebook a narrow way down to R numbers and up to A.",
@@ -180,7 +178,6 @@ COUNT = Exercise(
     difficulty=1,
     importance=2,
     minutes=6,
-    points=2,
     looks="Two whole numbers. With the full-size model's the first is a little more than half of the second.",
     hints=(
         "A shared table has A * D weights, and so has a shared head. Neither has a bias.",
@@ -284,7 +281,6 @@ INPUT = Exercise(
     difficulty=2,
     importance=3,
     minutes=10,
-    points=3,
     looks="One vector a position, the shape of the embedded codes. Changing the voice changes the position of the speaker sign and no other.",
     hints=(
         "Three steps: put the voice in its place among the embedded codes; project both sides; add them with their scales.",
@@ -356,7 +352,6 @@ LOSS = Exercise(
     difficulty=3,
     importance=3,
     minutes=12,
-    points=4,
     looks="One number. With all weights 1 and no stop among the labels it is the mean over codebooks of the usual cross-entropy.",
     hints=(
         "In three steps: a cross-entropy for every place, (Q, N); a sum and a count for every codebook, (Q,); one number.",

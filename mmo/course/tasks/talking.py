@@ -70,7 +70,6 @@ WAITS = Exercise(
     difficulty=2,
     importance=3,
     minutes=8,
-    points=3,
     looks="One number a piece, in the unit of the times: 0 where it follows without a gap, and always 0 for the first.",
     hints=(
         "Keep one number while you go through the pieces: the moment from which the player is free.",
@@ -123,7 +122,6 @@ IN_PLAY = Exercise(
     difficulty=2,
     importance=3,
     minutes=8,
-    points=3,
     looks="Near 1 where it is cold, the number of codes where all are equally likely; in between, the warmer the more.",
     hints=(
         "Divide the logits by the temperature, then softmax: shares of chance. How spread out they are is their entropy, H = -Σ p log p.",
@@ -185,7 +183,6 @@ LIKENESS = Exercise(
     difficulty=1,
     importance=2,
     minutes=6,
-    points=2,
     looks="One number a voice, 1 for the voice itself, below 0 for one that lies on the other side of the mean.",
     hints=(
         "All speech looks much alike: loud below, faint above. What tells voices apart is what differs from the mean of the portraits.",

@@ -41,7 +41,6 @@ RMS_NORM = Exercise(
     difficulty=1,
     importance=2,
     minutes=6,
-    points=2,
     looks="The same shape; with weight 1 the mean square of each vector is 1, however large it was.",
     hints=(
         "Each vector along the last dimension is divided by its own root mean square; nothing is subtracted.",
@@ -96,7 +95,6 @@ ROTATE = Exercise(
     difficulty=2,
     importance=3,
     minutes=10,
-    points=3,
     looks="The same shape and the same lengths of vectors; position 0 is not turned at all.",
     hints=(
         "A head of E numbers is E/2 points in a plane. Here point i is (x_i, x_(i + E/2)): one number from each half.",
@@ -131,7 +129,6 @@ REPEAT = Exercise(
     difficulty=1,
     importance=2,
     minutes=5,
-    points=2,
     looks="Twice the heads: 0 0 1 1 2 2 ...",
     hints=(
         "Query heads 0 and 1 share key head 0, heads 2 and 3 share key head 1, and so on. Write the list of key heads down.",
@@ -185,7 +182,6 @@ SEEN = Exercise(
     difficulty=2,
     importance=3,
     minutes=10,
-    points=3,
     looks="A triangle, and to its left a full rectangle as wide as the cache.",
     hints=(
         "Without a cache it is the lower triangle, the diagonal included: a position sees itself.",
@@ -227,7 +223,6 @@ SWIGLU = Exercise(
     difficulty=1,
     importance=2,
     minutes=6,
-    points=2,
     looks="The same shape as x: up to the inner width and back.",
     hints=(
         "Three matrices: two lead up side by side, one leads back. F.linear(x, gate) multiplies by a weight of shape (out, in).",
@@ -264,7 +259,6 @@ NEXT = Exercise(
     difficulty=1,
     importance=3,
     minutes=5,
-    points=2,
     looks="One whole number: the id of the token that the model holds most likely.",
     hints=(
         "Which position knows the whole text so far?",

@@ -43,7 +43,6 @@ LIE = Exercise(
     difficulty=1,
     importance=3,
     minutes=6,
-    points=2,
     looks="The same codes, but for some columns of the answer that are wholly of the other tensor; the prompt untouched.",
     hints=(
         "A position lies or does not, in all its codebooks together: one draw a position, not one a code.",
@@ -109,7 +108,6 @@ RATE = Exercise(
     difficulty=1,
     importance=2,
     minutes=8,
-    points=3,
     looks="A steep rise to 1 over the warm-up, then a straight line down to `final` at the last step.",
     hints=(
         "Two parts: while step < warmup the factor rises, afterwards it falls.",
@@ -154,7 +152,6 @@ AVERAGE = Exercise(
     difficulty=1,
     importance=2,
     minutes=6,
-    points=2,
     looks="Close to the new weights at first, close to the old average later.",
     hints=(
         "keep · old + (1 − keep) · new: the average keeps most of itself.",
@@ -237,7 +234,6 @@ EVEN = Exercise(
     difficulty=2,
     importance=2,
     minutes=10,
-    points=3,
     looks="A matrix of the same shape whose singular values lie between about 0.7 and 1.2; only what was fainter than a hundredth of the whole stays below.",
     hints=(
         "Write X as U S Vᵀ, and multiply X Xᵀ X out: what is left of the U and V in the middle, and what became of S?",
@@ -279,7 +275,6 @@ BEGIN = Exercise(
     difficulty=2,
     importance=2,
     minutes=8,
-    points=3,
     looks="A little above ln(entries): the shorter the answers, the more.",
     hints=(
         "What does one position cost when each of the entries has the chance 1 / entries?",

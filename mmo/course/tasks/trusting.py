@@ -78,7 +78,6 @@ INTERVAL = Exercise(
     difficulty=2,
     importance=3,
     minutes=10,
-    points=3,
     looks="Two numbers around the share: wide for ten items, narrower for a hundred.",
     hints=(
         "Each row of `drawn` is another examination that might have happened: the same items, drawn with replacement.",
@@ -129,7 +128,6 @@ CHANGE = Exercise(
     difficulty=2,
     importance=3,
     minutes=8,
-    points=3,
     looks="Two numbers around the difference of the two shares; both 0 where nothing changed.",
     hints=(
         "The same questions were asked before and after. Which part of the swing do both shares have in common?",
@@ -169,7 +167,6 @@ BLIND = Exercise(
     difficulty=1,
     importance=2,
     minutes=5,
-    points=2,
     looks="A share between 0 and 1: what a model gets that has never opened its eyes.",
     hints=(
         "Without a picture the best answer is always the same one. Which?",
@@ -230,7 +227,6 @@ TOLD = Exercise(
     difficulty=1,
     importance=2,
     minutes=6,
-    points=2,
     looks="As many words as before; told twice over, the caption is what it was.",
     hints=(
         "Find the word that says where. What stands in front of it is one thing, what stands behind it is the other.",

@@ -76,7 +76,6 @@ PATCHIFY = Exercise(
     difficulty=2,
     importance=3,
     minutes=10,
-    points=3,
     looks="One row a patch, in reading order; in a row one channel's pixels after the other's.",
     hints=(
         "Split each side in two axes first: picture.view(C, S // size, size, S // size, size). Which axis counts patches, which counts pixels?",
@@ -119,7 +118,6 @@ EMBED = Exercise(
     difficulty=1,
     importance=3,
     minutes=8,
-    points=2,
     looks="One feature vector a patch: a matrix product, a bias, and a vector that belongs to the place.",
     hints=(
         "A filter looks at one patch and gives one number. Laid flat, patch and filter have the same length: what is that number?",
@@ -172,7 +170,6 @@ ATTENTION = Exercise(
     difficulty=2,
     importance=3,
     minutes=12,
-    points=3,
     looks="Two results: a square matrix whose every row sums to 1, and one mixed vector a patch.",
     hints=(
         "Patch i asks with q[i]; patch j answers with k[j]. Their dot product is high where the answer fits. All pairs at once are one product.",
@@ -230,7 +227,6 @@ SIGMOID_LOSS = Exercise(
     difficulty=3,
     importance=3,
     minutes=12,
-    points=4,
     looks="One number: small where the true pairs score high and all the others low.",
     hints=(
         "Every pair of a picture and a caption is a question of its own: do they belong together, yes or no?",
@@ -294,7 +290,6 @@ PROBE = Exercise(
     difficulty=2,
     importance=2,
     minutes=10,
-    points=3,
     looks="A matrix of one column a class; features times matrix is highest at the class that is there.",
     hints=(
         "Least squares with one target column a class: 1 where the picture is of that class, 0 elsewhere. F.one_hot makes the targets.",

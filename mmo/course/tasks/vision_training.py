@@ -41,7 +41,6 @@ SWAPS = Exercise(
     difficulty=1,
     importance=3,
     minutes=8,
-    points=3,
     looks="A sorted list of 2 + 8 + 8 things: the other sizes, the other colours, the other shapes.",
     hints=(
         "Go through every thing there is (three loops) and keep some. By how many attributes may a kept one differ?",
@@ -97,7 +96,6 @@ TOGETHER = Exercise(
     difficulty=1,
     importance=3,
     minutes=6,
-    points=2,
     looks="A diagonal, and a few more: a caption is true of every picture that shows what it says.",
     hints=(
         "The batch's own pairs lie on the diagonal. But two pictures of a batch may show the same. What is then true?",
@@ -154,7 +152,6 @@ RECALL = Exercise(
     difficulty=1,
     importance=2,
     minutes=8,
-    points=3,
     looks="Two shares between 0 and 1. They need not be equal.",
     hints=(
         "likeness = pictures @ captions.T is (N, N): a row for each picture, a column for each caption. Where are the right pairs in it?",

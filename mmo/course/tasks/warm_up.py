@@ -51,7 +51,6 @@ FRAMES = Exercise(
     difficulty=1,
     importance=2,
     minutes=4,
-    points=1,
     looks="A grid: the first row is the first `size` samples; zeros only at the end of the last row.",
     hints=(
         "How many samples are missing in the last frame? With 10 samples and frames of 4 it is 2; with 12 it is 0.",
@@ -125,7 +124,6 @@ LOSS = Exercise(
     difficulty=1,
     importance=3,
     minutes=5,
-    points=2,
     looks="One number, above 0; for logits that are all alike it is ln V.",
     hints=(
         "Cross-entropy is −log p of the right answer. `logits.log_softmax(dim=…)` gives log p: along which dimension do the probabilities add up to 1?",
