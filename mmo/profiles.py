@@ -161,7 +161,7 @@ TINY_T2A, TINY_A2A = ("t2a-train.parquet",), ("a2a-train.parquet",)
 TINY_STAGES = {
     "t2a": (
         StageConfig(
-            "t2a", TINY_T2A, 1.2e-3, steps=2100, warmup_steps=60, schedule="linear", final_rate=0.02,
+            "t2a", TINY_T2A, 1.2e-3, steps=2300, warmup_steps=60, schedule="linear", final_rate=0.02,
             draws=TINY_DRAWS, **TINY_ROWS, **TINY_VOICE,
         ),
     ),
