@@ -171,7 +171,7 @@ reveal("13.steps", steps, f"steps, counted; one for the answer's first word and 
 # Read the pictures from left to right. Above each, the text comes, a token a step. The short answer is written to its end before its first frame is whole; while the long one is still being written, its first words are heard. Below, each black mark is a piece of sound that is ready, and
 # the broad bar is the time in which it is all played. Where the marks are done before the bar is, it makes speech faster than it speaks. And the bar begins at the first mark: it did not wait for the rest.
 #
-# ## Exercise: where does the player stand still?
+# ## Exercise: where the player stands still
 #
 # *Exercise 13.waits · difficulty ●●○ · importance ●●● · 8 minutes · 3 points · stuck? `hint("13.waits")`*
 #
@@ -232,7 +232,8 @@ if pieces:
     display(picture)
     print("\n".join(told))
 still = next((factor for factor in np.arange(0.05, 3, 0.01) if any(waits(slowed(factor), lengths, 0.0))), None) if pieces else None
-reveal("13.slower", "no sound at all" if still is None else round(float(still), 2), "and above: there it stands still")
+begins = "never" if still is None else round(float(still), 2)
+reveal("13.slower", begins if pieces else "no sound at all", "" if still is None else "and above: there it stands still")
 
 # %% [markdown]
 # The first pieces are single frames, so that you hear something soon, and 80 ms are little to live on while the next piece, of two frames, is made. Later there is more in store. So a mean below 1 is needed and is not enough. A player that holds back a little pays once, before it

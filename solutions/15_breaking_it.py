@@ -468,7 +468,7 @@ found = exponent(torch.tensor(list(weights_of)), torch.tensor(list(weights_of.va
 print(f"the Talker's weights grow with its width to the power of {found:.2f}: twice as wide is {2**found:.1f} times as many")
 
 # %% [markdown]
-# ## Exercise: how much has it taken in?
+# ## Exercise: how much it has taken in
 #
 # *Exercise 15.bits · difficulty ●●○ · importance ●●○ · 8 minutes · 2 points · stuck? `hint("15.bits")`*
 #

@@ -259,7 +259,7 @@ def bits_cases() -> Sequence[Case]:
 
 BITS = Exercise(
     id="15.bits",
-    title="How much has it taken in?",
+    title="How much it has taken in",
     difficulty=2,
     importance=2,
     minutes=8,
@@ -270,7 +270,7 @@ BITS = Exercise(
         "Add up counts * (math.log2(entries) - losses / math.log(2)) over the codebooks, and give a float.",
     ),
     reference=bits,
-    package_name="torch.nn.functional.cross_entropy, in bits against an even guess",
+    package_name="torch.nn.functional.cross_entropy (in bits, against an even guess)",
     cases=bits_cases,
     bugs=(
         Bug("That is what is saved in nats. Divide by ln 2: a bit is a choice between two.",

@@ -66,7 +66,7 @@ def waits_of_a_player_with_its_own_length(ready: list[float], lengths: list[floa
 
 WAITS = Exercise(
     id="13.waits",
-    title="Where does the player stand still?",
+    title="Where the player stands still",
     difficulty=2,
     importance=3,
     minutes=8,
