@@ -912,6 +912,8 @@ def train(
         if group.first:
             write_result(result, run_dir / "log" / f"{stage}.result.json", device)
         say(str(result))
+        del run  # weights, averages, moments: what comes next in a notebook wants the room
+        memory.give_back(device)
         return result
 
 

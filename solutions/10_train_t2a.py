@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 10 · Train T2A: text in, speech out
 #
-# *Takes 100 minutes (tiny) · runs in 779 s on 2 cores (tiny) · builds on 05, 07 · 5 exercises, 13 points*
+# *Takes 100 minutes (tiny) · runs in 713 s on 2 cores (tiny) · builds on 05, 07 · 5 exercises, 13 points*
 #
 # **At the end** you have a model of five million weights that writes an answer and reads it aloud, in two voices, in sentences it
 # never heard. It begins this notebook mute: its Thinker knows the world's text, its Talker is random.
@@ -268,7 +268,7 @@ print(f"five rounds multiply a faint direction by up to 3.4445 ** 5 = {3.4445**5
 display(compare_curves(loud, evened, "direction, loudest first", "singular value", "Singular values of one matrix's mean gradient, and of the step that is made of it.", titles=("mean gradient", "Muon's step")))
 
 # %% [markdown]
-# Before, a few directions were nearly all of it. Afterwards most of them count, and the very faintest, which are noise, still do not. One rate then fits all directions of all these matrices. Embeddings, heads and vectors are no maps of features: they stay with AdamW (`mmo.optimiser.is_hidden_matrix`).
+# Before, one or a few directions were nearly all of it. Afterwards the next ones count as much as the first, and many more count at all; the very faintest, which are noise, still do not. One rate then fits all directions of all these matrices. Embeddings, heads and vectors are no maps of features: they stay with AdamW (`mmo.optimiser.is_hidden_matrix`).
 #
 # ## Train
 #

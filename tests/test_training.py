@@ -1,5 +1,6 @@
 """Training: a run that was killed goes on as if it had not been, and what is not finite changes nothing."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -70,6 +71,19 @@ def test_three_stages_make_one_set_of_weights(profile, tmp_path):
     assert torch.equal(spoken["vision_proj.mlp.1.weight"], heard["vision_proj.mlp.1.weight"])
     assert not torch.equal(spoken["audio_proj.mlp.1.weight"], heard["audio_proj.mlp.1.weight"])
     assert not torch.equal(heard["vision_proj.mlp.1.weight"], seen["vision_proj.mlp.1.weight"])
+
+
+def test_what_a_training_held_is_let_go(profile, tmp_path, monkeypatch):
+    """A notebook goes on in the same process: a mixture's weights, moments and averages are gigabytes there."""
+
+    def alive():
+        gc.collect()
+        return sum(type(each) in (Stepper, StageRun) for each in gc.get_objects())
+
+    before, then = alive(), []
+    monkeypatch.setattr("mmo.memory.give_back", lambda device: then.append(alive()))
+    run(profile, "t2a", tmp_path / "run")
+    assert then and then[-1] == before, "held while freed memory was given back, or not given back at all"
 
 
 def test_losses_fall(profile, tmp_path):
