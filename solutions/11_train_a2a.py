@@ -18,7 +18,7 @@
 # **You need** notebook 10's model (or the shipped one); that a *projector* is two linear layers from the encoder's width to the Thinker's.
 #
 # **The claim.** Hearing needs no new model: features of a frozen speech encoder, put through two linear layers, can stand in the
-# text where words would stand. But what the frozen encoder mishears, nothing behind it can bring back.
+# text where words would stand. But what is not in the frozen encoder's features, nothing behind it can bring back.
 
 # %% tags=["parameters"]
 profile = "tiny"
@@ -404,8 +404,8 @@ quiz("11")
 # ## Summary
 #
 # - The projector is a dictionary from sounds to the Thinker's own language, and it is learnt against two frozen sides first.
-# - It can only be as good as the frozen encoder; the encoder's own transcript, read as text, tells how good that is.
-# - What the Thinker can do with words it can do with what it hears, once it has written it down.
+# - It can only be as good as the frozen encoder's features; the encoder's own transcript, read as text, tells roughly how good they are.
+# - Most of what the Thinker can do with words it can do with what it hears, once it has written it down rightly.
 # - What is not rehearsed may be forgotten; a little text in each batch keeps it, and a count before and after says whether it did.
 #
 # **Often mistaken.** *"The Thinker gets the words."* It gets a vector every 60 ms; words stand only where it has written them itself. *"The audio loss trains hearing."* It trains speaking; hearing is learnt from the text loss.

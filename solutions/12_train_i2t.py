@@ -314,7 +314,7 @@ for stage, row in marks.items():
 #
 # *Exercise 12.change · difficulty ●●○ · importance ●●● · 8 minutes · 3 points · stuck? `hint("12.change")`*
 #
-# A few percent less: forgotten, or luck with forty questions? The *same* questions were asked each time, and a hard one is hard before and after. So draw questions, not answers: the interval of the difference, item by item.
+# A few percent more or less: learnt, forgotten, or luck with forty questions? The *same* questions were asked each time, and a hard one is hard before and after. So draw questions, not answers: the interval of the difference, item by item.
 
 # %%
 @exercise("12.change")
@@ -378,7 +378,7 @@ quiz("12")
 # - A share of hits means little without its interval, and nothing without its control.
 # - What is rehearsed can stay. Whether it did is counted, question by question.
 #
-# **Often mistaken.** *"It saw the caption's words in the picture."* It saw 64 vectors; words are its own. *"A wrong word means bad eyes."* It may have seen all, and told it from the other thing.
+# **Often mistaken.** *"It saw the caption's words in the picture."* It saw 64 vectors; words are its own. *"A wrong word means bad eyes."* It may have seen all, and told it from the other thing; whether it did can be counted.
 #
 # **To try.** Cover half of the patches with zeros. Ask "What colour is the circle?" of a picture with a circle, and of one without. Next: [notebook 13](13_talk_to_it.ipynb).
 #
