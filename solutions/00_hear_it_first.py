@@ -122,7 +122,7 @@ if answer.first_audio_ms is not None:
 # ## Ask it aloud
 #
 # Now the question is a recording, in a voice that was never heard in training. Nobody chose the questions: they stand at even distances in the file of
-# test questions. Where an answer is wrong, the right one stands beside it. Expect some: a voice never heard is hard for a model of this size.
+# test questions. Where an answer is wrong, the right one stands beside it. Over the whole file there are some, even if none of these few is: a voice never heard is hard for a model of this size.
 
 # %%
 asked = [item for item in read_items(settings.data_dir / "a2a-test.parquet", model.config) if item.tier == "sentence"]

@@ -516,7 +516,7 @@ display(picture)
 
 # %% [markdown]
 # Where a word meets itself, or one that asks for the same ("add" and "plus"), the projector has become a dictionary, though nobody ever showed it a pair: it was only asked that the right *answer* follow. Where it has not, it need not be at fault. The answer may
-# not depend on that word ("and"). Or the vector acts on the Thinker's first blocks without resembling any word: there is room for such vectors between the rows of the table.
+# not depend on that word. Or the vector acts on the Thinker's first blocks without resembling any word: there is room for such vectors between the rows of the table.
 #
 # ## The same for pictures
 #

@@ -733,7 +733,7 @@ display(picture)
 # ## What a step costs, and how it gets shorter
 #
 # A single position meets every weight once: two operations for each weight that is read. A processor computes far faster than it reads, so a step cannot be shorter than **reading the weights** takes, their bytes over the
-# memory's bandwidth. On top come the **calls**: a couple of thousand small operations, each with some microseconds of Python and bookkeeping. `tiny` is all calls, `mini` mostly bytes.
+# memory's bandwidth. On top come the **calls**: a great many small operations, each with some microseconds of Python and bookkeeping. `tiny` is all calls, `mini` mostly bytes.
 #
 # | what is done | which of the two | where |
 # |---|---|---|

@@ -189,7 +189,7 @@ for name in ("recorded", "all 8 true", "the Talker's"):
 #
 # A bar may be shorter than the one above it. Often that is chance. It can also be real: the Talker goes on best from codes that it would have chosen itself, and a true one may be a code that it did not expect.
 #
-# Mind the whiskers. A dozen sentences tell apart what differs by much, and nothing else. The report of `mmo evaluate` takes hundreds.
+# Mind the whiskers. So few sentences tell apart what differs by much, and nothing else. The report of `mmo evaluate` takes hundreds.
 #
 # **Not to be confused.** "The codec is good, I heard it" is said of music and of long speech. What counts here is the words. A codec may sound
 # pleasant and swallow a consonant.

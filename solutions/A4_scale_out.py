@@ -271,7 +271,7 @@ reveal("A4.mistake", round(naive / max(exact, 1e-12)), "times as far")
 #
 # How do eight cards add up their gradients? Not through one of them: its line would carry all the traffic. In a **ring** each card sends to its neighbour only. The gradients are cut into $N$ parts. In
 # $N - 1$ rounds each card passes on a part and adds its own, until every part has been summed up somewhere; in $N - 1$ more rounds the sums go round. Every card sends
-# $2 \frac{N-1}{N} P$ bytes, hardly more for eight cards than for two.
+# $2 \frac{N-1}{N} P$ bytes, less than $2P$ however many cards there are.
 
 # %%
 def ring(cards: int) -> list[np.ndarray]:

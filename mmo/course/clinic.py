@@ -801,15 +801,15 @@ PATIENTS = (
     ),
     Patient(
         id="15.colours",
-        complaint="It sees shapes, sizes and places, and is sure about them. It is wrong about some colours, always in the same way, and right about others.",
+        complaint="It speaks of shapes, sizes and places as surely as ever, though it is not always right about them any more. It is wrong about some colours nearly every time, and right about others.",
         run=describe_pictures, place="mmo.vision_encoder.open_picture", broken=open_picture_as_opencv_does,
         choices=(
             Choice("The picture's channels are in the order blue, green, red.",
-                   "Red and blue change places, and so do orange and some blue; green, black and white are what they were. That is an exchange of channels, nothing else does it."),
+                   "Red and blue are taken for something else, red often for blue; colours with as much red as blue, white and black among them, are what they were. That is an exchange of channels, nothing else does it."),
             Choice("The pictures are in grey.",
                    "Then no colour would be left to be sure of, green neither."),
             Choice("The patches are in the wrong order.",
-                   "Then the places would suffer: above and below, left and right. They are right."),
+                   "Then the places would suffer first, above and below, left and right, and the colours would stay."),
             Choice("The vision encoder never learnt its colours.",
                    "In the healthy run, with the same encoder, they are right."),
         ),
