@@ -642,13 +642,14 @@ def test_a_marker_without_its_partner_is_an_error(repository):
         build.build(repository)
 
 
+def executed(cells):
+    """Let the exercise's cell look as if it had been run."""
+    exercise_cell(cells).execution_count = 7
+
+
 def test_outputs_stay_until_code_changes(repository):
     solution, source = (repository / "solutions" / f"07_sequence_and_delay.{end}" for end in ("ipynb", "py"))
-
-    def run(cells):
-        exercise_cell(cells).execution_count = 7
-
-    edit(solution, run)
+    edit(solution, executed)
     source.write_text(source.read_text().replace("**At the end** you", "**At the end** you too"))
     build.build(repository)
     assert exercise_cell(nbformat.read(solution, 4).cells).execution_count == 7
@@ -660,11 +661,7 @@ def test_outputs_stay_until_code_changes(repository):
 def test_slide_types_go_into_both_editions_and_outputs_stay(repository):
     """What a cell is among slides is no code: nothing has to be executed again for it."""
     solution, source = (repository / "solutions" / f"07_sequence_and_delay.{end}" for end in ("ipynb", "py"))
-
-    def run(cells):
-        exercise_cell(cells).execution_count = 7
-
-    edit(solution, run)
+    edit(solution, executed)
     source.write_text(source.read_text().replace('# %%\n@exercise("07.delay")', '# %% slideshow={"slide_type": "subslide"}\n@exercise("07.delay")'))
     assert "differs from what" in "\n".join(build.problems(repository))
     build.build(repository)

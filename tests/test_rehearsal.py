@@ -214,7 +214,7 @@ def test_the_examination_asks_rows_that_were_set_aside(chosen, capsys):
 
 def test_without_a_judge_nobody_listens_and_it_is_said(chosen, capsys):
     """`mmo fetch --profile mini --stage t2a` brings none, and notebook 10 goes on."""
-    assert not chosen.judge_dir.exists()
+    chosen = replace(chosen, judge_dir=chosen.judge_dir / "not fetched")
     said = Answer("", [], torch.zeros(8, 1, dtype=torch.long), True, True, np.zeros(1920, np.float32))
     assert Exam(chosen, EXAMS["rehearse"], stages=("t2a",)).heard([said]) == []
     assert "mmo fetch judge" in capsys.readouterr().out
@@ -541,6 +541,7 @@ def test_the_commands_say_what_to_do(tmp_path, monkeypatch):
     assert not (tmp_path / "new").exists(), "no stand-in was written"
 
 
+@pytest.mark.notebook
 def test_notebooks_run_on_stand_ins(stand_ins, chosen, tmp_path):
     """10 to 13 through papermill, at toy sizes: most of it is the kernels' start and pictures.  No other test runs them on rows like `mini`'s, which name no voice."""
     write_judges(chosen, TOY_JUDGES, say=lambda words: None)
