@@ -12,30 +12,21 @@ or the new one.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from mmo.digests import sha256_of
 from mmo.manifest import downloads_root
 from mmo.profiles import REPOSITORY, STAGES, Profile
-from mmo.weights import write_whole
+from mmo.weights import write_tensors, write_whole
 
 
 def save_state(path: Path, tensors: dict[str, Tensor], about: dict) -> None:
     """Write tensors and a JSON-able description to one file, atomically, and onto the disk before it counts."""
-    held = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-
-    def write(unfinished: Path) -> None:
-        save_file(held, unfinished, metadata={"about": json.dumps(about)})
-        with open(unfinished, "rb+") as file:
-            os.fsync(file.fileno())
-
-    write_whole(path, write)
+    write_tensors(path, tensors, {"about": json.dumps(about)}, onto_disk=True)
 
 
 def load_state(path: Path) -> tuple[dict[str, Tensor], dict]:

@@ -53,7 +53,7 @@ class Frozen:
 
     decode: encoded bytes -> an item (ValueError where they cannot be read).  augment: item and numpy Generator -> item, of a kind that `encode` takes.
     encode: items -> one (N, D) array each.  fingerprint: changes whenever the weights or the encoder's settings do.
-    augmentation: the settings of `augment`, in words.
+    augmentation: the settings of `augment`, in words.  loaded: gives the encoder itself, the one that `encode` uses.
     """
 
     fingerprint: str
@@ -62,6 +62,7 @@ class Frozen:
     encode: Encode
     augment: Callable | None = None
     augmentation: str = ""
+    loaded: Callable | None = None
 
 
 def read_sound(data: bytes) -> np.ndarray:
@@ -89,7 +90,7 @@ def frozen_speech(load: Callable, dim: int, fingerprint: str, augment: Callable 
         features, lengths = encode_masked(loaded(), sounds) if masked else loaded().encode(sounds)
         return [each[:length].float().cpu().numpy() for each, length in zip(features, lengths.tolist(), strict=True)]
 
-    return Frozen(fingerprint, dim, read_sound, encode, augment, augmentation)
+    return Frozen(fingerprint, dim, read_sound, encode, augment, augmentation, loaded)
 
 
 def encode_masked(encoder, sounds: Sequence):
@@ -114,7 +115,7 @@ def frozen_vision(
     def encode(pictures: list) -> list[np.ndarray]:
         return list(loaded().encode(pictures).float().cpu().numpy())
 
-    return Frozen(fingerprint, dim, decode, encode, augment, augmentation)
+    return Frozen(fingerprint, dim, decode, encode, augment, augmentation, loaded)
 
 
 def folder_fingerprint(folder: Path) -> str:

@@ -8,6 +8,7 @@ A pickle can hold any program; torch's `weights_only=True` lets nothing through 
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import re
@@ -17,12 +18,14 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 PICKLES = (".pth", ".pt", ".bin")
 NAMED = 12  # names of a kind that a message lists
 EMBEDDING = "model.embed_tokens.weight"
+# safetensors' order of types, the widest first, and its names for them
+TYPES = (torch.int64, torch.float64, torch.float32, torch.int32, torch.bfloat16, torch.float16, torch.int16, torch.int8, torch.uint8, torch.bool)
+TYPE_NAMES = ("I64", "F64", "F32", "I32", "BF16", "F16", "I16", "I8", "U8", "BOOL")
 TIED = "lm_head.weight"  # the same matrix as EMBEDDING; safetensors files hold it once, the original's pickles twice
 
 
@@ -128,6 +131,10 @@ def naming_disk_errors(path: Path) -> Iterator[None]:
         if not found:
             raise
         raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     except RuntimeError as error:
         if "cannot be opened" in str(error):
             raise ValueError(f"{path} cannot be written there; give another place") from error
@@ -153,10 +160,38 @@ def write_whole(path: str | os.PathLike, write: Callable[[Path], object]) -> Non
         raise
 
 
-def write_tensors(path: str | os.PathLike, state: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    """A .safetensors file."""
-    held = {name: value.detach().contiguous() for name, value in state.items()}
-    write_whole(path, lambda unfinished: save_file(held, unfinished, metadata=metadata))
+def write_tensors(path: str | os.PathLike, state: Mapping[str, Tensor], metadata: dict[str, str], onto_disk: bool = False) -> None:
+    """A .safetensors file: the same bytes as safetensors' own `save_file`, written one tensor after the other.
+
+    `save_file` makes bytes of every tensor before it writes the first: for the saved state of a mixture of 315 M weights that is 5 GB more.
+    onto_disk: the file is on the disk, not only in the system's memory, before it takes its place.
+    Layout (safetensors' README): length of the header in eight bytes, little endian; the header, JSON; the tensors' bytes.
+    """
+    ordered = sorted(state.items(), key=lambda each: (TYPES.index(each[1].dtype), each[0]))
+
+    def write(unfinished: Path) -> None:
+        with open(unfinished, "wb") as file:
+            file.write(safetensors_header(ordered, metadata))
+            for _, value in ordered:
+                file.write(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            if onto_disk:
+                file.flush()
+                os.fsync(file.fileno())
+
+    write_whole(path, write)
+
+
+def safetensors_header(ordered: Sequence[tuple[str, Tensor]], metadata: dict[str, str]) -> bytes:
+    """What stands in front of the tensors' bytes: its own length, and type, shape and place of each tensor."""
+    entries: dict[str, object] = {"__metadata__": metadata}
+    begin = 0
+    for name, value in ordered:
+        end = begin + value.numel() * value.element_size()
+        entries[name] = {"dtype": TYPE_NAMES[TYPES.index(value.dtype)], "shape": list(value.shape), "data_offsets": [begin, end]}
+        begin = end
+    header = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    header += b" " * (-len(header) % 8)  # so the tensors begin at a multiple of eight bytes
+    return len(header).to_bytes(8, "little") + header
 
 
 def write_pickle(path: str | os.PathLike, state: Mapping[str, Tensor]) -> None:

@@ -106,7 +106,7 @@ def word_errors(wanted: list[str], heard: list[str]) -> int:
 check("11.word_errors")
 
 # %%
-encoder = Assistant.load(settings, run).speech_encoder
+encoder = exam.encoders.speech.loaded()
 heard = [encoder.spell(each[None], torch.tensor([len(each)]))[0] for each in features]
 errors = [word_errors(words(item.question), words(text)) for item, text in zip(asked, heard)]
 said = [len(words(item.question)) for item in asked]
@@ -246,6 +246,7 @@ parts = torch.tensor([sum(p.numel() for p in part.parameters()) for part in (mod
 alone, together = operations(parts, torch.tensor([True, False])), operations(parts, torch.tensor([True, True]))
 print(f"projector {parts[0] / 1e3:.0f} k, Thinker {parts[1] / 1e6:.2f} M weights")
 print(f"a position of a silent row: {alone / 1e6:.1f} M operations with the projector alone, {together / 1e6:.1f} M with both: {alone / together:.0%}")
+del model  # training loads its own; a mixture of mini's size takes 1.3 GB
 
 # %% [markdown]
 # A small part that learns in front of a large one is not cheap: the gradient has to come back through all of it.
@@ -265,7 +266,7 @@ predict("11.right", "Which share of the questions, in percent, will be answered 
 # %%
 print(which)
 with LossCurves(run / "log" / "a2a.jsonl", "A2A"):
-    result = train(settings, "a2a", budget, run, snapshots=True)
+    result = train(settings, "a2a", budget, run, encoders=exam.encoders, snapshots=True)
 
 # %%
 print_beside(trials, read_log(result.log_file))

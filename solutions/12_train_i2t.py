@@ -153,7 +153,7 @@ predict("12.hardest", "What will be wrong most often: 'size', 'colour', 'shape' 
 # %%
 print(which)
 with LossCurves(run / "log" / "i2t.jsonl", "I2T"):
-    result = train(settings, "i2t", budget, run, snapshots=True)
+    result = train(settings, "i2t", budget, run, encoders=exam.encoders, snapshots=True)
 
 # %%
 print_beside(trials, read_log(result.log_file))

@@ -14,11 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 import worlds
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from mmo import checkpoint, cli, doctor, profiles, training, weights
+from mmo import cli, doctor, profiles, training, weights
 from mmo.checkpoint import load_state, save_state
 from mmo.profiles import REPOSITORY
 from mmo.vision_encoder import VisionEncoder
@@ -175,15 +174,15 @@ def test_a_run_folder_that_cannot_be_written_is_named(toy, tmp_path, monkeypatch
 
 
 def full_disk(*_, **__):
-    """What safetensors raises where there is no space."""
-    raise SafetensorError('Error while serializing: I/O error: Os { code: 28, kind: StorageFull, message: "No space left on device" }')
+    """What a write raises where there is no space: it does not know the file's name."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_a_full_disk_while_a_state_is_saved_is_named_and_the_last_state_stays(toy, tmp_path, monkeypatch):
     run = tmp_path / "run"
     assert CliRunner().invoke(cli.app, ["train", "--stage", "t2a", "--run", str(run), "--minutes", "0.0001"]).exit_code == 0
     before = (run / "t2a.state.safetensors").read_bytes()
-    monkeypatch.setattr(checkpoint, "save_file", full_disk)
+    monkeypatch.setattr(weights, "safetensors_header", full_disk)
     said = told("train", "--stage", "t2a", "--run", run, "--minutes", "0.0001")
     assert f"{run / 't2a.state.safetensors'}: no space is left on that disk" in said and "MMO_RUNS" in said
     assert (run / "t2a.state.safetensors").read_bytes() == before and not list(run.glob("*.tmp"))
@@ -195,12 +194,7 @@ def test_a_full_disk_while_weights_are_written_leaves_the_old_ones(tmp_path, mon
     file = tmp_path / "weights.safetensors"
     write_tensors(file, {"x": torch.zeros(3)}, {})
     before = file.read_bytes()
-
-    def half(held, unfinished, metadata):
-        unfinished.write_bytes(b"half")
-        full_disk()
-
-    monkeypatch.setattr(weights, "save_file", half)
+    monkeypatch.setattr(weights, "safetensors_header", full_disk)  # the unfinished file is open by then
     with pytest.raises(OSError) as error:
         write_tensors(file, {"x": torch.ones(3)}, {})
     assert (error.value.errno, error.value.filename) == (errno.ENOSPC, str(file))
@@ -215,6 +209,28 @@ def test_the_libraries_own_words_for_a_full_disk_are_known():
     assert error.value.errno == errno.ENOSPC
     with pytest.raises((ValueError, OSError), match="space"), weights.naming_disk_errors(Path("x")):
         torch.save({"x": torch.zeros(1_000_000)}, "/dev/full")
+    with pytest.raises(OSError) as error, weights.naming_disk_errors(Path("x")), open("/dev/full", "wb") as file:
+        file.write(bytes(1_000_000))
+    assert (error.value.errno, error.value.filename) == (errno.ENOSPC, "x")
+
+
+TYPES = [torch.int64, torch.float64, torch.float32, torch.int32, torch.bfloat16, torch.float16, torch.int16, torch.int8, torch.uint8, torch.bool]
+
+
+def test_our_files_are_the_librarys_byte_for_byte(tmp_path):
+    """`write_tensors` writes what safetensors' own `save_file` does, tensor by tensor: every type, no axis, no element, views, odd names."""
+    tensors = {f"type {number}": torch.arange(3 + number).to(kind) for number, kind in enumerate(TYPES)}
+    tensors |= {"é \"quoted\"": torch.randn(2, 3), "none": torch.zeros(0, 4), "single": torch.tensor(3), "view": torch.randn(4, 6).T[1:3]}
+    for about in ({"about": 'a "word" and é'}, {}):
+        write_tensors(tmp_path / "ours", tensors, about)
+        save_file({name: value.contiguous() for name, value in tensors.items()}, tmp_path / "theirs", metadata=about)
+        assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes(), about
+
+
+def test_a_parameter_is_written_without_its_gradient(tmp_path):
+    parameter = torch.nn.Parameter(torch.ones(2))
+    write_tensors(tmp_path / "x.safetensors", {"x": parameter}, {})
+    assert weights.read_tensors(tmp_path / "x.safetensors")[0]["x"].tolist() == [1, 1]
 
 
 def test_a_whole_pickle_takes_its_place(tmp_path):

@@ -223,7 +223,7 @@ def test_state_of_other_settings_is_refused(profile, tmp_path):
 def test_state_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "x.state.safetensors"
     save_state(path, {"a": torch.ones(3)}, {"step": 1})
-    monkeypatch.setattr("mmo.checkpoint.os.replace", lambda *names: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("mmo.weights.os.replace", lambda *names: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         save_state(path, {"a": torch.zeros(3)}, {"step": 2})
     tensors, about = load_state(path)

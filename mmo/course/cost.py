@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from mmo import memory
 from mmo.chat import ChatTokenizer
 from mmo.config import StageConfig
 from mmo.data import Batch, Batches, Layout
@@ -80,6 +81,7 @@ def try_passes(profile: Profile, passes: Sequence[StageConfig], weights: Path, e
     trials = []
     for stage in passes:
         trials.append(try_pass(profile, stage, load_model(weights), encoders))
+        memory.give_back(profile.device())  # the next one wants the room, and so does the training
         print(trials[-1], f"({trials[-1].opening:.0f} s to open its files, features included where they were not kept)")
     return trials
 
