@@ -297,7 +297,7 @@ class Stepper:
         self.optimisers = Optimisers(parameters, stage)
         self.average = Average(parameters, stage.ema_decay)
         if device.type == "cpu":
-            memory.keep()
+            memory.keep(model.config.use_moe)
         self.compilation = Compilation(model, device, dtype, tell=say) if stage.compile else None
         self.sharing = Sharing(model, group, self.own_losses) if group.size > 1 else None
 
