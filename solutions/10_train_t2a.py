@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 10 · Train T2A: text in, speech out
 #
-# *Takes 100 minutes (tiny) · runs in 713 s on 2 cores (tiny) · builds on 05, 07 · 5 exercises, 13 points*
+# *Takes 100 minutes (tiny) · runs in 663 s on 2 cores (tiny) · builds on 05, 07 · 5 exercises, 13 points*
 #
 # **At the end** you have a model of five million weights that writes an answer and reads it aloud, in two voices, in sentences it
 # never heard. It begins this notebook mute: its Thinker knows the world's text, its Talker is random.
@@ -235,7 +235,7 @@ predict("10.memory", "And how many MB will this kernel have held at its peak, wi
 #
 # *Exercise 10.even · difficulty ●●○ · importance ●●○ · 10 minutes · 3 points · stuck? `hint("10.even")`*
 #
-# What Muon remembers of a matrix is a running mean $M$ of its gradients. Taken apart, $M = U S V^\top$, it is loud in a few directions and faint in all the others, which may hold the rarer things to be learnt. So Muon makes them equally loud before it steps.
+# What Muon remembers of a matrix is a running mean $M$ of its gradients. Taken apart, $M = U S V^\top$, it is loud in a few directions and faint in all the others, which may hold the rarer things to be learnt. So Muon makes them nearly equally loud before it steps.
 # An SVD in every update would be slow; products are enough. First $X = M / \lVert M \rVert$ (the root of the sum of squares), so that no singular value is above 1. Then five rounds, each of which keeps the directions and puts every singular value $s$ through
 #
 # $$p(s) = 3.4445\, s - 4.775\, s^3 + 2.0315\, s^5,$$
@@ -329,8 +329,8 @@ print(f"the first batch: {len(lengths)} answers of {float(lengths.float().mean()
 # %% [markdown]
 # ## Read the curves
 #
-# On the right, each codebook by itself. They come down one after the other, and the later ones hardly at all. Codebooks 0 and 1 describe the sound, each from the
-# start; from codebook 2 on each describes what those before it left, ever closer to noise. A later curve that stays high is no fault of the model.
+# On the right, each codebook by itself. At first they all fall together; then the first ones come down far, and the later ones hardly at all. Codebooks 0 and 1 describe the sound, each from the
+# start; from codebook 2 on each describes what those before it left, closer and closer to noise. A later curve that stays high is no fault of the model.
 
 # %%
 held_out = [entry for entry in read_log(result.log_file, validation=True) if entry["validation"] == "t2a-validation"]
@@ -438,7 +438,7 @@ quiz("10")
 #
 # - One matrix of hidden states is all that passes from the Thinker to the Talker, and it is enough to speak from.
 # - The past is made untrustworthy, so that the bridge is read. The rate warms up and falls, a step favours no direction, the average of the weights is kept.
-# - Codebooks are learnt in their order; a loss is not speech.
+# - The first codebooks are learnt first, and best; a loss is not speech.
 # - Where a loss begins can be counted beforehand, and so can what a training costs; what it made forgotten can only be asked.
 #
 # What is left open: the model can read and speak, but it cannot hear. That is [notebook 11](11_train_a2a.ipynb).

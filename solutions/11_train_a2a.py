@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 11 · Train A2A: speech in, speech out
 #
-# *Takes 80 minutes (tiny) · runs in 482 s on 2 cores (tiny) · builds on 04, 10 · 4 exercises, 11 points*
+# *Takes 80 minutes (tiny) · runs in 441 s on 2 cores (tiny) · builds on 04, 10 · 4 exercises, 11 points*
 #
 # **At the end** you ask aloud, in a voice the model never heard, and it answers aloud. You can tell which of its mistakes were misheard and which were misunderstood.
 #
@@ -274,7 +274,7 @@ print(f"at most {result.memory / 1e6:.0f} MB")
 reveal("11.minutes", round(result.seconds / 60, 1), "minutes, with looking at held-out rows and saving")
 
 # %% [markdown]
-# Left the losses of the whole, right the codebooks; steps in which nothing was spoken have no audio loss and are left out. The codebooks were learnt in notebook 10. What do they do here: come down, stay, or rise, when everything begins to learn (the second pass)? In figures, on
+# The text loss jumps where the second pass begins: think blocks are new to it. Left the losses of the whole, right the codebooks; steps in which nothing was spoken have no audio loss and are left out. The codebooks were learnt in notebook 10. What do they do here: come down, stay, or rise, when everything begins to learn (the second pass)? In figures, on
 # held-out rows:
 
 # %%

@@ -11,10 +11,10 @@
 # %% [markdown]
 # # 12 · Train I2T: a picture in, text out
 #
-# *Takes 71 minutes (tiny) · runs in 507 s on 2 cores (tiny) · builds on 03, 11 · 4 exercises, 10 points*
+# *Takes 71 minutes (tiny) · runs in 541 s on 2 cores (tiny) · builds on 03, 11 · 4 exercises, 10 points*
 #
 # **At the end** it looks at a picture it never saw and says what is there: colours, shapes, sizes, and which is where. You know which of these it reads well, how sure that is, and
-# what the other skills paid for it.
+# whether the other skills paid for it.
 #
 # **You need** notebook 11's model (or the shipped one); that a picture is 64 vectors, one a patch (notebook 03).
 #
@@ -244,7 +244,7 @@ if from_the_other:
     gallery([shown[n] for n in from_the_other[:6]], [f"it says: {texts[n]}" for n in from_the_other[:6]])
 
 # %% [markdown]
-# What is wrong from either side is a matter of the eyes, or of what was made of their vectors; what is wrong from one side only is a matter of the order.
+# What is wrong from either side is a matter of the eyes, or of what was made of their vectors; what is wrong from one side only is a matter of the order. Look at the wrong ones above: some may say one thing twice, the second in the colour and shape of the first.
 #
 # ## Exercise: how far to trust a share
 #
@@ -314,7 +314,7 @@ for stage, row in marks.items():
 #
 # *Exercise 12.change · difficulty ●●○ · importance ●●● · 8 minutes · 3 points · stuck? `hint("12.change")`*
 #
-# A few percent more or less: learnt, forgotten, or luck with forty questions? The *same* questions were asked each time, and a hard one is hard before and after. So draw questions, not answers: the interval of the difference, item by item.
+# Some percent more or less: learnt, forgotten, or luck with forty questions? The *same* questions were asked each time, and a hard one is hard before and after. So draw questions, not answers: the interval of the difference, item by item.
 
 # %%
 @exercise("12.change")

@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 13 · Talk to it
 #
-# *Takes 53 minutes (tiny) · runs in 42 s on 2 cores (tiny) · builds on 01, 07, 12 · 3 exercises, 8 points*
+# *Takes 53 minutes (tiny) · runs in 35 s on 2 cores (tiny) · builds on 01, 07, 12 · 3 exercises, 8 points*
 #
 # **At the end** you have asked it by text, by voice and by picture, with your own words, your own recording and your own picture if you like. You have heard it in both voices and at four
 # temperatures, and seen when its first sound arrives.
@@ -168,7 +168,7 @@ with patch.object(generator.model, "hidden_states", wraps=generator.model.hidden
 reveal("13.steps", steps, f"steps, counted; one for the answer's first word and one for each codebook of the first frame are {config.num_codebooks + 1}")
 
 # %% [markdown]
-# Read the pictures from left to right. Above each, the text comes, a token a step. The short answer is written to its end before its first frame is whole; while the long one is still being written, its first words are heard. Below, each black mark is a piece of sound that is ready, and
+# Read the pictures from left to right. Above each, the text comes, a token a step. The short answer is written to its end before its first frame is whole; while the long one is still being written, its first sound is heard. Below, each black mark is a piece of sound that is ready, and
 # the broad bar is the time in which it is all played. Where the marks are done before the bar is, it makes speech faster than it speaks. And the bar begins at the first mark: it did not wait for the rest.
 #
 # ## Exercise: where the player stands still
