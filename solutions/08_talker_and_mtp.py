@@ -387,7 +387,7 @@ with drawing(8.0, 2.9) as figure:
     axes.grid(False)
     axes.set_title("Rise of the loss where one code (×) is replaced. Dots: cannot be touched.")
     figure.colorbar(shown, ax=axes, label="nats", pad=0.01)
-    picture = finish(figure, "Rise of each code's loss after one code of codebook 0 was replaced. Everything left of a diagonal stays as it was; the codes just right of it suffer, codebook 1 of the same frame among them.")
+    picture = finish(figure, "Rise of each code's loss after one code of codebook 0 was replaced. Everything left of a diagonal stays as it was; right of it the first codebooks suffer most, codebook 1 of the same frame among them.")
 display(picture)
 same, next_frame = float(rise[1, REACH]), float(rise[0, REACH + 1])
 print(f"codebook 1, same frame: {same:+.2f} nats   codebook 0, next frame: {next_frame:+.2f}   codebook 2, same frame: {float(rise[2, REACH]):+.2f}")
@@ -559,7 +559,7 @@ def show_gaze(spoken: Spoken, block: int, head: int):
         lower.set_yticks(range(gaze.shape[1]), spoken.words[spoken.first : spoken.last])
         lower.set(xlabel="seconds (dotted: the text is over)")
         lower.grid(False)
-        return finish(figure, f"Attention from frames to words for {spoken.answer!r}: a staircase from the first word to the last but one, under the spectrogram."), gaze
+        return finish(figure, f"Attention from frames to words for {spoken.answer!r}: a rough staircase that ends at the last word but one, under the spectrogram."), gaze
 
 
 for spoken in few[:2]:

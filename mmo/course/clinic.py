@@ -597,7 +597,7 @@ def healthy_function(place: str) -> Callable:
 PATIENTS = (
     Patient(
         id="15.delay",
-        complaint="The sentence can be made out, but it is hoarse, as if each sound carried a bit of its neighbour. The text is right. Training was fine, and so was its loss.",
+        complaint="It is hoarse, as if each sound carried a bit of its neighbour, and harder to make out than it was. The text is right. Training was fine, and so was its loss.",
         run=answer_one, place="mmo.generation.undelay", broken=undelay_refining_the_wrong_frame,
         choices=(
             Choice("The streams are pushed back by one step too few: codebooks 1 to 7 refine the frame before theirs.",
@@ -767,19 +767,19 @@ PATIENTS = (
     ),
     Patient(
         id="15.cache",
-        complaint="Computed in one go, over the whole answer, the model's codes are right. Step by step, with the cache, they are others, from the first frame on.",
+        complaint="Computed in one go, over the whole answer, the model's codes are right. Step by step, with the cache, many of them are others, with the same weights and the same random numbers.",
         run=answer_one, place="mmo.omni.make_window", broken=make_window_one_behind,
         choices=(
             Choice("Each step writes its keys and values one slot too early, the first one over the prompt's last position.",
-                   "In one go there are no slots, and all is well. What is lost is one position, but which: the prompt's last is where the speaker sign stands. From the first step on nobody knows whose voice was asked for. See whose recordings the sound is nearer to now, and compare the pitch."),
+                   "In one go there are no slots, and all is well. What is lost is one position, but which: the prompt's last is where the speaker sign stands. From the first step on the sign itself can no longer be looked at, only what the positions behind it took from it. See how much that costs: compare codes, voice and pitch with a healthy run's."),
             Choice("The speaker vector is that of the other voice.",
-                   "It sounds like it. But then the answer would be in that voice in one go, too, and there all is well. The vector is right: it is forgotten."),
+                   "Then the answer would be in that voice in one go, too, and there all is well. See whose recordings the sound is nearer to."),
             Choice("The causal mask lets a position see the next one.",
                    "In step-by-step use there is no next one to be seen. And in one go, where there is, all is well."),
             Choice("The sampling is too warm.",
-                   "The temperature is that of the healthy run, and so are the random numbers. And a warm choice goes wrong here and there, not from the first frame on."),
+                   "The temperature is that of the healthy run, and so are the random numbers. And in one go, with the same choice, the codes are right."),
         ),
-        sign="mel distance from health, dB", least=2.0,
+        sign="codes unlike a healthy run's, percent", least=10.0,
         lesson="One test finds every mistake of this kind: step by step with a cache must give the logits of one go without.",
     ),
     Patient(
@@ -964,7 +964,9 @@ def compared(found: Symptom, healthy: Symptom) -> Symptom:
     if len(found.sounds) == 1 and len(healthy.sounds) == 1 and found.sounds[0].rate == healthy.sounds[0].rate:
         figures["mel distance from health, dB"] = round(mel_distance(found.sounds[0].samples, healthy.sounds[0].samples, found.sounds[0].rate), 1)
     if found.codes is not None and healthy.codes is not None:
-        notes["codes as in a healthy run, by codebook"] = " ".join(f"{share} %" for share in agreement_by_codebook(healthy.codes, found.codes))
+        shares = agreement_by_codebook(healthy.codes, found.codes)
+        figures["codes unlike a healthy run's, percent"] = round(100 - sum(shares) / len(shares))
+        notes["codes as in a healthy run, by codebook"] = " ".join(f"{share} %" for share in shares)
     return replace(found, figures=figures, notes=notes)
 
 
