@@ -132,7 +132,7 @@ def naming_disk_errors(path: Path) -> Iterator[None]:
             raise
         raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
     except OSError as error:
-        if error.filename is not None:
+        if error.filename is not None or error.errno is None:  # it has its file already, or only words
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
     except RuntimeError as error:
