@@ -154,7 +154,7 @@ TINY_SEEN = replace(TINY_DRAWS, silent=0.5)  # two thirds of the pictures have n
 # Small batches and Muon: after the same three minutes of a core the held-out audio loss was 5.14; with AdamW 5.23, with AdamW,
 # batches of twice the size and rate 1.5e-3 for 1.2e-3 5.45. (Taken on the rows and the codec before the present ones.)
 TINY_ROWS = dict(max_length=320, token_budget=1280, chunk_rows=1024, ema_decay=0.998, optimiser="muon")
-TINY_T2A, TINY_A2A = ("t2a-train.parquet",), ("a2a-train.parquet",)
+TINY_T2A, TINY_A2A, TINY_TEXT = ("t2a-train.parquet",), ("a2a-train.parquet",), ("text-train.parquet",)
 # A2A's projector learns alone for nearly as many updates as all do after it: its update costs two fifths (0.14 s for 0.34 in one weekend).
 # From the same T2A weights 1 000 and 900 of them answered 69 % of 300 questions in unheard voices; 150 and 1 500, at these seconds
 # 1.2 times the cost, 67 %.
@@ -171,8 +171,8 @@ TINY_STAGES = {
             draws=TINY_WRITTEN, needs=("question_audios",), sound_copies=3, **TINY_ROWS,
         ),
         StageConfig(
-            "a2a", TINY_A2A, 8e-4, muon_rate=0.015, steps=1200, warmup_steps=30, draws=TINY_HEARD, sound_copies=3,
-            rehearsal=(Rehearsal(TINY_T2A, 0.25, TINY_DRAWS),), **TINY_ROWS, **TINY_VOICE | {"needs": ("question_audios",)},
+            "a2a", TINY_A2A, 8e-4, muon_rate=0.015, steps=1300, warmup_steps=30, draws=TINY_HEARD, sound_copies=3,
+            rehearsal=(Rehearsal(TINY_T2A, 0.2, TINY_DRAWS), Rehearsal(TINY_TEXT, 0.1, TINY_DRAWS)), **TINY_ROWS, **TINY_VOICE | {"needs": ("question_audios",)},
         ),
     ),
     "i2t": (
@@ -182,7 +182,7 @@ TINY_STAGES = {
         ),
         StageConfig(
             "i2t", ("i2t-train.parquet",), 1e-3, muon_rate=0.02, steps=2400, warmup_steps=30, draws=TINY_SEEN, sound_copies=3, picture_copies=2,
-            rehearsal=(Rehearsal(TINY_T2A, 0.2, TINY_DRAWS), Rehearsal(TINY_A2A, 0.3, TINY_HEARD)),
+            rehearsal=(Rehearsal(TINY_T2A, 0.2, TINY_DRAWS), Rehearsal(TINY_A2A, 0.25, TINY_HEARD), Rehearsal(TINY_TEXT, 0.1, TINY_DRAWS)),
             **TINY_ROWS, **TINY_VOICE | {"needs": ("image_bytes",)},
         ),
     ),

@@ -190,7 +190,7 @@ def features_used(path: Path, stage: StageConfig, needs: Sequence[str], encoders
     return found
 
 
-NEEDED_BY_NAME = {"a2a": ("question_audios",), "i2t": ("image_bytes",)}
+NEEDED_BY_NAME = {"a2a": ("question_audios",), "i2t": ("image_bytes",), "text": ()}
 
 
 def needs_of(pattern: str, stage: StageConfig) -> tuple[str, ...]:

@@ -145,6 +145,7 @@ def build(data: Path = Path("data/tiny"), work: Path = Path("build/world"), work
         spoken = rows.SpokenAnswers([r for r in answers if r.id in codes], codes, load_file(data / "voices.safetensors"))
         answer_sounds = speech.load(work / "speech", "answers", len(answers))
         question_sounds = speech.load(work / "speech", "questions", len(questions))
+        rows.write(rows.text_rows(), data / "text-train.parquet")
         for split in SPLITS:
             rows.write(rows.a2a_rows(spoken, questions, question_sounds, split, round(share * rows.SHIPPED_QUESTIONS)), data / f"a2a-{split}.parquet")
             rows.write(rows.i2t_rows(split, spoken), data / f"i2t-{split}.parquet")

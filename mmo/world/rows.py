@@ -137,6 +137,19 @@ def a2a_rows(answers: SpokenAnswers, questions: list[Rendering], sounds: list[np
     return rows
 
 
+def text_rows() -> list[dict]:
+    """Text in, text out: every sentence that the Thinker has read as knowledge, asked in each of its forms and read aloud once.
+
+    Tier `fact` stays unread.  Tiers `sentence` and `pair` are in here, as they are in the Thinker's pretraining: known as text, never spoken.
+    """
+    from .train_thinker import aloud, known
+
+    facts = [fact for fact in text.closed_facts() if known(fact.kind, fact.answer)]
+    rng = random.Random(3)
+    return [row(question, fact.answer, tier=text.tier(fact.kind, fact.answer), kind=fact.kind)
+            for fact in facts for question in (*fact.questions, rng.choice(aloud(fact.answer)))]
+
+
 def i2t_rows(split: str, answers: SpokenAnswers, seed: int = 2) -> list[dict]:
     """Pictures in, text out: mostly captions, some questions about one thing; held-out pictures ask for the caption.
 
