@@ -10,7 +10,7 @@ Encoders are loaded when they are first needed.  `mmo say` does the same for fil
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,22 +85,22 @@ class Assistant:
             raise ValueError("nothing to answer: give text, sound or picture")
         if voice is not None and voice not in self.voices:
             raise ValueError(f"no voice {voice!r}; there are {', '.join(self.voices)}")
-        heard = seen = None
-        if sound is not None:
-            features, lengths = self.speech_encoder.encode([sound])
-            heard = features[0, : int(lengths[0])]
+        seen = None
         if picture is not None:
             seen = self.vision_encoder.encode([picture])[0]
             text = f"{IMAGE_MARK}\n{text}" if text else IMAGE_MARK
-        content = user_content(
-            text,
-            sound_length=0 if heard is None else len(heard),
-            pictures=0 if seen is None else 1,
-            image_length=self.generator.model.config.image_token_len,
-        )
-        ids = self.generator.tokenizer.prompt([{"role": "user", "content": content}])
         speaker = self.voices[voice] if voice else next(iter(self.voices.values()), None)
-        return Prompt(ids, speaker, audio_features=heard, image_features=seen, seed=seed)
+
+        def asked(heard: Tensor | None) -> Prompt:
+            length = self.generator.config.image_token_len
+            content = user_content(text, sound_length=0 if heard is None else len(heard), pictures=0 if seen is None else 1, image_length=length)
+            ids = self.generator.tokenizer.prompt([{"role": "user", "content": content}])
+            return Prompt(ids, speaker, audio_features=heard, image_features=seen, seed=seed)
+
+        if sound is None:
+            return asked(None)
+        first, *again = (asked(heard) for heard in self.speech_encoder.encode_at(sound, self.settings.decoding.hearings))
+        return replace(first, again=tuple(again))
 
     def ask(
         self, text: str = "", sound: np.ndarray | None = None, picture: Image | None = None, voice: str | None = None, seed: int = 0,

@@ -225,8 +225,11 @@ class Decoding:
     max_text: int = 128  # tokens
     max_frames: int = 375  # 30 s
     write_down: bool = False  # what is heard is written in a think block first, and the answer follows (for models trained so: `Draws.write_down`)
+    hearings: tuple[float, ...] = (1.0,)  # speeds at which a sound is heard to write it down, by all hearings together; the answer is to the first
 
     def __post_init__(self) -> None:
+        if not self.hearings or min(self.hearings) <= 0:
+            raise ValueError(f"hearings {self.hearings}: at least one speed is needed, each above 0")
         if min(*each(self.temperature, 2), self.text_temperature) < 0:
             raise ValueError(f"temperatures must not be negative: {self.temperature}, {self.text_temperature}")
         if min(*each(self.top_k, 2), self.text_top_k) < 0:

@@ -106,8 +106,7 @@ def ask_inputs(
 def ask_a2a(exam: Exam, candidate: Candidate, ear: Ear):
     """Speech in, text and speech out, in voices never heard."""
     items = measures.spread(of_tier(exam.asked, "sentence"), exam.sizes.questions)
-    features = exam.hear(items)
-    prompts = exam.sound_prompts(features)
+    prompts = exam.heard_prompts(items)
     partners = measures.swap([item.truth for item in items], seed=exam.seed)
     answers, spoken, wrong = ask_inputs(
         "a2a", items, prompts, partners, lambda n, other: prompts[other], exam, candidate, ear
@@ -115,9 +114,9 @@ def ask_a2a(exam: Exam, candidate: Candidate, ear: Ear):
     right = [measures.same_words(answer.text, item.truth) for answer, item in zip(answers, items)]
     written = [measures.same_words(answer.heard, item.question) for answer, item in zip(answers, items)]
     disturbed = measures.spread(items, exam.sizes.swapped)
-    in_rooms = candidate.texts(exam.sound_prompts(exam.hear(disturbed, augmented=True)), "a2a in rooms")
+    in_rooms = candidate.texts(exam.heard_prompts(disturbed, augmented=True), "a2a in rooms")
     rare = {tier: measures.spread(of_tier(exam.asked, tier), exam.sizes.rare_inputs) for tier in TIERS[1:]}
-    rare_texts = {tier: candidate.texts(exam.sound_prompts(exam.hear(found)), f"a2a {tier}") for tier, found in rare.items() if found}
+    rare_texts = {tier: candidate.texts(exam.heard_prompts(found), f"a2a {tier}") for tier, found in rare.items() if found}
 
     def mark() -> dict:
         voices = sorted({item.voice for item in items})
@@ -221,7 +220,7 @@ def ask_stages(exam: Exam, run_dir: Path, ear: Ear):
     shown = measures.spread(of_tier(exam.shown, "sentence"), sizes.stage)
     prompts = {
         "t2a": exam.text_prompts(said),
-        "a2a": exam.sound_prompts(exam.hear(asked)),
+        "a2a": exam.heard_prompts(asked),
         "i2t": exam.picture_prompts(shown, exam.see(shown)),
     }
     texts: dict[tuple[str, str], list[str]] = {}

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -24,10 +24,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from mmo import measures
+from mmo.augmentation import change_speed
 from mmo.chat import ChatTokenizer, user_content
 from mmo.codec import Codec
 from mmo.config import Decoding, ModelConfig
-from mmo.features import Frozen, encode_items
+from mmo.features import SAMPLE_RATE, Frozen, encode_items
 from mmo.generation import Answer, Generator, Prompt
 from mmo.held_out import set_aside
 from mmo.judge import Judge, Sound, Transcriber
@@ -362,6 +363,11 @@ class Exam:
         """Prompts that are only heard.  features: (N, D) each."""
         return [self.prompt(user_content(sound_length=len(each)), n, audio_features=each) for n, each in enumerate(features)]
 
+    def heard_prompts(self, items: Sequence[Item], augmented: bool = False) -> list[Prompt]:
+        """Prompts of spoken questions, each heard at every speed of `Decoding.hearings`."""
+        first, *others = (self.sound_prompts(self.hear(items, augmented, speed)) for speed in self.decoding.hearings)
+        return [replace(prompt, again=tuple(again)) for prompt, *again in zip(first, *others, strict=True)]
+
     def picture_prompts(self, items: Sequence[Item], features: Sequence[Tensor]) -> list[Prompt]:
         """Prompts with a picture.  features: (P, D) each."""
         length = self.config.image_token_len
@@ -370,18 +376,20 @@ class Exam:
             for n, (item, each) in enumerate(zip(items, features, strict=True))
         ]
 
-    def encode(self, cells: Sequence[bytes], frozen: Frozen | None, what: str, augmented: bool) -> list[Tensor]:
-        """Features of encoded sounds or pictures; `augmented`: disturbed as in training, but always the same way."""
+    def encode(self, cells: Sequence[bytes], frozen: Frozen | None, what: str, augmented: bool, speed: float = 1.0) -> list[Tensor]:
+        """Features of encoded sounds or pictures; `augmented`: disturbed as in training, but always the same way.  speed: of sounds."""
         if frozen is None:
             raise FileNotFoundError(f"no encoder for {what}: `mmo doctor` says what is missing")
         items = [frozen.decode(cell) for cell in cells]
         if augmented and frozen.augment:
             items = [frozen.augment(item, np.random.default_rng((self.seed, n))) for n, item in enumerate(items)]
+        if speed != 1.0:
+            items = [change_speed(item, speed, SAMPLE_RATE, SAMPLE_RATE) for item in items]
         return [torch.from_numpy(np.array(each, np.float32)) for each in encode_items(items, frozen)]
 
-    def hear(self, items: Sequence[Item], augmented: bool = False) -> list[Tensor]:
-        """Speech features of spoken questions."""
-        return self.encode([item.question_sound for item in items], self.encoders.speech, "spoken questions", augmented)
+    def hear(self, items: Sequence[Item], augmented: bool = False, speed: float = 1.0) -> list[Tensor]:
+        """Speech features of spoken questions, played at `speed`."""
+        return self.encode([item.question_sound for item in items], self.encoders.speech, "spoken questions", augmented, speed)
 
     def see(self, items: Sequence[Item]) -> list[Tensor]:
         """Patch features of pictures, with the noise that the world lays over them at load."""

@@ -17,6 +17,9 @@ A question that is heard may be written down first (`Decoding.write_down`), in t
 nothing is spoken.  That is a run of its own, for text alone, up to "</think>"; then the prompt ends behind the block, and the above begins.
 No other block is opened: where nothing was heard, there is nothing to write down.
 
+The same sound may be heard several times, at other speeds (`Prompt.again`): then every token of the block is the one that all hearings together
+find likeliest, their probabilities multiplied.  What one hearing takes for "two" another takes for "ten"; the answer is to the first.
+
     generator = Generator(model, codec, tokenizer)
     answer = generator.answer(prompt)                        # text, codes, samples, times
     for event in generator.stream([prompt]):                 # the same, as it comes: Heard, TextPiece, Sound, Finished
@@ -57,7 +60,7 @@ class Prompt:
 
     speaker: the wanted voice's vector (S,).  ref_codes: (Q, F), sound of that voice.  audio_features (N, D_audio) and
     image_features (P, D_image) or (I, P, D_image): what the encoders heard and saw, for the placeholders in the text.
-    seed: this row's own randomness.
+    seed: this row's own randomness.  again: the same question as it sounds at other speeds; they help to write it down.
     """
 
     text_ids: Sequence[int]
@@ -66,6 +69,7 @@ class Prompt:
     audio_features: Tensor | None = None
     image_features: Tensor | None = None
     seed: int = 0
+    again: tuple[Prompt, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -233,14 +237,20 @@ class Decoder:
         graph: StepGraph | None = None,
         end_token: int | None = None,
         unsaid: int | None = None,
+        together: Sequence[int] | None = None,
     ) -> None:
-        """end_token: what ends the text, by default <|im_end|>.  unsaid: a token that is never written."""
+        """end_token: what ends the text, by default <|im_end|>.  unsaid: a token that is never written.
+
+        together: each row's group, 0 to n - 1; the rows of a group write one text, each token chosen by all of them (`agree`).
+        """
         self.model, self.config, self.graph = model, model.config, graph
         config, B, Q = model.config, len(batch.lengths), model.config.num_codebooks
         self.device = batch.input_ids.device
         self.decoding = decoding
         self.end_token = config.im_end_token if end_token is None else end_token
         self.unsaid = unsaid
+        self.together = None if together is None else carry(torch.tensor(together), self.device)
+        self.groups = len(set(together or ()))
         self.rows = list(range(B))  # the batch's rows that still run ...
         self.rows_index = torch.arange(B, device=self.device)  # ... and the same on the device
         self.step = 0
@@ -318,6 +328,8 @@ class Decoder:
             logits = self.model.text_head(self.text_hidden)  # (B, 1, V)
             if self.unsaid is not None:
                 logits[..., self.unsaid] = -torch.inf
+            if self.together is not None:
+                logits = agree(logits, self.together, self.groups)
             tokens = self.choose_text(logits, uniform[:, -1:])[:, 0]
             ended = (tokens == self.end_token) & (s < self.text_end)
             self.text_ended |= ended
@@ -343,6 +355,8 @@ class Decoder:
         self.noise.select(places, index)
         for name in ("text_end", "speech_end", "text_ended", "stopped"):
             setattr(self, name, getattr(self, name)[index])
+        if self.together is not None:
+            self.together = self.together[index]
         select_rows(self.cache, places, index)
         return index
 
@@ -360,6 +374,17 @@ class Decoder:
             codes = undelay(delayed)[:, : max(0, speech_end)].clone()
             found.append((row[:text_end, -1].tolist(), codes, bool(text_ended), bool(stopped)))
         return found
+
+
+def agree(logits: Tensor, together: Tensor, groups: int) -> Tensor:
+    """logits (B, 1, V) and each row's group (B,), of `groups` -> log-probabilities (B, 1, V), the mean over the rows of a group.
+
+    So the rows of a group have the same logits, and rows of the same seed write the same token, drawn or not.
+    """
+    each = logits.float().log_softmax(-1)
+    sums = each.new_zeros(groups, *each.shape[1:]).index_add_(0, together, each)
+    counts = each.new_zeros(groups).index_add_(0, together, each.new_ones(len(together)))
+    return (sums / counts.clamp(min=1)[:, None, None])[together]
 
 
 def select_rows(cache: OmniCache, rows: Sequence[int], index: Tensor) -> None:
@@ -408,16 +433,18 @@ class Generator:
     def text(self, ids: Sequence[int]) -> str:
         return without_open_block(self.tokenizer.decode(ids)) if self.tokenizer else ""
 
-    def start(self, prompts: Sequence[Prompt], decoding: Decoding | None, speech: bool, end_token: int | None = None) -> Decoder:
+    def start(
+        self, prompts: Sequence[Prompt], decoding: Decoding | None, speech: bool, end_token: int | None = None, together: Sequence[int] | None = None
+    ) -> Decoder:
         """Collate and read the prompts.  Where think blocks are written down (`listen`), an answer opens none of its own."""
         decoding = decoding or self.decoding
         unsaid = self.tokenizer.id("<think>") if decoding.write_down and self.tokenizer and end_token is None else None
         batch = Batch.collate(prompts, self.config, self.model.model.embed_tokens.weight.device)
         seeds = [prompt.seed for prompt in prompts]
-        return Decoder(self.model, batch, seeds, decoding, speech, self.graph, end_token, unsaid)
+        return Decoder(self.model, batch, seeds, decoding, speech, self.graph, end_token, unsaid, together)
 
     def listen(self, prompts: Sequence[Prompt], decoding: Decoding | None) -> tuple[list[Prompt], list[str]]:
-        """Let the model write down what it hears, where `Decoding.write_down` wants it.
+        """Let the model write down what it hears, where `Decoding.write_down` wants it; what is heard `again` has a say in it.
 
         Returns the prompts, those with a sound ending behind their think block now, and the words of each ("" where there was no sound).
         """
@@ -428,14 +455,17 @@ class Generator:
         if self.tokenizer is None:
             raise ValueError("write_down needs a tokenizer: its think block is text")
         opening, closing = (self.tokenizer.encode(part) for part in (THINK_START, THINK_END))
-        opened = [replace(prompts[number], text_ids=[*prompts[number].text_ids, *opening]) for number in asking]
-        decoder = self.start(opened, decoding, False, self.tokenizer.id("</think>"))
+        hearings = [(group, each, number) for group, number in enumerate(asking) for each in (prompts[number], *prompts[number].again)]
+        opened = [replace(each, text_ids=[*each.text_ids, *opening], seed=prompts[number].seed) for _, each, number in hearings]
+        together = [group for group, *_ in hearings] if len(hearings) > len(asking) else None
+        decoder = self.start(opened, decoding, False, self.tokenizer.id("</think>"), together)
         for _ in decoder.run(drop=True):
             pass
-        for number, prompt, (ids, *_) in zip(asking, opened, decoder.results(), strict=True):
-            heard[number] = self.tokenizer.decode(ids).strip()
+        written = {number: ids for (*_, number), (ids, *_) in zip(hearings, decoder.results(), strict=True)}  # all hearings of one wrote the same
+        for number in asking:
+            heard[number] = self.tokenizer.decode(written[number]).strip()
             words = self.tokenizer.encode(heard[number])  # without the newline, which is the closing's
-            prompts[number] = replace(prompt, text_ids=[*prompt.text_ids, *words, *closing])
+            prompts[number] = replace(prompts[number], text_ids=[*prompts[number].text_ids, *opening, *words, *closing], again=())
         return prompts, heard
 
     @torch.no_grad()

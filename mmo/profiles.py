@@ -150,6 +150,7 @@ TINY_DRAWS = Draws(
 # What is heard is written down before it is answered: after A2A 79.3 % of 300 questions right for 77.7 (tried on 85 % of the rows), and it shows what was heard.
 TINY_WRITTEN = replace(TINY_DRAWS, question=(1.0, 0.0, 0.0), silent=1.0)
 TINY_HEARD = replace(TINY_DRAWS, silent=0.85, write_down=1.0)
+TINY_READ = replace(TINY_DRAWS, silent=1.0)  # sentences of the pretraining: known as text and never spoken, they would be forgotten
 TINY_SEEN = replace(TINY_DRAWS, silent=0.5)  # two thirds of the pictures have no spoken answer anyway
 # Small batches and Muon: after the same three minutes of a core the held-out audio loss was 5.14; with AdamW 5.23, with AdamW,
 # batches of twice the size and rate 1.5e-3 for 1.2e-3 5.45. (Taken on the rows and the codec before the present ones.)
@@ -172,7 +173,7 @@ TINY_STAGES = {
         ),
         StageConfig(
             "a2a", TINY_A2A, 8e-4, muon_rate=0.015, steps=1300, warmup_steps=30, draws=TINY_HEARD, sound_copies=3,
-            rehearsal=(Rehearsal(TINY_T2A, 0.2, TINY_DRAWS), Rehearsal(TINY_TEXT, 0.1, TINY_DRAWS)), **TINY_ROWS, **TINY_VOICE | {"needs": ("question_audios",)},
+            rehearsal=(Rehearsal(TINY_T2A, 0.2, TINY_DRAWS), Rehearsal(TINY_TEXT, 0.1, TINY_READ)), **TINY_ROWS, **TINY_VOICE | {"needs": ("question_audios",)},
         ),
     ),
     "i2t": (
@@ -181,8 +182,8 @@ TINY_STAGES = {
             draws=TINY_WRITTEN, needs=("image_bytes",), picture_copies=2, **TINY_ROWS,
         ),
         StageConfig(
-            "i2t", ("i2t-train.parquet",), 1e-3, muon_rate=0.02, steps=2400, warmup_steps=30, draws=TINY_SEEN, sound_copies=3, picture_copies=2,
-            rehearsal=(Rehearsal(TINY_T2A, 0.2, TINY_DRAWS), Rehearsal(TINY_A2A, 0.25, TINY_HEARD), Rehearsal(TINY_TEXT, 0.1, TINY_DRAWS)),
+            "i2t", ("i2t-train.parquet",), 1e-3, muon_rate=0.02, steps=2800, warmup_steps=30, draws=TINY_SEEN, sound_copies=3, picture_copies=2,
+            rehearsal=(Rehearsal(TINY_T2A, 0.2, TINY_DRAWS), Rehearsal(TINY_A2A, 0.25, TINY_HEARD), Rehearsal(TINY_TEXT, 0.1, TINY_READ)),
             **TINY_ROWS, **TINY_VOICE | {"needs": ("image_bytes",)},
         ),
     ),
@@ -202,7 +203,8 @@ def tiny() -> Profile:
         thinker_file=data / "thinker.safetensors",
         checkpoint_file=data / "omni.safetensors",
         stages=TINY_STAGES,
-        decoding=Decoding(max_text=64, max_frames=125, write_down=True),  # ten seconds: the longest answer takes five
+        # Ten seconds: the longest answer takes five.  Three hearings, chosen on the validation voice: 97 of its 100 questions written rightly for 94.
+        decoding=Decoding(max_text=64, max_frames=125, write_down=True, hearings=(1.0, 0.92, 1.08)),
     )
 
 

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -93,8 +93,8 @@ def read_voice(settings: Profile, name: str | None) -> Tensor | None:
     return voices[name or min(voices)].float()
 
 
-def hear(settings: Profile, path: Path, words: frozenset[str] | None) -> Tensor:
-    """A sound file of any kind that libsndfile reads -> features (N, D_audio); says what was understood."""
+def hear(settings: Profile, path: Path, words: frozenset[str] | None) -> list[Tensor]:
+    """A sound file of any kind that libsndfile reads -> features (N, D_audio) at each speed of `Decoding.hearings`; says what was understood."""
     from mmo.features import read_sound
     from mmo.speech_encoder import SpeechEncoder
 
@@ -107,14 +107,14 @@ def hear(settings: Profile, path: Path, words: frozenset[str] | None) -> Tensor:
     if np.abs(samples).max() < 1e-3:
         note(f"{path} is almost silent.")
     encoder = SpeechEncoder.load(settings.speech_encoder_dir)
-    features, lengths = encoder.encode([samples])
+    features = encoder.encode_at(samples, settings.decoding.hearings)
     if words is not None:  # the tiny ear spells; the real one's own text needs query tokens that we leave out
-        heard = encoder.spell(features, lengths)[0]
+        heard = encoder.spell(features[0][None], torch.tensor([len(features[0])]))[0]
         if not settings.decoding.write_down:  # else the model says itself what it heard
             note(f"heard: {heard}")
         if unknown := unknown_words(heard, words):
             note(words_notice(unknown, words, "The recording"))
-    return features[0, : int(lengths[0])]
+    return features
 
 
 def see(settings: Profile, path: Path) -> Tensor:
@@ -133,19 +133,20 @@ def make_prompt(question: Question, settings: Profile, model_config, voice: str 
     if words is not None and (unknown := unknown_words(text, words)):
         note(words_notice(unknown, words))
     speaker = read_voice(settings, voice)
-    sound = hear(settings, question.audio, words) if question.audio else None
+    sounds = hear(settings, question.audio, words) if question.audio else [None]
     picture = see(settings, question.image) if question.image else None
     if picture is not None:
         text = f"{IMAGE_MARK}\n{text}" if text else IMAGE_MARK
     tokenizer = ChatTokenizer.load(settings.tokenizer_dir)
-    content = user_content(
-        text,
-        sound_length=0 if sound is None else len(sound),
-        pictures=0 if picture is None else 1,
-        image_length=model_config.image_token_len,
-    )
-    ids = tokenizer.prompt([{"role": "user", "content": content}])
-    return Prompt(ids, speaker, audio_features=sound, image_features=picture, seed=seed), tokenizer
+
+    def asked(sound: Tensor | None) -> Prompt:
+        length = 0 if sound is None else len(sound)
+        content = user_content(text, sound_length=length, pictures=0 if picture is None else 1, image_length=model_config.image_token_len)
+        ids = tokenizer.prompt([{"role": "user", "content": content}])
+        return Prompt(ids, speaker, audio_features=sound, image_features=picture, seed=seed)
+
+    first, *again = (asked(sound) for sound in sounds)
+    return replace(first, again=tuple(again)), tokenizer
 
 
 # --- The command -------------------------------------------------------------------------------------------------

@@ -32,6 +32,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mmo.augmentation import change_speed
+
 SAMPLE_RATE = 16_000
 WINDOW, HOP = 400, 160  # samples: 25 ms and 10 ms
 STACK, STRIDE = 7, 6  # low frame rate: 7 mel frames become one vector, every 6th is kept
@@ -112,6 +114,15 @@ class SpeechEncoder:
         What a sound gives does not depend on its neighbours in the batch. ValueError names the sound that cannot be used.
         """
         return self.encode_frames(*self.frames(waves, sample_rate))
+
+    def encode_at(self, wave: np.ndarray | torch.Tensor, speeds: Sequence[float]) -> list[torch.Tensor]:
+        """One sound (samples,) at 16 kHz, played at each of these speeds -> its features (N, D), fewer where it is faster.
+
+        Pitch and formants go with the speed, as in speed perturbation (Ko et al., "Audio Augmentation for Speech Recognition", 2015).
+        """
+        samples = check_wave(wave, 0).numpy()
+        features, lengths = self.encode([change_speed(samples, speed, SAMPLE_RATE, SAMPLE_RATE) for speed in speeds])
+        return [row[:length] for row, length in zip(features, lengths.tolist(), strict=True)]
 
     @torch.no_grad()
     def transcribe(self, waves: Sequence[np.ndarray | torch.Tensor], sample_rate: int = SAMPLE_RATE) -> list[str]:

@@ -187,7 +187,7 @@ for stage in passes:
 #
 # *Exercise 11.labels · difficulty ●○○ · importance ●●● · 6 minutes · 2 points · stuck? `hint("11.labels")`*
 #
-# A quarter of the rows is rehearsal. Is it a quarter of what is learnt from? Text and sound have a loss each, and each loss is a mean over its own labels. Given the share of each source in the rows, how many of its rows are silent, and the labels a row
+# Three rows in ten are rehearsal: written questions with their sound, and sentences of the pretraining that were never spoken. Are they three tenths of what is learnt from? Text and sound have a loss each, and each loss is a mean over its own labels. Given the share of each source in the rows, how many of its rows are silent, and the labels a row
 # brings in text (the think block's words are labels, too) and in each codebook: whose are the labels?
 
 # %%
@@ -205,19 +205,22 @@ check("11.labels")
 
 # %%
 whole_pass = passes[-1]
-rehearsed = sum(each.share for each in whole_pass.rehearsal)
-silent = [whole_pass.draws.silent, whole_pass.rehearsal[0].draws.silent if whole_pass.rehearsal else 0.0]
+sources = {"its own rows": (1 - sum(each.share for each in whole_pass.rehearsal), whole_pass.draws.silent)}
+for each in whole_pass.rehearsal:
+    sources[each.data[0]] = each.share, each.draws.silent
 answers = [len(exam.tokenizer.encode(item.truth)) + 1 for item in exam.said]  # with the end sign
 blocks = [len(exam.tokenizer.encode(think_block(item.question))) for item in asked]  # what is heard is a label, too
 lengths = [item.codes.shape[1] + 1 for item in exam.said]  # with the stop
-written = [np.mean(answers) + whole_pass.draws.write_down * np.mean(blocks), np.mean(answers)]
-per_row = torch.tensor(written, dtype=torch.float32), torch.tensor([float(np.mean(lengths))] * 2)
-found = label_shares(torch.tensor([1 - rehearsed, rehearsed]), torch.tensor(silent), *per_row)
-for name, (own, other) in zip(("text", "sound"), found.tolist()):
-    print(f"{name:6} labels: {own:4.0%} of the pass's own rows, {other:4.0%} of the rehearsal")
+written = [float(np.mean(answers))] * len(sources)
+written[0] += float(whole_pass.draws.write_down * np.mean(blocks))
+spoken = [float(np.mean(lengths))] * len(sources)
+shares, silent = zip(*sources.values())
+found = label_shares(*(torch.tensor(each) for each in (shares, silent, written, spoken)))
+for name, text_labels, sound_labels in zip(sources, *found.tolist()):
+    print(f"{name:20} {text_labels:4.0%} of the text labels, {sound_labels:4.0%} of the sound's")
 
 # %% [markdown]
-# So the few rehearsed rows are most of what the Talker learns from, and the hearing is learnt in writing.
+# So the few spoken rows of the rehearsal are most of what the Talker learns from, and the hearing is learnt in writing. The rows of text alone are there for the Thinker: it had read, for instance, what comes after each number, and what nobody speaks of it forgets.
 #
 # ## Exercise: what freezing saves
 #
@@ -334,6 +337,27 @@ for n in [n for n, each in enumerate(own) if each][:5]:
     print(f"  {asked[n].voice}: {asked[n].question} | heard: {answers[n].heard} | answered: {answers[n].text}")
 
 # %% [markdown]
+# **Heard three times.** "Two" and "ten" lie near each other. Played a little slower and a little faster the same question sounds otherwise, to the frozen encoder too, and the mistakes are others. So the model hears it at each speed of
+# `Decoding.hearings`, and every word of the block is the one that all hearings together find likeliest: their log-probabilities are added (`agree` in `mmo/generation.py`). No weight is learnt for it; it costs a batch of three for the dozen tokens of the block.
+# **Predict:** how many of these questions are written down rightly then?
+
+# %%
+predict("11.again", "Of 100 questions, how many will be written down without a mistake?", None)
+
+# %%
+print("speeds:", ", ".join(f"{speed:g}" for speed in exam.decoding.hearings))
+together = candidate.answer(exam.heard_prompts(asked), "heard again", speech=False)
+written_again = np.array([measures.same_words(answer.heard, item.question) for item, answer in zip(asked, together)])
+right_again = np.array([measures.same_words(answer.text, truth) for answer, truth in zip(together, truths)])
+for name, wrote, hits in (("heard once", written_right, right["spoken"]), ("heard at each speed", written_again, right_again)):
+    print(f"{name:20} {np.mean(wrote):5.0%} written down rightly, {np.mean(hits):5.0%} answered rightly")
+for n in [n for n in range(len(asked)) if written_again[n] != written_right[n]][:5]:
+    print(f"  {asked[n].voice}: {asked[n].question} | once: {answers[n].heard} | together: {together[n].heard}")
+reveal("11.again", round(100 * float(np.mean(written_again))), "percent")
+
+# %% [markdown]
+# `mmo say --audio` and every figure of `report.json` hear that way; the comparison of the three ways above was of one hearing, for all three.
+#
 # **The control.** With the questions swapped among each other, the answers must be wrong. If they are not, the model was guessing from the shape of the prompt.
 
 # %%
@@ -407,6 +431,7 @@ quiz("11")
 # - The projector is a dictionary from sounds to the Thinker's own language, and it is learnt against two frozen sides first.
 # - It can only be as good as the frozen encoder's features; the encoder's own transcript, read as text, tells roughly how good they are.
 # - Most of what the Thinker can do with words it can do with what it hears, once it has written it down rightly.
+# - The same sound at other speeds brings other mistakes; what all hearings agree on is more often right.
 # - What is not rehearsed may be forgotten; a little text in each batch keeps it, and a count before and after says whether it did.
 #
 # **Often mistaken.** *"The Thinker gets the words."* It gets a vector every 60 ms; words stand only where it has written them itself. *"The audio loss trains hearing."* It trains speaking; hearing is learnt from the text loss.

@@ -18,7 +18,7 @@
 #
 # **You need** notebook 11's model (or the shipped one); that a picture is 64 vectors, one a patch (notebook 03).
 #
-# **The claim.** The same recipe again: a frozen encoder, two linear layers, placeholders. Sight costs the model no new part. What it costs is rehearsal: half of the rows of its second pass
+# **The claim.** The same recipe again: a frozen encoder, two linear layers, placeholders. Sight costs the model no new part. What it costs is rehearsal: more than half of the rows of its second pass
 # teach again what was learnt before, and you count whether that was enough.
 
 # %% tags=["parameters"]
@@ -293,7 +293,7 @@ few = 40 if budget == "full" else 4
 read, heard, seen = (measures.spread(of_tier(items, "sentence"), few) for items in (exam.said, exam.asked, exam.shown))
 tasks = {
     "read": (exam.text_prompts(read), read),
-    "hear": (exam.sound_prompts(exam.hear(heard)), heard),
+    "hear": (exam.heard_prompts(heard), heard),
     "see": (exam.picture_prompts(seen, exam.see(seen)), seen),
 }
 marks = {}

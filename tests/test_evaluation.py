@@ -204,7 +204,7 @@ def test_swapped_inputs_come_from_an_item_with_another_answer(profile, monkeypat
             return [answer.text for answer in self.answer(prompts, what, False)]
 
     # Different features for each item, whatever the toy encoder makes of them.
-    def distinct(items, augmented=False):
+    def distinct(items, augmented=False, speed=1.0):
         return [torch.full((3, worlds.SOUND_DIM), float(SENTENCES.index(item.truth) + 10 * augmented)) for item in items]
 
     monkeypatch.setattr(exam, "hear", distinct)

@@ -7,7 +7,7 @@ import torch
 
 from mmo.codec import Codec
 from mmo.config import Decoding
-from mmo.generation import Answer, Batch, Finished, Generator, Heard, Prompt, Sound, TextPiece, for_decoding
+from mmo.generation import Answer, Batch, Finished, Generator, Heard, Prompt, Sound, TextPiece, agree, for_decoding
 from mmo.omni import OmniModel
 from mmo.sampling import Chooser, Noise, allowed_codes
 from mmo.sequence import Markers, build_row
@@ -399,6 +399,49 @@ def test_an_answer_follows_the_block_in_which_its_question_is_written(quiet, lis
             row = build_row([*MARKERS.assistant, *block, 60, *MARKERS.end], answer.codes, TOY, replace(MARKERS, think_end=(26, 234, 234)))
             spoken = (row.audio_labels[0] != -100).nonzero()
             assert not len(spoken) or spoken[0] == len(MARKERS.assistant) + len(block), "training begins the sound elsewhere"
+
+
+def test_hearings_that_agree_write_one_text(listener, asked):
+    """Each token is chosen from the mean of the hearings' log-probabilities: worked out here with the whole sequence at once, step by step."""
+    model, opening, greedy = listener.model, [25, 234], listener.decoding.greedy()
+    for first, other in ((asked[0], asked[2]), (asked[3], asked[0])):
+        prompt, ids = replace(first, again=(other,)), []
+        while len(ids) < DECODING.max_text:
+            logits = 0
+            for each in (first, other):
+                batch = Batch.collate([replace(each, text_ids=[*each.text_ids, *opening, *ids])], TOY, "cpu")
+                # What is written down has no codes; the streams beside its text hold the pad.
+                hidden = model.hidden_states(batch.input_ids, **batch.features)
+                logits = logits + model.text_head(hidden.text[:, -1:]).log_softmax(-1)
+            ids.append(int(logits.argmax()))
+            if ids[-1] == 26:
+                break
+        _, heard = listener.listen([prompt, first], greedy)
+        assert heard[0] == listener.tokenizer.decode(ids[: ids.index(26)] if 26 in ids else ids).strip()
+        assert heard[1] == listener.listen([first], greedy)[1][0], "another row's hearings have no say"
+
+
+def test_a_hearing_that_agrees_with_itself_changes_nothing(listener, asked):
+    once = listener.generate_batch(asked)
+    thrice = listener.generate_batch([replace(prompt, again=(prompt, prompt)) if prompt.audio_features is not None else prompt for prompt in asked])
+    assert all(same(one, other) and one.heard == other.heard for one, other in zip(once, thrice, strict=True))
+    answer = listener.answer(replace(asked[0], again=(asked[0],)))
+    assert same(answer, once[0]) and answer.heard == once[0].heard
+
+
+def test_drawn_words_are_the_same_in_all_hearings(listener, asked):
+    """Rows of one group share their seed, so that a drawn token is everybody's."""
+    drawn = replace(listener.decoding, text_temperature=1.5)
+    prompts, heard = listener.listen([replace(asked[0], again=(asked[2], asked[3]))], drawn)
+    again, repeated = listener.listen([replace(asked[0], again=(asked[2], asked[3]))], drawn)
+    assert heard == repeated and prompts[0].text_ids == again[0].text_ids and not prompts[0].again
+
+
+def test_agreement_is_the_mean_over_a_group():
+    logits, together = torch.randn(5, 1, 7), torch.tensor([0, 1, 0, 2, 1])
+    each, found = logits.log_softmax(-1), agree(logits, together, 3)
+    assert torch.allclose(found[0], (each[0] + each[2]) / 2) and torch.allclose(found[1], (each[1] + each[4]) / 2) and torch.allclose(found[3], each[3])
+    assert torch.equal(found[0], found[2]) and torch.equal(found[1], found[4])
 
 
 def test_what_was_heard_comes_before_the_answer(listener, asked):

@@ -122,9 +122,9 @@ def test_sound_question(toy, tmp_path, capsys, monkeypatch):
     heard = []
 
     class Ear:
-        def encode(self, waves):
-            heard.append(waves[0])
-            return torch.randn(1, 5, worlds.SOUND_DIM), torch.tensor([4])
+        def encode_at(self, wave, speeds):
+            heard.append(wave)
+            return [torch.randn(4, worlds.SOUND_DIM) for _ in speeds]
 
         def spell(self, features, lengths):
             return ["what is zebra"]
@@ -141,7 +141,7 @@ def test_sound_question(toy, tmp_path, capsys, monkeypatch):
 
 
 def test_features_stand_at_their_placeholders(toy, monkeypatch):
-    monkeypatch.setattr(say, "hear", lambda *_: torch.zeros(4, worlds.SOUND_DIM))
+    monkeypatch.setattr(say, "hear", lambda *_: [torch.zeros(4, worlds.SOUND_DIM), torch.zeros(5, worlds.SOUND_DIM)])
     monkeypatch.setattr(say, "see", lambda *_: torch.zeros(worlds.PATCHES, worlds.PICTURE_DIM))
     for question, sounds, pictures in (
         (say.Question(audio="q.wav"), 4, 0),
@@ -150,6 +150,7 @@ def test_features_stand_at_their_placeholders(toy, monkeypatch):
     ):
         prompt, _ = say.make_prompt(question, toy, MODEL, None, 0)
         assert (prompt.text_ids.count(MODEL.audio_ids[0]), prompt.text_ids.count(MODEL.image_ids[0])) == (sounds, pictures)
+        assert [each.text_ids.count(MODEL.audio_ids[0]) for each in prompt.again] == [5] * bool(sounds), "heard again at another speed"
     seen, tokenizer = say.make_prompt(say.Question(image="p.png"), toy, MODEL, None, 0)
     assert say.PICTURE_QUESTION in tokenizer.decode(seen.text_ids)
 

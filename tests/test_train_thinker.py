@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -14,7 +15,7 @@ from mmo.config import IGNORE, ModelConfig
 from mmo.omni import OmniModel
 from mmo.sequence import Markers, find_assistant_ranges
 from mmo.thinker import load_thinker, save_thinker
-from mmo.world import text
+from mmo.world import rows, text
 from mmo.world import train_thinker as making
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,6 +35,17 @@ def corpus():
     facts = [fact for fact in text.open_facts(rng, 300) if making.known(fact.kind, fact.answer)]
     closed = [fact for fact in text.closed_facts() if making.known(fact.kind, fact.answer)]
     return making.Corpus(closed, facts, {})
+
+
+def test_rows_of_text_alone_are_what_it_has_read():
+    """data/tiny/text-train.parquet: no sound, every listed sentence of the tiers it knows, none of tier `fact`."""
+    shipped = pq.read_table(ROOT / "data" / "tiny" / "text-train.parquet").to_pylist()
+    assert shipped == [{**row} for row in rows.text_rows()], "python -m mmo.world.build writes it anew"
+    assert not any(row["question_audios"] or row["answer_audios"] or row["image_bytes"] or row["spk_emb"] for row in shipped)
+    answers = {json.loads(row["conversations"])[1]["content"]: row for row in shipped}
+    assert {row["tier"] for row in shipped} == {"train", "sentence", "pair"}
+    assert all(row["tier"] == text.tier(row["kind"], answer) != "fact" for answer, row in answers.items())
+    assert set(answers) == {fact.answer for fact in text.closed_facts() if making.known(fact.kind, fact.answer)}
 
 
 @pytest.fixture

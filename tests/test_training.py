@@ -16,7 +16,7 @@ import worlds
 from typer.testing import CliRunner
 
 from mmo.checkpoint import latest_weights, load_state, save_state, snapshots_of
-from mmo.config import IGNORE, StageConfig
+from mmo.config import IGNORE, Rehearsal, StageConfig
 from mmo.data import Batches, Draws, Layout, collate
 from mmo.omni import TIED, OmniModel, load_model, loss_sums
 from mmo.optimiser import Average, Optimisers, choose_trainable, is_hidden_matrix, rate_factor
@@ -464,6 +464,18 @@ def test_epochs_become_steps(profile, tmp_path):
     profile.stages["t2a"] = (stage,)
     result = run(profile, "t2a", tmp_path / "run")
     assert result.rows == pytest.approx(80, abs=20)
+
+
+def test_rows_of_text_alone_can_be_rehearsed(profile, tmp_path):
+    """A file named for text needs no column of sound: its rows teach words and no code."""
+    texts = [{**row, "answer_audios": [], "ref_audios": [], "spk_emb": []} for row in worlds.make_rows("t2a", 40)]
+    worlds.write_rows(profile.data_dir / "text-train.parquet", texts)
+    stage = replace(profile.stages["t2a"][0], rehearsal=(Rehearsal(("text-train.parquet",), 0.5, Draws.none()),))
+    corpora, shares = open_corpora(profile, stage, Encoders(), strict=True)
+    assert shares == [0.5, 0.5] and [len(corpus) for corpus in corpora] == [40, 40]
+    layout = Layout(profile.model, worlds.tokenizer(), stage.max_length)
+    (batch,) = [each for each, _ in zip(Batches(corpora[1:], [1.0], layout, stage.token_budget).start(), range(1))]
+    assert (batch.text_labels != IGNORE).any() and (batch.audio_labels == IGNORE).all()
 
 
 def test_missing_encoder_and_data_are_named(profile, tmp_path):

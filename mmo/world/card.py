@@ -16,7 +16,7 @@ import pyarrow.parquet
 from . import plan
 
 # What each may weigh in git, in megabytes (10^6 bytes), and all of it together.
-BUDGET = {"t2a-*.parquet": 9, "a2a-*.parquet": 15, "i2t-*.parquet": 5, "codec.*": 11, "speech_encoder": 4, "vision_encoder": 3,
+BUDGET = {"t2a-*.parquet": 9, "a2a-*.parquet": 15, "i2t-*.parquet": 5, "text-*.parquet": 0.1, "codec.*": 11, "speech_encoder": 4, "vision_encoder": 3,
           "thinker.safetensors": 4.5, "omni.safetensors": 11, "tokenizer": 0.3, "figures": 0.7, "voices.safetensors": 0.01, "words.txt": 0.01}
 TOTAL = 60
 
