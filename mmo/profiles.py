@@ -182,8 +182,8 @@ TINY_STAGES = {
             draws=TINY_WRITTEN, needs=("image_bytes",), picture_copies=2, **TINY_ROWS,
         ),
         StageConfig(
-            "i2t", ("i2t-train.parquet",), 1e-3, muon_rate=0.02, steps=2800, warmup_steps=30, draws=TINY_SEEN, sound_copies=3, picture_copies=2,
-            rehearsal=(Rehearsal(TINY_T2A, 0.2, TINY_DRAWS), Rehearsal(TINY_A2A, 0.25, TINY_HEARD), Rehearsal(TINY_TEXT, 0.1, TINY_READ)),
+            "i2t", ("i2t-train.parquet",), 1e-3, muon_rate=0.02, steps=3000, warmup_steps=30, draws=TINY_SEEN, sound_copies=3, picture_copies=2,
+            rehearsal=(Rehearsal(TINY_T2A, 0.2, TINY_DRAWS), Rehearsal(TINY_A2A, 0.35, TINY_HEARD), Rehearsal(TINY_TEXT, 0.05, TINY_READ)),
             **TINY_ROWS, **TINY_VOICE | {"needs": ("image_bytes",)},
         ),
     ),
