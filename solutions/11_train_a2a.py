@@ -356,7 +356,7 @@ for n in [n for n in range(len(asked)) if written_again[n] != written_right[n]][
 reveal("11.again", round(100 * float(np.mean(written_again))), "percent")
 
 # %% [markdown]
-# `mmo say --audio` and every figure of `report.json` hear that way; the comparison of the three ways above was of one hearing, for all three.
+# `mmo say --audio question.wav` and every figure of `report.json` hear that way; the comparison of the three ways above was of one hearing, for all three.
 #
 # **The control.** With the questions swapped among each other, the answers must be wrong. If they are not, the model was guessing from the shape of the prompt.
 
