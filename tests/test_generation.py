@@ -430,11 +430,22 @@ def test_a_hearing_that_agrees_with_itself_changes_nothing(listener, asked):
 
 
 def test_drawn_words_are_the_same_in_all_hearings(listener, asked):
-    """Rows of one group share their seed, so that a drawn token is everybody's."""
-    drawn = replace(listener.decoding, text_temperature=1.5)
-    prompts, heard = listener.listen([replace(asked[0], again=(asked[2], asked[3]))], drawn)
-    again, repeated = listener.listen([replace(asked[0], again=(asked[2], asked[3]))], drawn)
-    assert heard == repeated and prompts[0].text_ids == again[0].text_ids and not prompts[0].again
+    """Rows of one group have one distribution: with one seed they draw the same tokens, with two they do not."""
+    drawn, sounds = replace(listener.decoding, text_temperature=1.5), [prompt for prompt in asked if prompt.audio_features is not None]
+
+    def written(seeds):
+        prompts = [replace(prompt, seed=seed) for prompt, seed in zip(sounds, seeds, strict=True)]
+        decoder = listener.start(prompts, drawn, False, 26, together=[0, 0, 0])
+        for _ in decoder.run(drop=True):
+            pass
+        return [ids for ids, *_ in decoder.results()]
+
+    one, two, three = written((7, 7, 7))
+    assert one == two == three and len(one) > 1
+    other, *_ = written((7, 8, 9))[1:]
+    assert other != one, "the seed decides what is drawn"
+    prompts, _ = listener.listen([replace(asked[0], again=(asked[2], asked[3]))], drawn)
+    assert prompts[0].text_ids[: len(asked[0].text_ids)] == list(asked[0].text_ids) and not prompts[0].again, "the answer is to the first hearing"
 
 
 def test_agreement_is_the_mean_over_a_group():

@@ -74,7 +74,7 @@ def test_a_sound_at_several_speeds(encoder):
     """At speed 1 what `encode` gives; faster is shorter; a sound that cannot be used is named as ever."""
     wave = torch.sin(2 * torch.pi * 300 * torch.arange(16_000) / 16_000)
     same, slow, fast = encoder.encode_at(wave, (1.0, 0.8, 1.25))
-    assert torch.equal(same, encoder.encode([wave])[0][0]) or torch.allclose(same, encoder.encode([wave])[0][0], atol=1e-5)
+    assert torch.allclose(same, encoder.encode([wave])[0][0], atol=1e-5)
     assert len(slow) == feature_count(20_000) and len(fast) == feature_count(12_800)
     with pytest.raises(ValueError, match="sound 0"):
         encoder.encode_at(np.zeros(0, np.float32), (1.0, 1.1))
