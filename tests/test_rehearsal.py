@@ -394,7 +394,8 @@ def test_a_short_notebook_on_stand_ins(stand_ins, tmp_path):
     told, run = figures["notebooks"]["t2a"], tmp_path / "mini" / "notebooks" / "mini-rehearse"
     assert figures == report.read_figures(tmp_path, "mini") and mine.sum() == len(mine)
     assert told["file"] == "short.ipynb" and told["seconds"] > 0 and not told["kept"]
-    assert told["memory"] == pytest.approx(int((run / "peak.txt").read_text()), rel=0.02), "the most that the kernel held, and nothing else"
+    beyond = told["memory"] - int((run / "peak.txt").read_text())  # a kernel still grows while it ends: by 25 to 40 MB, seen
+    assert 0 <= beyond < mine.nbytes // 4, f"the most that the kernel held, and nothing else: {beyond / 1e6:.0f} MB more than it told"
     text = (tmp_path / "mini" / "notebooks" / "short.ipynb").read_text(encoding="utf-8")
     assert "3 steps" in text and "nothing that it says or scores means anything" in text
     assert (run / "t2a.safetensors").is_file() and not (run / "snapshots").exists()
