@@ -33,6 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmo import memory
 from mmo.config import IGNORE, ModelConfig
 from mmo.projector import Projector, place_features
 from mmo.talker import Talker
@@ -400,6 +401,7 @@ def load_model(path: str | os.PathLike, config: ModelConfig | None = None) -> Om
     no such file, ValueError where it has no configuration, or keys or shapes do not fit.
     """
     state, config, _ = read_model(path, config)
+    memory.keep(config.use_moe)  # before the weights come: they lie on huge pages then
     model = OmniModel(config)
     load_weights(model, {name: value.float() for name, value in state.items()}, str(path))
     return model.eval()

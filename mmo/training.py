@@ -569,6 +569,7 @@ class StageRun:
         """The model this stage starts from: T2A a text-pretrained Thinker, the others the stage before."""
         torch.manual_seed(self.settings["seed"])
         if self.stage == STAGES[0] or self.saved is not None:
+            memory.keep(self.profile.model.use_moe)  # before the weights come: they lie on huge pages then
             model = OmniModel(self.profile.model)
             if self.saved is not None:
                 say(f"going on with stage {self.stage} at pass {self.passes[self.progress.done].name}, step {self.progress.step}")

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+from mmo import memory
 from mmo.bench.clock import ProcessorTime, alternate, median_ratio, seconds_of
 from mmo.bench.growing import Grown, growing_answer
 from mmo.bench.report import Line, Report, describe_machine
@@ -103,6 +104,7 @@ def bench_model(profile: Profile, seed: int, device: torch.device) -> tuple[Omni
     """The profile's finished weights, or fresh ones of the same size where it has none here; and which they are."""
     if profile.checkpoint_file.is_file():
         return load_model(profile.checkpoint_file, profile.model).to(device), profile.checkpoint_file.name
+    memory.keep(profile.model.use_moe)
     torch.manual_seed(seed)
     return OmniModel(profile.model).to(device).eval(), "drawn"
 
