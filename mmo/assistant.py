@@ -10,7 +10,7 @@ Encoders are loaded when they are first needed.  `mmo say` does the same for fil
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from mmo.chat import IMAGE_MARK, ChatTokenizer, user_content
+from mmo.chat import ChatTokenizer
 from mmo.checkpoint import latest_weights
 from mmo.codec import Codec
 from mmo.config import Decoding
-from mmo.generation import Answer, Generator, Prompt
+from mmo.generation import Answer, Generator, Prompt, lay_out
 from mmo.omni import load_model
 from mmo.profiles import Profile
 from mmo.profiles import run_dir as default_run_dir
@@ -85,22 +85,11 @@ class Assistant:
             raise ValueError("nothing to answer: give text, sound or picture")
         if voice is not None and voice not in self.voices:
             raise ValueError(f"no voice {voice!r}; there are {', '.join(self.voices)}")
-        seen = None
-        if picture is not None:
-            seen = self.vision_encoder.encode([picture])[0]
-            text = f"{IMAGE_MARK}\n{text}" if text else IMAGE_MARK
         speaker = self.voices[voice] if voice else next(iter(self.voices.values()), None)
-
-        def asked(heard: Tensor | None) -> Prompt:
-            length = self.generator.config.image_token_len
-            content = user_content(text, sound_length=0 if heard is None else len(heard), pictures=0 if seen is None else 1, image_length=length)
-            ids = self.generator.tokenizer.prompt([{"role": "user", "content": content}])
-            return Prompt(ids, speaker, audio_features=heard, image_features=seen, seed=seed)
-
-        if sound is None:
-            return asked(None)
-        first, *again = (asked(heard) for heard in self.speech_encoder.encode_at(sound, self.settings.decoding.hearings))
-        return replace(first, again=tuple(again))
+        decoding = self.settings.decoding
+        heard = () if sound is None else self.speech_encoder.encode_at(sound, decoding.hearings)
+        seen = () if picture is None else self.vision_encoder.encode_at(picture, decoding.looks)
+        return lay_out(self.generator.tokenizer, self.generator.config, text, heard, seen, speaker, seed)
 
     def ask(
         self, text: str = "", sound: np.ndarray | None = None, picture: Image | None = None, voice: str | None = None, seed: int = 0,

@@ -226,10 +226,13 @@ class Decoding:
     max_frames: int = 375  # 30 s
     write_down: bool = False  # what is heard is written in a think block first, and the answer follows (for models trained so: `Draws.write_down`)
     hearings: tuple[float, ...] = (1.0,)  # speeds at which a sound is heard to write it down, by all hearings together; the answer is to the first
+    looks: tuple[tuple[float, float], ...] = ((0.0, 0.0),)  # how far down and right (shares of its sides) a picture is moved at each look; all choose the text
 
     def __post_init__(self) -> None:
         if not self.hearings or min(self.hearings) <= 0:
             raise ValueError(f"hearings {self.hearings}: at least one speed is needed, each above 0")
+        if not self.looks or any(abs(far) >= 0.5 for look in self.looks for far in look):
+            raise ValueError(f"looks {self.looks}: at least one is needed, (down, right) in shares of the picture's sides, each less than half of one")
         if min(*each(self.temperature, 2), self.text_temperature) < 0:
             raise ValueError(f"temperatures must not be negative: {self.temperature}, {self.text_temperature}")
         if min(*each(self.top_k, 2), self.text_top_k) < 0:

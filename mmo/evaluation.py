@@ -140,17 +140,17 @@ def ask_a2a(exam: Exam, candidate: Candidate, ear: Ear):
 def ask_i2t(exam: Exam, candidate: Candidate, ear: Ear):
     """Pictures in, text and speech out.  Marks twice: `i2t` and `i2a`."""
     items = measures.spread(of_tier(exam.shown, "sentence"), exam.sizes.pictures)
-    prompts = exam.picture_prompts(items, exam.see(items))
+    prompts = exam.seen_prompts(items)
     partners = measures.swap([item.truth for item in items], seed=exam.seed)
 
     def swap_in(n: int, other: int) -> Prompt:
-        return replace(prompts[n], image_features=prompts[other].image_features)
+        return replace(prompts[n], image_features=prompts[other].image_features, looks=prompts[other].looks)
 
     answers, spoken, wrong = ask_inputs("i2t", items, prompts, partners, swap_in, exam, candidate, ear)
     right = [answer.text.strip() == item.truth for answer, item in zip(answers, items)]
     rare = {tier: measures.spread(of_tier(exam.shown, tier), exam.sizes.rare_inputs) for tier in TIERS[1:]}
     rare_texts = {
-        tier: candidate.texts(exam.picture_prompts(found, exam.see(found)), f"i2t {tier}") for tier, found in rare.items() if found
+        tier: candidate.texts(exam.seen_prompts(found), f"i2t {tier}") for tier, found in rare.items() if found
     }
 
     def mark() -> dict:
@@ -221,7 +221,7 @@ def ask_stages(exam: Exam, run_dir: Path, ear: Ear):
     prompts = {
         "t2a": exam.text_prompts(said),
         "a2a": exam.heard_prompts(asked),
-        "i2t": exam.picture_prompts(shown, exam.see(shown)),
+        "i2t": exam.seen_prompts(shown),
     }
     texts: dict[tuple[str, str], list[str]] = {}
     aloud: dict[str, Spoken] = {}

@@ -11,7 +11,7 @@ What is asked of whom, and marked against what, stands in evaluation.py.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -376,21 +376,33 @@ class Exam:
             for n, (item, each) in enumerate(zip(items, features, strict=True))
         ]
 
-    def encode(self, cells: Sequence[bytes], frozen: Frozen | None, what: str, augmented: bool, speed: float = 1.0) -> list[Tensor]:
-        """Features of encoded sounds or pictures; `augmented`: disturbed as in training, but always the same way.  speed: of sounds."""
+    def seen_prompts(self, items: Sequence[Item]) -> list[Prompt]:
+        """Prompts with a picture, seen at every look of `Decoding.looks`."""
+        first, *others = (self.see(items, look) for look in self.decoding.looks)
+        prompts = self.picture_prompts(items, first)
+        return [replace(prompt, looks=looks) for prompt, looks in zip(prompts, zip(*others), strict=True)] if others else prompts
+
+    def encode(
+        self, cells: Sequence[bytes], frozen: Frozen | None, what: str, augmented: bool, otherwise: Callable | None = None
+    ) -> list[Tensor]:  # fmt: skip
+        """Features of encoded sounds or pictures; `augmented`: disturbed as in training, but always the same way.  otherwise: what is done to each then."""
         if frozen is None:
             raise FileNotFoundError(f"no encoder for {what}: `mmo doctor` says what is missing")
         items = [frozen.decode(cell) for cell in cells]
         if augmented and frozen.augment:
             items = [frozen.augment(item, np.random.default_rng((self.seed, n))) for n, item in enumerate(items)]
-        if speed != 1.0:
-            items = [change_speed(item, speed, SAMPLE_RATE, SAMPLE_RATE) for item in items]
+        if otherwise:
+            items = [otherwise(item) for item in items]
         return [torch.from_numpy(np.array(each, np.float32)) for each in encode_items(items, frozen)]
 
     def hear(self, items: Sequence[Item], augmented: bool = False, speed: float = 1.0) -> list[Tensor]:
         """Speech features of spoken questions, played at `speed`."""
-        return self.encode([item.question_sound for item in items], self.encoders.speech, "spoken questions", augmented, speed)
+        otherwise = None if speed == 1.0 else lambda sound: change_speed(sound, speed, SAMPLE_RATE, SAMPLE_RATE)
+        return self.encode([item.question_sound for item in items], self.encoders.speech, "spoken questions", augmented, otherwise)
 
-    def see(self, items: Sequence[Item]) -> list[Tensor]:
-        """Patch features of pictures, with the noise that the world lays over them at load."""
-        return self.encode([item.picture for item in items], self.encoders.vision, "pictures", augmented=True)
+    def see(self, items: Sequence[Item], look: tuple[float, float] = (0.0, 0.0)) -> list[Tensor]:
+        """Patch features of pictures, with the noise that the world lays over them at load, and then moved (down, right)."""
+        from mmo.vision_encoder import moved  # transformers takes seconds
+
+        otherwise = None if look == (0.0, 0.0) else lambda picture: moved(picture, *look)
+        return self.encode([item.picture for item in items], self.encoders.vision, "pictures", augmented=True, otherwise=otherwise)

@@ -19,6 +19,7 @@ No other block is opened: where nothing was heard, there is nothing to write dow
 
 The same sound may be heard several times, at other speeds (`Prompt.again`): then every token of the block is the one that all hearings together
 find likeliest, their probabilities multiplied.  What one hearing takes for "two" another takes for "ten"; the answer is to the first.
+In the same way a picture may be looked at several times (`Prompt.looks`): all looks together choose the text of the answer, the first one speaks it.
 
     generator = Generator(model, codec, tokenizer)
     answer = generator.answer(prompt)                        # text, codes, samples, times
@@ -40,7 +41,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmo.chat import THINK_END, THINK_START, ChatTokenizer, TextStream, without_open_block
+from mmo.chat import IMAGE_MARK, THINK_END, THINK_START, ChatTokenizer, TextStream, user_content, without_open_block
 from mmo.codec import Codec
 from mmo.config import Decoding, ModelConfig, each
 from mmo.graphs import StepGraph
@@ -61,6 +62,7 @@ class Prompt:
     speaker: the wanted voice's vector (S,).  ref_codes: (Q, F), sound of that voice.  audio_features (N, D_audio) and
     image_features (P, D_image) or (I, P, D_image): what the encoders heard and saw, for the placeholders in the text.
     seed: this row's own randomness.  again: the same question as it sounds at other speeds; they help to write it down.
+    looks: features of the same picture otherwise, each shaped like image_features; they help to choose the answer's text.
     """
 
     text_ids: Sequence[int]
@@ -70,6 +72,34 @@ class Prompt:
     image_features: Tensor | None = None
     seed: int = 0
     again: tuple[Prompt, ...] = ()
+    looks: tuple[Tensor, ...] = ()
+
+
+def lay_out(
+    tokenizer: ChatTokenizer, config: ModelConfig, text: str = "", heard: Sequence[Tensor] = (), seen: Sequence[Tensor] = (),
+    speaker: Tensor | None = None, seed: int = 0,
+) -> Prompt:  # fmt: skip
+    """A question as training laid it out: words, a sound, a picture, or several of these.
+
+    heard: (N, D_audio) at each speed, the sound as it is first.  seen: (P, D_image) at each look, the picture as it is first.
+    """
+    if seen:
+        text = f"{IMAGE_MARK}\n{text}" if text else IMAGE_MARK
+
+    def asked(sound: Tensor | None) -> Prompt:
+        length = 0 if sound is None else len(sound)
+        content = user_content(text, sound_length=length, pictures=1 if seen else 0, image_length=config.image_token_len)
+        ids = tokenizer.prompt([{"role": "user", "content": content}])
+        return Prompt(ids, speaker, audio_features=sound, image_features=seen[0] if seen else None, seed=seed, looks=tuple(seen[1:]))
+
+    first, *again = (asked(sound) for sound in heard or (None,))
+    return replace(first, again=tuple(again))
+
+
+def with_looks(prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[int]]:
+    """The prompts, and behind them one row more for each further look; and each row's group: the looks of a picture choose one text."""
+    further = [(replace(prompt, image_features=look), group) for group, prompt in enumerate(prompts) for look in prompt.looks]
+    return [*prompts, *(prompt for prompt, _ in further)], [*range(len(prompts)), *(group for _, group in further)]
 
 
 @dataclass(frozen=True)
@@ -238,10 +268,12 @@ class Decoder:
         end_token: int | None = None,
         unsaid: int | None = None,
         together: Sequence[int] | None = None,
+        answering: int | None = None,
     ) -> None:
         """end_token: what ends the text, by default <|im_end|>.  unsaid: a token that is never written.
 
         together: each row's group, 0 to n - 1; the rows of a group write one text, each token chosen by all of them (`agree`).
+        answering: the rows behind so many only help to choose the text: they say nothing, and leave when it has ended.
         """
         self.model, self.config, self.graph = model, model.config, graph
         config, B, Q = model.config, len(batch.lengths), model.config.num_codebooks
@@ -251,6 +283,7 @@ class Decoder:
         self.unsaid = unsaid
         self.together = None if together is None else carry(torch.tensor(together), self.device)
         self.groups = len(set(together or ()))
+        self.answering = B if answering is None else answering
         self.rows = list(range(B))  # the batch's rows that still run ...
         self.rows_index = torch.arange(B, device=self.device)  # ... and the same on the device
         self.step = 0
@@ -265,6 +298,7 @@ class Decoder:
         max_frames = decoding.max_frames if speech else -Q - 1
         self.text_end = torch.full((B,), decoding.max_text, device=self.device)
         self.speech_end = torch.full((B,), max_frames, device=self.device)
+        self.speech_end[self.answering :] = -Q - 1
         self.text_ended = torch.zeros(B, dtype=torch.bool, device=self.device)
         self.stopped = torch.zeros(B, dtype=torch.bool, device=self.device)
         self.max_steps = max(decoding.max_text, max_frames + Q) + 1
@@ -288,7 +322,7 @@ class Decoder:
         self.audio_hidden = last_hidden(hidden.audio, batch.lengths)
 
     def run(self, drop: bool) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield each step's (tokens (B,), codes (B, Q)), as they are *fed*, for the rows in `self.rows`.
+        """Yield each step's (tokens (B,), codes (B, Q)), as they are *fed*, for the rows in `self.rows` (those that only help stand behind the others).
 
         drop: go on without the rows that have ended, once they are a quarter of the batch.  Ends when all rows have.
         """
@@ -303,10 +337,18 @@ class Decoder:
             if not running:
                 return
             tail = all(self.step > text_end for _, text_end, _ in self.told)
-            if drop and len(running) <= 0.75 * len(self.rows) and not (self.graph and self.graph.on):
-                fed = fed[self.select(running)]
+            keep = running if drop and len(running) <= 0.75 * len(self.rows) else self.without_helpers(running)
+            if len(keep) < len(self.rows) and not (self.graph and self.graph.on):
+                fed = fed[self.select(keep)]
             hidden = self.advance(fed[..., None], tail)
             self.text_hidden, self.audio_hidden = hidden.text, hidden.audio
+
+    def without_helpers(self, running: Sequence[int]) -> list[int]:
+        """All places, or once no row that only helps is running, those of the rows that answer."""
+        places = range(len(self.rows))
+        if any(self.rows[place] >= self.answering for place in running):
+            return list(places)
+        return [place for place in places if self.rows[place] < self.answering]
 
     def advance(self, ids: Tensor, tail: bool) -> Hidden:
         """One position more, ids (B, Q + 1, 1).  tail: no row wants text any more."""
@@ -365,11 +407,11 @@ class Decoder:
         return torch.stack((self.text_end, self.speech_end, self.text_ended, self.stopped), dim=1)
 
     def results(self) -> list[tuple[list[int], Tensor, bool, bool]]:
-        """Of each row of the batch: text ids, codes (Q, F), text_ended, stopped.  For rows that have ended."""
+        """Of each row that answers: text ids, codes (Q, F), text_ended, stopped.  For rows that have ended."""
         self.ends[self.rows_index] = self.state()
-        history = self.history.cpu()
+        history = self.history[: self.answering].cpu()
         found = []
-        for row, (text_end, speech_end, text_ended, stopped) in zip(history, self.ends.tolist(), strict=True):
+        for row, (text_end, speech_end, text_ended, stopped) in zip(history, self.ends[: self.answering].tolist(), strict=True):
             delayed = row[1:, :-1].T  # codebook 0's frame 0 was chosen at step 1
             codes = undelay(delayed)[:, : max(0, speech_end)].clone()
             found.append((row[:text_end, -1].tolist(), codes, bool(text_ended), bool(stopped)))
@@ -436,12 +478,18 @@ class Generator:
     def start(
         self, prompts: Sequence[Prompt], decoding: Decoding | None, speech: bool, end_token: int | None = None, together: Sequence[int] | None = None
     ) -> Decoder:
-        """Collate and read the prompts.  Where think blocks are written down (`listen`), an answer opens none of its own."""
+        """Collate and read the prompts.  Where think blocks are written down (`listen`), an answer opens none of its own.
+
+        together: of the prompts as they are; without it each answers for itself, its further looks beside it.
+        """
         decoding = decoding or self.decoding
         unsaid = self.tokenizer.id("<think>") if decoding.write_down and self.tokenizer and end_token is None else None
+        answering = len(prompts)
+        if together is None and any(prompt.looks for prompt in prompts):
+            prompts, together = with_looks(prompts)
         batch = Batch.collate(prompts, self.config, self.model.model.embed_tokens.weight.device)
         seeds = [prompt.seed for prompt in prompts]
-        return Decoder(self.model, batch, seeds, decoding, speech, self.graph, end_token, unsaid, together)
+        return Decoder(self.model, batch, seeds, decoding, speech, self.graph, end_token, unsaid, together, answering)
 
     def listen(self, prompts: Sequence[Prompt], decoding: Decoding | None) -> tuple[list[Prompt], list[str]]:
         """Let the model write down what it hears, where `Decoding.write_down` wants it; what is heard `again` has a say in it.
@@ -457,7 +505,7 @@ class Generator:
         opening, closing = (self.tokenizer.encode(part) for part in (THINK_START, THINK_END))
         hearings = [(group, each, number) for group, number in enumerate(asking) for each in (prompts[number], *prompts[number].again)]
         opened = [replace(each, text_ids=[*each.text_ids, *opening], seed=prompts[number].seed) for _, each, number in hearings]
-        together = [group for group, *_ in hearings] if len(hearings) > len(asking) else None
+        together = [group for group, *_ in hearings]
         decoder = self.start(opened, decoding, False, self.tokenizer.id("</think>"), together)
         for _ in decoder.run(drop=True):
             pass
@@ -487,7 +535,7 @@ class Generator:
             rows = [RowStream(self, row) for row in range(len(prompts))]
             with self.sounding(len(prompts), largest) as speech:
                 for _, codes in decoder.run(drop=False):
-                    told = decoder.told
+                    told, codes = decoder.told[: len(rows)], codes[: len(rows)]
                     events = [row.read(decoder.step, token, text_end) for row, (token, text_end, _) in zip(rows, told, strict=True)]
                     if speech and decoder.step >= 1:  # before the first step of speech there is nothing but pad
                         events += hear(rows, speech.push(codes), told)

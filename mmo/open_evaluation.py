@@ -265,10 +265,10 @@ def ask_i2t(room: Room):
     """Held-out pictures.  Marks twice: `i2t`, and `i2a` aloud."""
     exam = room.exam
     items = measures.spread(exam.shown, exam.sizes.pictures)
-    prompts = in_own_voices(exam.picture_prompts(items, exam.see(items)), items)
+    prompts = in_own_voices(exam.seen_prompts(items), items)
 
     def swap_in(n: int, other: int) -> Prompt:
-        return replace(prompts[n], image_features=prompts[other].image_features)
+        return replace(prompts[n], image_features=prompts[other].image_features, looks=prompts[other].looks)
 
     return ask_inputs("i2t", "pictures", items, prompts, swap_in, room)
 

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +18,11 @@ import soundfile
 import torch
 from torch import Tensor
 
-from mmo.chat import IMAGE_MARK, ChatTokenizer, user_content
+from mmo.chat import ChatTokenizer
 from mmo.checkpoint import latest_weights
 from mmo.codec import Codec, codec_layout
 from mmo.config import Decoding
-from mmo.generation import Answer, Finished, Generator, Heard, Prompt, TextPiece
+from mmo.generation import Answer, Finished, Generator, Heard, Prompt, TextPiece, lay_out
 from mmo.omni import load_model
 from mmo.profiles import Profile, profile, run_dir
 from mmo.twin import Precision
@@ -117,11 +117,11 @@ def hear(settings: Profile, path: Path, words: frozenset[str] | None) -> list[Te
     return features
 
 
-def see(settings: Profile, path: Path) -> Tensor:
-    """A picture file -> features (P, D_image)."""
+def see(settings: Profile, path: Path) -> list[Tensor]:
+    """A picture file -> features (P, D_image) at each look of `Decoding.looks`."""
     from mmo.vision_encoder import VisionEncoder, open_picture
 
-    return VisionEncoder.load(settings.vision_encoder_dir).encode([open_picture(path)])[0]
+    return VisionEncoder.load(settings.vision_encoder_dir).encode_at(open_picture(path), settings.decoding.looks)
 
 
 def make_prompt(question: Question, settings: Profile, model_config, voice: str | None, seed: int) -> tuple[Prompt, ChatTokenizer]:
@@ -133,20 +133,10 @@ def make_prompt(question: Question, settings: Profile, model_config, voice: str 
     if words is not None and (unknown := unknown_words(text, words)):
         note(words_notice(unknown, words))
     speaker = read_voice(settings, voice)
-    sounds = hear(settings, question.audio, words) if question.audio else [None]
-    picture = see(settings, question.image) if question.image else None
-    if picture is not None:
-        text = f"{IMAGE_MARK}\n{text}" if text else IMAGE_MARK
+    heard = hear(settings, question.audio, words) if question.audio else ()
+    seen = see(settings, question.image) if question.image else ()
     tokenizer = ChatTokenizer.load(settings.tokenizer_dir)
-
-    def asked(sound: Tensor | None) -> Prompt:
-        length = 0 if sound is None else len(sound)
-        content = user_content(text, sound_length=length, pictures=0 if picture is None else 1, image_length=model_config.image_token_len)
-        ids = tokenizer.prompt([{"role": "user", "content": content}])
-        return Prompt(ids, speaker, audio_features=sound, image_features=picture, seed=seed)
-
-    first, *again = (asked(sound) for sound in sounds)
-    return replace(first, again=tuple(again)), tokenizer
+    return lay_out(tokenizer, model_config, text, heard, seen, speaker, seed), tokenizer
 
 
 # --- The command -------------------------------------------------------------------------------------------------

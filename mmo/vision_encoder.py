@@ -81,6 +81,10 @@ class VisionEncoder:
         with torch.autocast(self.device.type, enabled=False):
             return self.model(self.pixels(pictures)).last_hidden_state
 
+    def encode_at(self, picture: Image.Image, looks: Sequence[tuple[float, float]]) -> list[torch.Tensor]:
+        """One picture, moved (down, right) at each look -> its patch features (P, D_image) then."""
+        return list(self.encode([moved(picture, *look) for look in looks]))
+
 
 def to_rgb(picture: Image.Image) -> Image.Image:
     """Any mode to RGB: grey becomes three equal channels, 16-bit grey is scaled, what is transparent becomes white."""
@@ -117,6 +121,15 @@ def open_picture(source: str | Path | bytes, name: str = "") -> Image.Image:
     except (UnidentifiedImageError, OSError, SyntaxError, EOFError) as error:
         raise ValueError(f"{name}: not a picture that can be read ({error}); PNG, JPEG and WebP work") from error
     return to_rgb(ImageOps.exif_transpose(picture))
+
+
+def moved(picture: Image.Image, down: float, right: float) -> Image.Image:
+    """The picture moved by these shares of its height and width, to the nearest pixel; what comes in at the edges repeats them."""
+    pixels = np.asarray(to_rgb(picture))
+    height, width, _ = pixels.shape
+    y, x = round(down * height), round(right * width)
+    padded = np.pad(pixels, ((abs(y), abs(y)), (abs(x), abs(x)), (0, 0)), mode="edge")
+    return Image.fromarray(padded[abs(y) - y : abs(y) - y + height, abs(x) - x : abs(x) - x + width])
 
 
 def perturb(pixels: np.ndarray, rng: np.random.Generator, noise: float = 10.0, light: float = 0.12, shift: int = 3) -> np.ndarray:

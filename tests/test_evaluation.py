@@ -208,7 +208,7 @@ def test_swapped_inputs_come_from_an_item_with_another_answer(profile, monkeypat
         return [torch.full((3, worlds.SOUND_DIM), float(SENTENCES.index(item.truth) + 10 * augmented)) for item in items]
 
     monkeypatch.setattr(exam, "hear", distinct)
-    monkeypatch.setattr(exam, "see", lambda items: [torch.full((worlds.PATCHES, worlds.PICTURE_DIM), float(SENTENCES.index(i.truth))) for i in items])
+    monkeypatch.setattr(exam, "see", lambda items, look=(0.0, 0.0): [torch.full((worlds.PATCHES, worlds.PICTURE_DIM), float(SENTENCES.index(i.truth))) for i in items])
     every = [item for item in exam.asked if item.tier == "sentence"]
     ear = Ear()
     mark, _ = evaluation.ask_a2a(exam, Knows(every, exam.sound_prompts(distinct(every)), "audio_features"), ear)

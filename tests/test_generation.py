@@ -455,6 +455,72 @@ def test_agreement_is_the_mean_over_a_group():
     assert torch.equal(found[0], found[2]) and torch.equal(found[1], found[4])
 
 
+@pytest.fixture(scope="module")
+def viewer(codec):
+    """A model that shows what it sees: at these weights the text changes with the picture."""
+    torch.manual_seed(3)
+    model = OmniModel(TOY).eval()
+    with torch.no_grad():
+        model.vision_proj.requires_grad_(False)
+        for parameter in model.vision_proj.parameters():
+            parameter.mul_(8.0)
+    return Generator(model, codec, Letters(), replace(DECODING, text_temperature=0.0))
+
+
+@pytest.fixture(scope="module")
+def shown():
+    ids = toy_prompt(11).text_ids
+    return [Prompt([*ids[:3], 12, 12, 12, *ids[6:]], image_features=torch.randn(3, 7, generator=torch.Generator().manual_seed(n)), seed=n) for n in range(3)]
+
+
+def test_looks_that_agree_choose_one_text(viewer, shown):
+    """Each token of the answer is chosen from the mean of the looks' log-probabilities: worked out here with the whole sequence at once."""
+    model, looks = viewer.model, tuple(prompt.image_features for prompt in shown)
+    ids = []
+    while len(ids) < DECODING.max_text:
+        logits = 0
+        for look in looks:
+            batch = Batch.collate([replace(shown[0], text_ids=[*shown[0].text_ids, *ids], image_features=look)], TOY, "cpu")
+            logits = logits + model.text_head(model.hidden_states(batch.input_ids, **batch.features).text[:, -1:]).log_softmax(-1)
+        ids.append(int(logits.argmax()))
+        if ids[-1] == TOY.im_end_token:
+            ids.pop()
+            break
+    together = replace(shown[0], looks=looks[1:])
+    silent = viewer.generate_batch([together], speech=False)[0]
+    assert silent.text_ids == ids
+    assert any(viewer.generate_batch([prompt], speech=False)[0].text_ids != ids for prompt in shown), "nothing was to be agreed on"
+
+
+def test_further_looks_say_nothing_and_leave(viewer, shown):
+    """Streamed, in a batch, alone or beside others: one answer a prompt, of one text; the first look speaks it, and no other row outlasts the text."""
+    asked = [replace(shown[0], looks=(shown[1].image_features, shown[2].image_features)), toy_prompt(9), replace(shown[1], looks=(shown[1].image_features,))]
+    batch = viewer.generate_batch(asked)
+    assert len(batch) == 3 and all(same(answer, viewer.answer(prompt)) for answer, prompt in zip(batch, asked, strict=True))
+    streamed = {event.row: event.answer for event in viewer.stream(asked) if isinstance(event, Finished)}
+    assert sorted(streamed) == [0, 1, 2] and all(same(streamed[row], answer) for row, answer in enumerate(batch))
+    assert same(batch[2], viewer.answer(shown[1])), "a look that agrees with itself changes nothing"
+    assert {event.row for event in viewer.stream(asked) if isinstance(event, (TextPiece, Sound))} <= {0, 1, 2}
+
+    decoder = viewer.start(asked, None, speech=True)
+    assert decoder.answering == 3 and len(decoder.rows) == 6
+    longest = 0
+    for _ in decoder.run(drop=False):
+        if len(decoder.rows) > 3:
+            longest = decoder.step
+    assert decoder.rows == [0, 1, 2] and longest <= max(len(answer.text_ids) for answer in batch) + 1
+    assert [ids for ids, *_ in decoder.results()] == [answer.text_ids for answer in batch]
+
+
+def test_a_picture_may_be_seen_and_a_sound_heard_several_times(listener, asked, shown):
+    """Hearings write the block; looks choose the answer behind it."""
+    mixed = replace(asked[0], text_ids=[*asked[0].text_ids[:6], 12, 12, 12, *asked[0].text_ids[6:]], image_features=shown[0].image_features)
+    looks = tuple(prompt.image_features for prompt in shown[1:])
+    prompts, heard = listener.listen([replace(mixed, again=(mixed, mixed), looks=looks)], None)
+    assert heard == listener.listen([mixed], None)[1] and prompts[0].looks == looks and not prompts[0].again
+    assert listener.answer(replace(mixed, again=(mixed,), looks=looks)).heard == heard[0]
+
+
 def test_what_was_heard_comes_before_the_answer(listener, asked):
     together = listener.generate_batch(asked)
     for prompt, answer in zip(asked, together, strict=True):

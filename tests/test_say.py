@@ -142,7 +142,7 @@ def test_sound_question(toy, tmp_path, capsys, monkeypatch):
 
 def test_features_stand_at_their_placeholders(toy, monkeypatch):
     monkeypatch.setattr(say, "hear", lambda *_: [torch.zeros(4, worlds.SOUND_DIM), torch.zeros(5, worlds.SOUND_DIM)])
-    monkeypatch.setattr(say, "see", lambda *_: torch.zeros(worlds.PATCHES, worlds.PICTURE_DIM))
+    monkeypatch.setattr(say, "see", lambda *_: [torch.full((worlds.PATCHES, worlds.PICTURE_DIM), float(look)) for look in range(3)])
     for question, sounds, pictures in (
         (say.Question(audio="q.wav"), 4, 0),
         (say.Question(image="p.png"), 0, worlds.PATCHES),
@@ -151,6 +151,7 @@ def test_features_stand_at_their_placeholders(toy, monkeypatch):
         prompt, _ = say.make_prompt(question, toy, MODEL, None, 0)
         assert (prompt.text_ids.count(MODEL.audio_ids[0]), prompt.text_ids.count(MODEL.image_ids[0])) == (sounds, pictures)
         assert [each.text_ids.count(MODEL.audio_ids[0]) for each in prompt.again] == [5] * bool(sounds), "heard again at another speed"
+        assert [float(look[0, 0]) for look in prompt.looks] == [1.0, 2.0] * bool(pictures), "seen again from another place"
     seen, tokenizer = say.make_prompt(say.Question(image="p.png"), toy, MODEL, None, 0)
     assert say.PICTURE_QUESTION in tokenizer.decode(seen.text_ids)
 

@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import SiglipConfig, SiglipImageProcessor, SiglipModel, SiglipVisionConfig, SiglipVisionModel
 
 from mmo import vision_encoder
-from mmo.vision_encoder import VisionEncoder, open_picture, perturb
+from mmo.vision_encoder import VisionEncoder, moved, open_picture, perturb
 from mmo.world import pictures
 from mmo.world import train_vision_encoder as training
 
@@ -167,6 +167,24 @@ def test_a_folder_of_the_whole_siglip_gives_its_vision_half(tmp_path):
     with torch.no_grad():
         wanted = whole.eval().vision_model(pixel_values=pixels).last_hidden_state
     torch.testing.assert_close(half.encode([some_picture()]), wanted)
+
+
+def test_moved_pictures_go_down_and_right_and_repeat_their_edges():
+    pixels = np.arange(16 * 8 * 3, dtype=np.uint8).reshape(16, 8, 3)
+    picture = Image.fromarray(pixels)
+    assert np.array_equal(np.asarray(moved(picture, 0.0, 0.0)), pixels)
+    down, left = np.asarray(moved(picture, 1 / 8, 0.0)), np.asarray(moved(picture, 0.0, -1 / 8))
+    assert np.array_equal(down[2:], pixels[:-2]) and np.array_equal(down[:2], np.repeat(pixels[:1], 2, axis=0))
+    assert np.array_equal(left[:, :-1], pixels[:, 1:]) and np.array_equal(left[:, -1], pixels[:, -1])
+
+
+def test_each_look_is_the_picture_moved(encoder):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
+    looks = ((0.0, 0.0), (0.1, 0.0), (0.0, -0.1))
+    found = encoder.encode_at(picture, looks)
+    assert len(found) == 3 and not torch.equal(found[0], found[1])
+    for each, look in zip(found, looks, strict=True):
+        torch.testing.assert_close(each, encoder.encode([moved(picture, *look)])[0], atol=1e-5, rtol=0)
 
 
 def test_perturb_keeps_form_and_changes_little():
