@@ -391,6 +391,7 @@ quiz("12")
 #
 # - Three stages, one set of weights: it reads, hears, sees and speaks.
 # - A share of hits means little without its interval, and nothing without its control.
+# - The same picture from a little aside brings other mistakes; what all looks agree on is more often right.
 # - What is rehearsed can stay. Whether it did is counted, question by question.
 #
 # **Often mistaken.** *"It saw the caption's words in the picture."* It saw 64 vectors; words are its own. *"A wrong word means bad eyes."* It may have seen all, and told it from the other thing; whether it did can be counted.
