@@ -44,7 +44,7 @@ def keep(mixture: bool) -> None:
 def lay_on_huge_pages(library: ctypes.CDLL, room: int, block: int) -> None:
     """Ask for pages of 2 MiB instead of 4 KiB under the next `room` bytes of the heap, which is grown by so much; nothing is touched yet.
 
-    A step of `tiny` reads and writes a gigabyte, and each page of 4 KiB has to be looked up.  Linux gives large ones where it is asked ("madvise", most
+    Every weight is read in every step, and each page of 4 KiB has to be looked up.  Linux gives large ones where it is asked ("madvise", most
     systems' setting) or always.  block: bytes asked for at once, fewer than what glibc would map beside the heap.  Room that the system refuses is left out.
     """
     library.malloc.restype = library.sbrk.restype = ctypes.c_void_p
