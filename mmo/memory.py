@@ -7,6 +7,7 @@ import gc
 import os
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import torch
 
@@ -37,8 +38,18 @@ def keep(mixture: bool) -> None:
             else:
                 most = LARGE if library.mallopt(MAPPED, LARGE) else OLDER
                 library.mallopt(MAPPED, most)
-                half = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-                lay_on_huge_pages(library, room=min(ROOM, half), block=most // 2)
+                if not is_counted():
+                    half = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+                    lay_on_huge_pages(library, room=min(ROOM, half), block=most // 2)
+
+
+def is_counted() -> bool:
+    """Whether the system counts what a process asks for, not only what it takes: then room that is not needed is missing elsewhere."""
+    import resource  # not on Windows
+
+    limited = any(resource.getrlimit(each)[0] != resource.RLIM_INFINITY for each in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
+    overcommit = Path("/proc/sys/vm/overcommit_memory")
+    return limited or (overcommit.is_file() and overcommit.read_text().strip() == "2")
 
 
 def lay_on_huge_pages(library: ctypes.CDLL, room: int, block: int) -> None:

@@ -8,7 +8,7 @@ import psutil
 import pytest
 import torch
 
-from mmo.memory import give_back
+from mmo.memory import give_back, is_counted
 
 CPU = torch.device("cpu")
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -62,8 +62,10 @@ def test_what_is_freed_goes_back_to_the_system():
 
 
 LARGE_PAGES = """
-import torch
+import resource, torch
 from mmo import memory
+if {limit}:
+    resource.setrlimit(resource.RLIMIT_AS, ({limit}, {limit}))
 for _ in range({times}):
     memory.keep(mixture=False)
 held = [torch.ones(750_000) for _ in range(100)]  # 300 MB
@@ -73,16 +75,23 @@ print(int(lines["AnonHugePages"].split()[0]) // 1000, int(lines["VmData"].split(
 """
 
 
-def megabytes_on_huge_pages(times: int = 1) -> tuple[int, int]:
-    """Of a process with 300 MB of tensors; and what it has asked the system for, touched or not."""
-    done = subprocess.run([sys.executable, "-c", LARGE_PAGES.format(times=times)], capture_output=True, text=True, check=True)
+def megabytes_on_huge_pages(times: int = 1, limit: int = 0) -> tuple[int, int]:
+    """Of a process with 300 MB of tensors; and what it has asked the system for, touched or not.  limit: bytes that it may ask for."""
+    done = subprocess.run([sys.executable, "-c", LARGE_PAGES.format(times=times, limit=limit)], capture_output=True, text=True, check=True)
     on_huge_pages, asked_for = done.stdout.split()
     return int(on_huge_pages), int(asked_for)
 
 
-@pytest.mark.skipif(not HUGE_PAGES.is_file() or "[never]" in HUGE_PAGES.read_text(), reason="this system has no huge pages to give")
+@pytest.mark.skipif(not HUGE_PAGES.is_file() or "[never]" in HUGE_PAGES.read_text() or is_counted(), reason="this system has no huge pages to give")
 def test_what_is_kept_lies_on_huge_pages():
     """Of 300 MB at least a half (the system gives them where it has whole ones); asked again, as every training does, the heap does not grow anew."""
     on_huge_pages, asked_for = megabytes_on_huge_pages()
     assert on_huge_pages > 150, f"{on_huge_pages} of 300 MB"
     assert megabytes_on_huge_pages(times=4)[1] < asked_for + 1000, "the heap grows with every call"
+
+
+@pytest.mark.skipif(sys.platform != "linux" or is_counted(), reason="the heap is grown on Linux only, and only where room costs nothing")
+def test_where_room_is_counted_none_is_asked_for():
+    """A process that may ask for 32 GB in all keeps them for what it needs; without the limit the heap has its room."""
+    limited, free = (megabytes_on_huge_pages(limit=limit)[1] for limit in (32 << 30, 0))
+    assert limited < free - 500, f"{limited} MB asked for, {free} without a limit"
