@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from mmo.codec import Codec, build_mimi, codec_config, draw_codebooks
 from mmo.profiles import tiny
 from mmo.speech_encoder import SpeechEncoder
 from mmo.world.train_codec import falsified
-from mmo.world.train_decoder import KNOWN, Batches, DecoderTraining, FeatureLoss, Trainer, Utterance, read_utterances, train
+from mmo.world.train_decoder import KNOWN, Batches, DecoderTraining, FeatureLoss, GlobalVarianceLoss, Trainer, Utterance, mean_of, read_utterances, train
 
 SETTINGS = DecoderTraining(steps=4, warmup=1, batch_frames=24)
 
@@ -90,6 +91,20 @@ def test_features_of_one_sound_do_not_differ(encoder) -> None:
     assert found.item() > 0 and heard.grad[1, 0, :12_000].abs().sum() > 0, "no gradient reaches the sound"
 
 
+def test_variances_mind_smoothness_and_not_order(utterances) -> None:
+    loss, lengths = GlobalVarianceLoss(), [24_000, 19_200]
+    generator = torch.Generator().manual_seed(5)
+    loudness = nn.functional.interpolate(torch.rand(2, 1, 50, generator=generator), size=24_000)
+    sound = 0.1 * loudness * torch.randn(2, 1, 24_000, generator=generator)
+    sound[1, :, 19_200:] = 0
+    assert float(loss(sound, sound, lengths)) == 0.0
+    backwards = torch.stack([sound[0].flip(-1), torch.cat([sound[1, :, :19_200].flip(-1), sound[1, :, 19_200:]], -1)])
+    smooth = nn.functional.avg_pool1d(loudness, 9601, stride=1, padding=4800) * sound / loudness.clamp(min=0.01)
+    assert loss(backwards, sound, lengths) < 0.2 * loss(smooth, sound, lengths), "a sound of even loudness varies as much as one backwards"
+    longer = torch.cat([sound, torch.randn(2, 1, 9600, generator=generator)], -1)
+    assert torch.allclose(loss(smooth, sound, lengths), loss(torch.cat([smooth, longer[..., 24_000:]], -1), longer, lengths), atol=0.02), "padding counts"
+
+
 def test_resumed_is_unbroken(codec, encoder, utterances, tmp_path) -> None:
     state = {name: value.clone() for name, value in codec.model.state_dict().items()}
     unbroken = Trainer(codec, encoder, utterances, SETTINGS)
@@ -111,6 +126,24 @@ def test_another_sitting_does_not_go_on_from_this_ones_state(codec, encoder, utt
     train(Trainer(codec, encoder, utterances, replace(SETTINGS, steps=1)), tmp_path)
     with pytest.raises(ValueError, match=r"decoder\.pt.*other settings.*delete it"):
         train(Trainer(codec, encoder, utterances, SETTINGS), tmp_path)
+
+
+def test_the_mean_of_two_sittings_keeps_what_neither_changed(codec, encoder, utterances) -> None:
+    before = {name: value.clone() for name, value in codec.model.state_dict().items()}
+    states = []
+    for seed in (0, 1):
+        codec.model.load_state_dict(before)
+        trainer = Trainer(codec, encoder, utterances, replace(SETTINGS, seed=seed))
+        trainer.update()
+        states.append({name: value.clone() for name, value in codec.model.state_dict().items()})
+    found = mean_of(states)
+    for name, value in found.items():
+        if torch.equal(states[0][name], before[name]) and torch.equal(states[1][name], before[name]):
+            assert torch.equal(value, before[name]), f"{name}: neither sitting changed it"
+        else:
+            assert torch.allclose(value, (states[0][name] + states[1][name]) / 2), name
+    moved = "decoder.model.0.conv.conv.weight"
+    assert not torch.equal(found[moved], states[0][moved]), f"{moved}: the mean is one of the two"
 
 
 def test_no_speech_is_named(codec, tmp_path) -> None:

@@ -95,8 +95,9 @@ def last_sitting(data: Path) -> list[str]:
         return []
     found = figures(data, "decoder")
     settings = found["settings"]
-    return [f"Its decoder had a last sitting (`python -m mmo.world.train_decoder`, {settings['steps']} steps on {found['hours']:.1f} hours): in {100 * settings['unknown']:.0f} % of the steps",
-            "all codes behind codebooks 0 and 1 were those of other frames. Encoder and codebooks rested, so the codes in the rows are those of before.", ""]
+    return [f"Its decoder was taught alone at last (`python -m mmo.world.train_decoder`: the mean of {len(found['seeds'])} sittings of {settings['steps']} steps on {found['hours']:.1f} hours): in {100 * settings['unknown']:.0f} % of the steps",
+            "all codes behind codebooks 0 and 1 were those of other frames, and its cepstra were to vary as much as the recording's. Encoder and codebooks rested,",
+            "so the codes in the rows are those of before.", ""]
 
 
 def flatten(found: dict, path: str = "") -> list[str]:

@@ -4,15 +4,20 @@ A Talker predicts codebooks 0 and 1; what it says in the other six is plausible 
 codes believes all eight. So here, in half of the steps, the codes behind the first two are those of other frames, and the true sound is
 wanted. In other steps fewer are false, the last codebooks are left out, or all is true.
 
-Two losses, added:
+Three losses, added:
 
     mel       distance between log-mel spectrograms, as in train_codec
     features  distance between what the frozen speech encoder makes of the decoded and of the true sound: it minds what makes a word
+    variance  how much the decoded sound's cepstra vary, beside the true sound's. Whoever is measured by distance alone says the mean
+              of all that a code may stand for, and a mean is too smooth: the fine cepstra varied half as much as in the recording
 
 The judge (pocketsphinx) has no part in it. Codes that the Talker itself had guessed, in place of other frames', were no better.
 
-    python -m mmo.world.train_decoder            # speech in build/world/speech; goes on from its checkpoint; writes data/tiny/codec.safetensors
+Two sittings from the same weights, of other batches, are better in the mean of their weights than each alone.
+
+    python -m mmo.world.train_decoder            # speech in build/world/speech; goes on from its checkpoints; writes data/tiny/codec.safetensors
                                                  # and figures/decoder.json
+    python -m mmo.world.train_decoder --only 1   # one of the sittings, for a core of its own; the plain command joins them
 """
 
 from __future__ import annotations
@@ -21,7 +26,7 @@ import argparse
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +39,9 @@ from ..codec import Codec, save_codec
 from ..speech_encoder import SAMPLE_RATE as EAR_RATE
 from ..speech_encoder import SpeechEncoder
 from . import plan, speech
-from .train_codec import FRAME, SAMPLE_RATE, MelLoss, falsified
+from .train_codec import FLOOR, FRAME, SAMPLE_RATE, MelLoss, falsified
 
+SEEDS = (0, 1)  # of the sittings whose mean is taken
 KNOWN = 2  # codebooks that a Talker predicts well enough to be believed
 
 
@@ -48,6 +54,7 @@ class DecoderTraining:
     learning_rate: float = 4e-4
     warmup: int = 100
     features: float = 0.5  # weight of the features' loss
+    variance: float = 0.3  # weight of the variances' loss; at 1.0 slt was heard worse than without
     unknown: float = 0.5  # share of the steps whose codes from codebook 2 on are those of other frames
     strange: float = 0.1  # … from a codebook drawn among 3 … 6 on
     fewer: float = 0.1  # … whose codes are left out, from a codebook drawn among 2 … 5 on
@@ -81,6 +88,40 @@ class FeatureLoss(nn.Module):
             target, real = self.features(wanted, lengths)
         found, _ = self.features(heard, lengths)
         return (found - target)[real].abs().mean() / target[real].std()
+
+
+class GlobalVarianceLoss(nn.Module):
+    """How far the variances of two sounds' cepstra lie apart: mean absolute difference of their logarithms.
+
+    Cepstra of log-mel spectrograms at several window lengths, about the utterance's mean, and their differences over two hops, which
+    keep the sound's pace. Each variance is one number over the batch (Toda and Tokuda, *Speech parameter generation considering
+    global variance*, 2007), so a frame is free to be wrong; that it is right is the mel loss's matter.
+    """
+
+    SOFT = 0.02  # of the mean variance, added to each: cepstra that hardly vary do not count
+
+    def __init__(self, windows: tuple[tuple[int, int], ...] = ((512, 40), (1024, 60), (2048, 80))):
+        super().__init__()
+        self.scales = nn.ModuleList(
+            torchaudio.transforms.MelSpectrogram(SAMPLE_RATE, n_fft=size, hop_length=size // 4, n_mels=mels, f_min=20, power=1.0) for size, mels in windows)
+        self.cosines = [torchaudio.functional.create_dct(mels, mels, "ortho") for _, mels in windows]
+
+    def variances(self, waves: Tensor, lengths: Sequence[int]) -> list[Tensor]:
+        """waves (B, 1, samples), true lengths in samples -> per window length the variances of cepstra and of their differences (mels,)."""
+        found = []
+        for scale, cosines in zip(self.scales, self.cosines):
+            cepstra = (scale(waves[:, 0]) + FLOOR).log().transpose(1, 2) @ cosines  # (B, N, mels)
+            rows = [row[: length // scale.hop_length] for row, length in zip(cepstra, lengths)]
+            about_mean, paces = [row - row.mean(0) for row in rows], [row[2:] - row[:-2] for row in rows]
+            found += [torch.cat(each).square().mean(0) for each in (about_mean, paces)]
+        return found
+
+    def forward(self, heard: Tensor, wanted: Tensor, lengths: Sequence[int]) -> Tensor:
+        """Both (B, 1, samples), their true lengths in samples -> a scalar."""
+        with torch.no_grad():
+            targets = self.variances(wanted, lengths)
+        pairs = [(found, target, self.SOFT * target.mean()) for found, target in zip(self.variances(heard, lengths), targets)]
+        return torch.stack([((found + soft).log() - (target + soft).log()).abs().mean() for found, target, soft in pairs]).mean()
 
 
 class Batches:
@@ -134,30 +175,31 @@ def decoding_side(model: nn.Module) -> list[nn.Parameter]:
 class Trainer:
     """Decoder, losses, optimiser and data.  One call of `update` is one step."""
 
-    COLUMNS = ("mel", "features", "norm")
+    COLUMNS = ("mel", "features", "variance", "norm")
 
     def __init__(self, codec: Codec, encoder: SpeechEncoder, utterances: Sequence[Utterance], settings: DecoderTraining):
         self.model, self.settings, self.step = codec.model, settings, 0
         self.parameters = decoding_side(self.model)
-        self.mel, self.features, self.data = MelLoss(), FeatureLoss(encoder), Batches(utterances, settings)
+        self.mel, self.features, self.variance, self.data = MelLoss(), FeatureLoss(encoder), GlobalVarianceLoss(), Batches(utterances, settings)
         self.optimiser = torch.optim.AdamW(self.parameters, lr=settings.learning_rate, betas=(0.8, 0.99), weight_decay=0.01)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimiser, lambda s: min((s + 1) / settings.warmup, max(0.0, 1 - s / settings.steps)))
 
     def update(self) -> Tensor:
-        """One step; its losses and the gradient's norm, (3,) as COLUMNS names them."""
+        """One step; its losses and the gradient's norm, (4,) as COLUMNS names them."""
+        settings = self.settings
         codes, wanted, lengths = self.data.batch(self.step)
         real = (torch.arange(wanted.shape[-1]) < torch.tensor(lengths)[:, None])[:, None]
         heard = self.model.decode(codes)[..., : wanted.shape[-1]] * real
-        mel, features = self.mel(heard, wanted), self.features(heard, wanted, lengths)
+        mel, features, variance = self.mel(heard, wanted), self.features(heard, wanted, lengths), self.variance(heard, wanted, lengths)
         self.optimiser.zero_grad(set_to_none=True)
-        (mel + self.settings.features * features).backward()
+        (mel + settings.features * features + settings.variance * variance).backward()
         norm = nn.utils.clip_grad_norm_(self.parameters, 3.0)
         if torch.isfinite(norm):
             self.optimiser.step()
         self.schedule.step()
         self.step += 1
-        return torch.stack([mel.detach(), features.detach(), norm])
+        return torch.stack([mel.detach(), features.detach(), variance.detach(), norm])
 
     def state(self) -> dict:
         """All that a resumed training needs."""
@@ -221,27 +263,46 @@ def read_utterances(folder: Path, codec: Codec) -> list[Utterance]:
     return found
 
 
+def mean_of(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of several weights that began as the same ones (Wortsman et al., *Model soups*, 2022); what they share stays as it is."""
+    def mean(values: Sequence[Tensor]) -> Tensor:
+        alike = all(torch.equal(value, values[0]) for value in values)
+        return values[0] if alike else torch.stack(list(values)).mean(0)
+
+    return {name: mean([state[name] for state in states]) for name in states[0]}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--speech", type=Path, default=Path("build/world/speech"), help="spoken answers; some shards of them will do")
     parser.add_argument("--data", type=Path, default=Path("data/tiny"))
-    parser.add_argument("--work", type=Path, default=Path("build/world/decoder"), help="checkpoint")
+    parser.add_argument("--work", type=Path, default=Path("build/world/decoder"), help="checkpoints")
     parser.add_argument("--steps", type=int, default=DecoderTraining.steps)
     parser.add_argument("--learning-rate", type=float, default=DecoderTraining.learning_rate)
     parser.add_argument("--features", type=float, default=DecoderTraining.features, help="weight of the features' loss")
+    parser.add_argument("--variance", type=float, default=DecoderTraining.variance, help="weight of the variances' loss")
     parser.add_argument("--unknown", type=float, default=DecoderTraining.unknown, help="share of the steps with codebooks 0 and 1 alone true")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="one sitting each, from the same weights; their mean is what is written")
+    parser.add_argument("--only", type=int, help="train this seed's sitting and write no weights: for several at once, each on its core")
     options = parser.parse_args()
-    options.work.mkdir(parents=True, exist_ok=True)
-    file = options.data / "codec.safetensors"
-    codec = Codec.load(file)
-    utterances = read_utterances(options.speech, codec)
+    file, encoder = options.data / "codec.safetensors", SpeechEncoder.load(options.data / "speech_encoder")
+    utterances = read_utterances(options.speech, Codec.load(file))
     hours = sum(len(each.sound) for each in utterances) / SAMPLE_RATE / 3600
     print(f"{len(utterances)} utterances, {hours:.2f} hours", flush=True)
-    settings = DecoderTraining(steps=options.steps, learning_rate=options.learning_rate, features=options.features, unknown=options.unknown)
-    trainer = Trainer(codec, SpeechEncoder.load(options.data / "speech_encoder"), utterances, settings)
-    curve = train(trainer, options.work)
+    settings = DecoderTraining(steps=options.steps, learning_rate=options.learning_rate, features=options.features,
+                               variance=options.variance, unknown=options.unknown)
+    states, curves = [], {}
+    for seed in options.seeds if options.only is None else [options.only]:
+        folder = options.work / f"seed-{seed}"
+        folder.mkdir(parents=True, exist_ok=True)
+        trainer = Trainer(Codec.load(file), encoder, utterances, replace(settings, seed=seed))
+        curves[seed] = {"columns": ["step", *Trainer.COLUMNS], "rows": train(trainer, folder)}
+        states.append(trainer.model.state_dict())
+    if options.only is not None:
+        return
+    trainer.model.load_state_dict(mean_of(states))
     save_codec(trainer.model, json.loads(file.with_suffix(".json").read_text(encoding="utf-8")), file)
-    figures = {"settings": asdict(settings), "utterances": len(utterances), "hours": round(hours, 2), "curve": {"columns": ["step", *Trainer.COLUMNS], "rows": curve}}
+    figures = {"settings": asdict(settings), "seeds": options.seeds, "utterances": len(utterances), "hours": round(hours, 2), "curve": curves[options.seeds[0]]}
     (options.data / "figures").mkdir(exist_ok=True)
     (options.data / "figures" / "decoder.json").write_text(json.dumps(figures) + "\n", encoding="utf-8")
 
