@@ -438,7 +438,7 @@ display(listen(my_codec.decode(my_codec.encode(original))[0, 0], SAMPLE_RATE, f"
 #
 # What the tiny one has instead: in a part of its steps the later codebooks are left out (`codebook_dropout`), or hold codes of other frames (`FalseCodes`), so that its decoder lives with the mistakes of a Talker. Which codebooks a Talker can predict decided more
 # than how good the codec was with all of them true. At last the decoder was taught alone (`mmo/world/train_decoder.py`): in half of the steps every code behind codebooks 0 and 1 is false, and a second loss compares what the frozen *speech encoder*
-# makes of the decoded sound and of the true one. Encoder and codebooks rest in this sitting, so not one stored code changes, and the Talker need not learn anew.
+# makes of the decoded sound and of the true one. A third asks that the decoded sound's cepstra *vary* as much as the recording's: a decoder that is only told how far off it is says the mean of all that its codes may stand for, and a mean is too smooth. Encoder and codebooks rest in this sitting, so not one stored code changes, and the Talker need not learn anew.
 
 # %% [markdown]
 # ## Four questions

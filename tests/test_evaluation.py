@@ -230,6 +230,35 @@ def test_swapped_inputs_come_from_an_item_with_another_answer(profile, monkeypat
     assert mark_spoken()["spoken_accuracy"] == 0.0  # nothing was heard
 
 
+def test_a_swapped_picture_brings_its_own_looks(profile, monkeypatch):
+    """Were the looks those of the item's own picture, the control would hear the right answer from them."""
+    exam = exam_of(profile)
+    monkeypatch.setattr(exam, "decoding", replace(exam.decoding, looks=((0.0, 0.0), (0.1, 0.0), (0.0, 0.1))))
+    numbers = {item: number for number, item in enumerate(exam.shown)}
+
+    def see(items, look=(0.0, 0.0)):
+        return [torch.full((worlds.PATCHES, worlds.PICTURE_DIM), numbers[item] + 100.0 * (look != (0.0, 0.0))) for item in items]
+
+    class Looks:
+        """Writes down which pictures a prompt's looks are of."""
+
+        seen: dict[str, list[list[int]]] = {}
+
+        def texts(self, prompts, what):
+            self.seen[what] = [[int(look.mean()) % 100 for look in (prompt.image_features, *prompt.looks)] for prompt in prompts]
+            return ["" for _ in prompts]
+
+        def answer(self, prompts, what, speech):
+            texts = self.texts(prompts, what)
+            return [Answer(text, [], torch.zeros(8, 2, dtype=torch.long), True, True, np.zeros(3840, np.float32)) for text in texts]
+
+    monkeypatch.setattr(exam, "see", see)
+    candidate = Looks()
+    evaluation.ask_i2t(exam, candidate, Ear())
+    for what in ("i2t", "i2t swapped"):
+        assert candidate.seen[what] and all(len(looks) == 3 and len(set(looks)) == 1 for looks in candidate.seen[what]), f"{what}: looks of other pictures"
+
+
 def said(texts, heard, kinds=None, frames=20) -> tuple[Spoken, Ear]:
     kinds = kinds or ["plus"] * len(texts)
     items = [Item("", text, "sentence", kind, "joe") for text, kind in zip(texts, kinds)]

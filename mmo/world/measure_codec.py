@@ -62,6 +62,8 @@ def main() -> None:
     curve = options.build / "codec-curve.json"
     if curve.exists():
         figures["curve"] = json.loads(curve.read_text())
+    elif options.out.exists() and "curve" in (before := json.loads(options.out.read_text())):
+        figures["curve"] = before["curve"]  # the codec was trained elsewhere; only its decoder is new
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(figures, indent=1) + "\n")
 
