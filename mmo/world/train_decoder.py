@@ -13,7 +13,8 @@ Three losses, added:
 
 The judge (pocketsphinx) has no part in it. Codes that the Talker itself had guessed, in place of other frames', were no better.
 
-Two sittings from the same weights, of other batches, are better in the mean of their weights than each alone.
+Two sittings from the same weights see other batches, and the mean of their weights is written: better than each after 1 300 steps,
+no worse after 5 500.
 
     python -m mmo.world.train_decoder            # speech in build/world/speech; goes on from its checkpoints; writes data/tiny/codec.safetensors
                                                  # and figures/decoder.json
@@ -49,7 +50,7 @@ KNOWN = 2  # codebooks that a Talker predicts well enough to be believed
 class DecoderTraining:
     """How the decoder is taught."""
 
-    steps: int = 3000
+    steps: int = 5500
     batch_frames: int = 56  # padding included
     learning_rate: float = 4e-4
     warmup: int = 100
