@@ -91,7 +91,7 @@ def test_features_of_one_sound_do_not_differ(encoder) -> None:
     assert found.item() > 0 and heard.grad[1, 0, :12_000].abs().sum() > 0, "no gradient reaches the sound"
 
 
-def test_variances_mind_smoothness_and_not_order(utterances) -> None:
+def test_variances_mind_smoothness_and_not_order() -> None:
     loss, lengths = GlobalVarianceLoss(), [24_000, 19_200]
     generator = torch.Generator().manual_seed(5)
     loudness = nn.functional.interpolate(torch.rand(2, 1, 50, generator=generator), size=24_000)

@@ -9,7 +9,7 @@ Three losses, added:
     mel       distance between log-mel spectrograms, as in train_codec
     features  distance between what the frozen speech encoder makes of the decoded and of the true sound: it minds what makes a word
     variance  how much the decoded sound's cepstra vary, beside the true sound's. Whoever is measured by distance alone says the mean
-              of all that a code may stand for, and a mean is too smooth: the fine cepstra varied half as much as in the recording
+              of all that a code may stand for, and a mean is too smooth: joe's fine cepstra varied about half as much as in the recording
 
 The judge (pocketsphinx) has no part in it. Codes that the Talker itself had guessed, in place of other frames', were no better.
 
@@ -55,7 +55,7 @@ class DecoderTraining:
     learning_rate: float = 4e-4
     warmup: int = 100
     features: float = 0.5  # weight of the features' loss
-    variance: float = 0.3  # weight of the variances' loss; at 1.0 slt was heard worse than without
+    variance: float = 0.3  # weight of the variances' loss; at 1.0 slt was heard worse than without it where later codes are false or missing
     unknown: float = 0.5  # share of the steps whose codes from codebook 2 on are those of other frames
     strange: float = 0.1  # … from a codebook drawn among 3 … 6 on
     fewer: float = 0.1  # … whose codes are left out, from a codebook drawn among 2 … 5 on
