@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from dataclasses import replace
 
@@ -80,6 +81,17 @@ def test_codebooks_0_and_1_are_always_true(utterances) -> None:
         for row, length in enumerate(lengths):
             own = next(each for each in utterances if len(each.sound) == length and torch.equal(each.sound, sound[row, 0, :length]))
             assert torch.equal(codes[row, :KNOWN, : length // 1920], own.codes[:KNOWN]), f"step {step}, row {row}"
+
+
+def test_twice_as_many_of_a_voice_are_drawn() -> None:
+    spoken = [Utterance(voice, torch.zeros(1920), torch.zeros(8, 1, dtype=torch.long)) for voice in "ab" for _ in range(60)]
+    for more, wanted in (((), 1 / 2), (("b",), 2 / 3)):
+        batches = Batches(spoken, replace(SETTINGS, batch_frames=6, more=more))
+        drawn = Counter(each.voice for step in range(200) for each in batches.chosen(random.Random(step)))
+        share = drawn["b"] / drawn.total()
+        assert abs(share - wanted) < 0.05, f"more of {more or 'none'}: {share:.2f} of what is drawn is b's, wanted about {wanted:.2f}"
+    with pytest.raises(ValueError, match="more of c: the utterances are spoken by a, b"):
+        Batches(spoken, replace(SETTINGS, more=("c",)))
 
 
 def test_features_of_one_sound_do_not_differ(encoder) -> None:

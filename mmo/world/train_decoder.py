@@ -59,6 +59,7 @@ class DecoderTraining:
     unknown: float = 0.5  # share of the steps whose codes from codebook 2 on are those of other frames
     strange: float = 0.1  # … from a codebook drawn among 3 … 6 on
     fewer: float = 0.1  # … whose codes are left out, from a codebook drawn among 2 … 5 on
+    more: tuple[str, ...] = ()  # voices of which twice as many utterances are drawn
     seed: int = 0
 
 
@@ -131,11 +132,15 @@ class Batches:
     def __init__(self, utterances: Sequence[Utterance], settings: DecoderTraining):
         self.utterances, self.settings = utterances, settings
         self.strangers = torch.cat([each.codes for each in utterances], dim=1).T
-        self.voices = [[n for n, each in enumerate(utterances) if each.voice == voice] for voice in sorted({each.voice for each in utterances})]
+        voices = sorted({each.voice for each in utterances})
+        if unknown := set(settings.more) - set(voices):
+            raise ValueError(f"more of {', '.join(sorted(unknown))}: the utterances are spoken by {', '.join(voices)}")
+        self.voices = {voice: [n for n, each in enumerate(utterances) if each.voice == voice] for voice in voices}
 
     def chosen(self, rng: random.Random) -> list[Utterance]:
-        """Neighbours in length out of a draw from all voices alike, as many as fit."""
-        pool = [n for voice in self.voices for n in rng.sample(voice, min(24, len(voice)))]
+        """Neighbours in length out of a draw from all voices alike (twice as many of those in `more`), as many as fit."""
+        counts = {voice: 48 if voice in self.settings.more else 24 for voice in self.voices}
+        pool = [n for voice, spoken in self.voices.items() for n in rng.sample(spoken, min(counts[voice], len(spoken)))]
         pool = sorted((self.utterances[n] for n in pool), key=lambda each: each.codes.shape[1])
         found: list[Utterance] = []
         for each in pool[rng.randrange(max(1, len(pool) - 3)) :]:
@@ -283,6 +288,7 @@ def main() -> None:
     parser.add_argument("--features", type=float, default=DecoderTraining.features, help="weight of the features' loss")
     parser.add_argument("--variance", type=float, default=DecoderTraining.variance, help="weight of the variances' loss")
     parser.add_argument("--unknown", type=float, default=DecoderTraining.unknown, help="share of the steps with codebooks 0 and 1 alone true")
+    parser.add_argument("--more", nargs="+", default=[], metavar="VOICE", help="draw twice as many utterances of these voices")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="one sitting each, from the same weights; their mean is what is written")
     parser.add_argument("--only", type=int, help="train this seed's sitting and write no weights: for several at once, each on its core")
     options = parser.parse_args()
@@ -291,7 +297,7 @@ def main() -> None:
     hours = sum(len(each.sound) for each in utterances) / SAMPLE_RATE / 3600
     print(f"{len(utterances)} utterances, {hours:.2f} hours", flush=True)
     settings = DecoderTraining(steps=options.steps, learning_rate=options.learning_rate, features=options.features,
-                               variance=options.variance, unknown=options.unknown)
+                               variance=options.variance, unknown=options.unknown, more=tuple(options.more))
     states, curves = [], {}
     for seed in options.seeds if options.only is None else [options.only]:
         folder = options.work / f"seed-{seed}"
