@@ -20,7 +20,7 @@
 # mostly read and listened to.
 #
 # **The claim.** Nothing about a model that hears, sees and speaks is out of reach of one person and one laptop. The one you hear below has about
-# five million weights. It makes a second of speech in less than a second, without a GPU. Every part of it you will have written or taken apart.
+# five million weights that you will train. It makes a second of speech in less than a second, without a GPU. Every part of it you will have written or taken apart.
 
 # %% tags=["parameters"]
 profile = "tiny"
@@ -45,6 +45,7 @@ from mmo.display import listen, show_codes
 from mmo.examination import read_items
 from mmo.features import read_sound
 from mmo.generation import Generator, Prompt
+from mmo.judge import Judge
 from mmo.measures import same_words
 from mmo.omni import load_model
 from mmo.profiles import profile as find_profile
@@ -89,6 +90,8 @@ voices = load_file(settings.data_dir / "voices.safetensors")
 torch.set_num_threads(1)  # steps of a model so small are too short to share between threads
 count = sum(parameter.numel() for parameter in model.parameters())
 print(f"{count / 1e6:.1f} million weights to train; voices: {', '.join(voices)}")
+vocabulary = settings.data_dir / "words.txt"
+judge = Judge.from_file(vocabulary) if vocabulary.is_file() else None  # where a profile has no closed list of words, nobody judges here
 
 
 def ask(text: str = "", voice: str | None = None, sound: Tensor | None = None, picture: Tensor | None = None):
@@ -99,19 +102,26 @@ def ask(text: str = "", voice: str | None = None, sound: Tensor | None = None, p
     return generator.answer(Prompt(ids, speaker, audio_features=sound, image_features=picture))
 
 
+def heard(answer) -> str:
+    """What the judge writes down of an answer's sound."""
+    return f"the judge hears: {judge.transcribe([(answer.samples, answer.sample_rate)], workers=1)[0]}" if judge and len(answer.samples) else ""
+
+
 predict("00.first", "How many milliseconds pass between the question and its first sound, on this machine?", None)
 
 # %%
 ask("Hello.")  # the first call prepares things; a second one is what an answer really takes
 for voice in voices:
     answer = ask("What is three plus four?", voice)
-    display(listen(answer.samples, answer.sample_rate, f"{voice}: {answer.text}"))
+    display(listen(answer.samples, answer.sample_rate, f"{voice}: {answer.text} ({heard(answer)})"))
     if answer.first_audio_ms is not None:
         print(f"first sound after {answer.first_audio_ms:.0f} ms; {answer.real_time_factor:.2f} s of work per second of speech")
 if answer.first_audio_ms is not None:
     display(reveal("00.first", round(answer.first_audio_ms), "milliseconds in the last voice, as busy as this machine was"))
 
 # %% [markdown]
+# The *judge* listens with you: a speech recogniser made by other people, on other voices, which knows the words of this world and nothing else. It sees no text. Where it writes something else than the model, one of the two is wrong; in doubt trust your ears.
+#
 # The same weights speak in each voice; one vector at one position differs. And nothing here reads a finished text aloud: words and codes are written
 # side by side, in the same steps. The first sound comes after a fixed number of these steps, however long the answer is.
 #
@@ -138,7 +148,7 @@ for item in asked:
 
 # %% [markdown]
 # Nobody gave it the words. The *speech encoder* made a vector for every 60 milliseconds of the question, and these vectors stand where the words of a
-# written question would stand. The model writes down what it hears in them, unspoken, and answers that. Notebooks 02, 04 and 11 are about it.
+# written question would stand. The model writes down what it hears in them, unspoken, and answers that, with the vectors still before it. (It hears once here, and looks once at each picture below; `mmo say` and the figures in README take three hearings and five looks.) Notebooks 02, 04 and 11 are about it.
 #
 # ## Show it a picture
 
@@ -157,7 +167,7 @@ for item in seen:
         axes.imshow(shown)
         axes.axis("off")
         display(finish(figure, f"The picture shown: {item.truth}"))
-    display(listen(answer.samples, answer.sample_rate, f"asked: {item.question} Answered: {answer.text} ({verdict})"))
+    display(listen(answer.samples, answer.sample_rate, f"asked: {item.question} Answered: {answer.text} ({verdict}; {heard(answer)})"))
 
 # %% [markdown]
 # It knows these words, shapes and colours, but not these scenes: none of them was drawn for training, and none of these captions was spoken there. Read and
@@ -222,7 +232,7 @@ show_map([each.number for each in course], shares(so_far()["exercises"]))
 # 4. The codec **Mimi** (**01**) turns codes into sound, frame by frame while the rest is still being written (**09**).
 # 5. Training goes in three stages: first it learns to speak (**10**), then to hear (**11**), then to see (**12**). Then you talk to it (**13**), compare (**14**), and break it on purpose (**15**).
 #
-# **Not to be confused.** This is no chain of a recogniser, a language model and a voice, with text handed over in between. The Talker never sees a word: it
+# **Not to be confused.** This is no chain of three programs, a recogniser, a language model and a voice. A spoken question is written down first, but by the same model, in the same row, with the sound's vectors still before it. And the Talker never sees a word: it
 # gets the Thinker's hidden states, one at each step, while the Thinker goes on. So it need not wait for the end of the sentence.
 
 # %% [markdown]
@@ -351,11 +361,11 @@ quiz("00")
 # %% [markdown]
 # ## Summary
 #
-# - The model hears, sees and speaks, with about five million weights, on this machine. It errs, and the course shows where and why.
+# - The model hears, sees and speaks, with about five million weights of its own, on this machine. It errs, and the course shows where and why.
 # - One row of vectors goes in. Words and codes come out side by side, eight codes for every 80 milliseconds of sound.
 # - Rented and frozen: speech encoder, vision encoder and codec. Built by you: everything between them.
 #
-# **Often mistaken.** *"It transcribes, answers, and reads aloud."* Nothing is handed over as text. *"Small means a toy."* Only the sizes are small; the classes are those of the
+# **Often mistaken.** *"It reads a finished text aloud."* The Talker gets no text: it hears the Thinker's hidden states, while the Thinker goes on. *"Small means a toy."* Only the sizes are small; the classes are those of the
 # large model, and with `profile = "mini"` in its parameters a notebook runs it. *"A low loss means that it speaks well."* In notebook 08 the loss falls almost to zero, and the model can say one sentence.
 #
 # **To try.** Change the questions above. Ask for something outside its world ("What is love?") and watch what it does with words it does not know. Give `Prompt` in `ask` another

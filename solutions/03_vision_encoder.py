@@ -13,8 +13,8 @@
 #
 # *Takes 75 minutes (tiny) · runs in 23 s on one core (tiny) · builds on nothing before it · 5 exercises, 15 points*
 #
-# **At the end** you have cut a picture into 64 patches, embedded them, let them look at each other, and written the loss that the
-# encoder was trained with. And you have measured what its 64 vectors still say of the picture, and what they do not.
+# **At the end** you have cut a picture into 64 patches, embedded them, let them look at each other, and written the loss that
+# pictures and captions share. And you have measured what its 64 vectors still say of the picture, and what they do not.
 #
 # **You need** matrix products and softmax. From the course only this: the language model, the *Thinker*, reads vectors, one a
 # position. A picture must become a short row of them.
@@ -220,12 +220,14 @@ display(show_maps([*(as_picture(each) for each in ready), *(each.numpy() for eac
 # %% [markdown]
 # Look for the outlines of the things in the lower row. The features keep the order of the patches, yet each patch has heard from all others.
 #
-# ## The loss that made them
+# ## One of the losses that made them
 #
 # Two towers, one for pictures, one for captions, each give one vector of length one. For every pair in the batch a sigmoid says whether they belong
 # together. With $z_{ij} = e^{t} x_i \cdot y_j + b$ and a sign $s_{ij} = \pm 1$:
 #
 # $$L = -\frac{1}{B} \sum_{i,j} \log \sigma(s_{ij} z_{ij})$$
+#
+# This one teaches the pooled vector. The tiny encoder had two more, on the 64 vectors themselves: what is in the picture, and of which thing each patch is a part ([appendix A3](A3_train_a_vision_encoder.ipynb)).
 #
 # Nearly all pairs are false. **Predict:** 64 pictures, 64 captions, all products zero. What is $L$ with $b = 0$?
 
@@ -372,7 +374,7 @@ reveal("03.relation", scores["mean of the 64", "relation"], "percent; on the gri
 #
 # ### What no caption asked for
 #
-# No caption ever mentioned the picture's background. Nor does one say where a thing stands to the pixel. Move the picture's content by a few pixels
+# No caption says where a thing stands to the pixel. Move the picture's content by a few pixels
 # and see how far the features go; beside it, the distance to another picture altogether.
 
 # %%
@@ -408,7 +410,7 @@ quiz("03")
 # - A picture becomes $P = (S / p)^2$ patches; embedding them is one matrix product, a bias, and a learnt vector for the place.
 # - Attention lets each patch look at all: $P^2$ pairs a head, no mask.
 # - The sigmoid loss asks of each pair by itself, yes or no. The bias starts at "no".
-# - What the features say is what the loss needed. A linear probe measures it; a control beside it says what the figure means.
+# - What the features say is what the losses needed. A linear probe measures it; a control beside it says what the figure means.
 # - Averaging over patches loses where things are.
 #
 # **Often mistaken.** *"The vision encoder describes the picture."* It has no words; the Thinker has. *"The Thinker reads the vector that was compared with captions."* It reads the

@@ -668,7 +668,7 @@ if ready:
 # **The earliest start without a gap** is the later of the two worries: play too early, and a piece that is late leaves a hole, though every average is fine. With pieces ready at $r_i$ that
 # play for $\ell_i$, it is $\max_i \left( r_i - \sum_{j<i} \ell_j \right)$: `mmo.streaming.earliest_start`.
 #
-# How many frames to decode in one call? More at a time cost less each; the listener waits for all of them.
+# How many frames to decode in one call? More at a time cost less each; the listener waits for all of them. (On a busy machine two neighbours below may change places.)
 
 # %%
 predict("09.pieces", "From 1 frame a call to 8: by how many milliseconds does the first sound come later?", None)
@@ -711,7 +711,7 @@ if loud_enough:
 
 # %% [markdown]
 # **Streaming is not low latency.** Streaming means that the first piece does not wait for the last. What is left is the prompt, nine steps and a decoding, and for a
-# question that is *spoken*, before all that: noticing that it is over, and encoding it. Which steps a machine can afford:
+# question that is *spoken*, before all that: noticing that it is over, encoding it, and writing it down, a step a token (notebook 11). Which steps a machine can afford:
 
 # %%
 with drawing(7.0, 2.2) as figure:

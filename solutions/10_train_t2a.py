@@ -149,7 +149,7 @@ print(f"{'draws':18} {stage.draws}")
 # *Exercise 10.rate · difficulty ●○○ · importance ●●○ · 8 minutes · 3 points · stuck? `hint("10.rate")`*
 #
 # The first gradients of a random Talker are wild, the last steps want to settle. So the rate rises over `warmup` steps and then falls in
-# a straight line, to `final` of its peak in the very last step. Give the factor for one step, counted from 0.
+# a straight line, to `final` of its peak in the very last step. Step 0 has 1/`warmup` already, step `warmup` − 1 is the first with 1; the fall begins at 1 in step `warmup`. Give the factor for one step, counted from 0.
 
 # %%
 @exercise("10.rate")
@@ -197,7 +197,7 @@ check("10.average")
 # %% [markdown]
 # ## What it costs, before it is paid
 #
-# One update multiplies every weight about six times per position: two operations forward, four backward. A few updates on the clock
+# An update costs about six operations for every weight and position: two forward, four backward. A few updates on the clock
 # tell the rest. They are thrown away; the training below starts fresh. What memory the weights need can be counted: each is there as itself, as its gradient, in its average and
 # in what the optimiser remembers of it (AdamW two numbers, Muon one).
 
@@ -235,12 +235,12 @@ predict("10.memory", "And how many MB will this kernel have held at its peak, wi
 #
 # *Exercise 10.even · difficulty ●●○ · importance ●●○ · 10 minutes · 3 points · stuck? `hint("10.even")`*
 #
-# What Muon remembers of a matrix is a running mean $M$ of its gradients. Taken apart, $M = U S V^\top$, it is loud in a few directions and faint in all the others, which may hold the rarer things to be learnt. So Muon makes them nearly equally loud before it steps.
+# What Muon remembers of a matrix is a running mean $M$ of its gradients. Taken apart, $M = U S V^\top$, it is loud in a few directions and faint in all the others, which may hold the rarer things to be learnt. So Muon makes the loud ones about equally loud and lifts the faint ones before it steps.
 # An SVD in every update would be slow; products are enough. First $X = M / \lVert M \rVert$ (the root of the sum of squares), so that no singular value is above 1. Then five rounds, each of which keeps the directions and puts every singular value $s$ through
 #
 # $$p(s) = 3.4445\, s - 4.775\, s^3 + 2.0315\, s^5,$$
 #
-# steep at 0 and nearly flat around 1. Which product of $X$ and its transpose has the same directions, and $s^3$?
+# steep at 0: a faint direction grows 3.4445-fold in each round. What began above about 0.002 ends between 0.7 and 1.2. Which product of $X$ and its transpose has the same directions, and $s^3$?
 
 # %%
 @exercise("10.even")

@@ -277,7 +277,7 @@ print(f"at most {result.memory / 1e6:.0f} MB")
 reveal("11.minutes", round(result.seconds / 60, 1), "minutes, with looking at held-out rows and saving")
 
 # %% [markdown]
-# The text loss jumps where the second pass begins: think blocks are new to it. Left the losses of the whole, right the codebooks; steps in which nothing was spoken have no audio loss and are left out. The codebooks were learnt in notebook 10. What do they do here: come down, stay, or rise, when everything begins to learn (the second pass)? In figures, on
+# The text loss jumps where the second pass begins: think blocks are new to it. On the left are the losses as a whole, on the right each codebook; steps in which nothing was spoken have no audio loss and are left out. The codebooks were learnt in notebook 10. What do they do here: come down, stay, or rise, when everything begins to learn (the second pass)? In figures, on
 # held-out rows:
 
 # %%
@@ -337,7 +337,7 @@ for n in [n for n, each in enumerate(own) if each][:5]:
     print(f"  {asked[n].voice}: {asked[n].question} | heard: {answers[n].heard} | answered: {answers[n].text}")
 
 # %% [markdown]
-# **Heard three times.** "Two" and "ten" lie near each other. Played a little slower and a little faster the same question sounds otherwise, to the frozen encoder too, and the mistakes are others. So the model hears it at each speed of
+# **Heard three times.** "Fifteen" and "sixteen" lie near each other. Played a little slower and a little faster the same question sounds otherwise, to the frozen encoder too, and the mistakes are others. So the model hears it at each speed of
 # `Decoding.hearings`, and every word of the block is the one that all hearings together find likeliest: their log-probabilities are added (`agree` in `mmo/generation.py`). No weight is learnt for it; it costs a batch of three for the dozen tokens of the block.
 # **Predict:** how many of these questions are written down rightly then?
 

@@ -259,7 +259,7 @@ if from_the_other:
     gallery([shown[n] for n in from_the_other[:6]], [f"it says: {texts[n]}" for n in from_the_other[:6]])
 
 # %% [markdown]
-# What is wrong from either side is a matter of the eyes, or of what was made of their vectors; what is wrong from one side only is a matter of the order. Look at the wrong ones above: some may say one thing twice, the second in the colour and shape of the first.
+# What is wrong from either side is a matter of the eyes, or of what was made of their vectors; what is wrong from one side only is a matter of the order. Where none tells its picture from the other thing, the order is no part of the mistakes. Look at the wrong ones above: some may say one thing twice, the second in the colour and shape of the first.
 #
 # ## Exercise: how far to trust a share
 #

@@ -150,6 +150,7 @@ def timeline(axis, prompt):
     return answer, sum(at <= begun for at in text_at), sum(at > begun for at in text_at), sound_at
 
 
+generator.answer(assistant.prompt("Hello."))  # not on the clock: what a first call after loading prepares
 figure, axes = plt.subplots(2, 1, figsize=(9, 4.0), sharex=True, layout="constrained")
 streamed = [timeline(axis, prompt) for axis, prompt in zip(axes, (assistant.prompt("What is eleven plus eight?"), assistant.prompt("Count from three until eight.")))]
 axes[-1].set_xlabel("milliseconds after the question")
@@ -431,7 +432,7 @@ quiz("13")
 #
 # You built it, you trained it, it answers.
 #
-# - The first sound comes after nine steps, one for the first word and one for each codebook, and speech is made faster than it is played.
+# - The first sound comes after nine steps, one for the first word and one for each codebook (of a typed question; a spoken one is written down first), and speech is made faster than it is played.
 # - One vector at one position is a voice.
 # - Temperature gives a sentence many readings, and what it costs can be counted: words by a judge, the voice by its portrait.
 #

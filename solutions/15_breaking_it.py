@@ -205,7 +205,7 @@ for name in ("recorded", "all 8 true", "the Talker's"):
 # - **oracle**: the true words, typed. What the Thinker knows when it hears perfectly.
 # - **oracle, as a transcript**: the same in small letters and without signs, for that is how the encoder writes.
 # - **cascade**: the encoder's own transcript, typed. What a pipeline of speech recognition and language model would do.
-# - **projector**: the features themselves, as the model is meant to be used: it writes down what it hears, and answers that ([notebook 11](11_train_a2a.ipynb)).
+# - **projector**: the features themselves, in one hearing (as it is used it has three, notebook 11): it writes down what it hears, and answers that ([notebook 11](11_train_a2a.ipynb)).
 
 # %%
 predict("15.ears", "Which way gives more right answers, 'cascade' or 'projector'? Or is it the 'same'?", None)
@@ -248,9 +248,10 @@ for way in ("oracle, as a transcript", "cascade", "projector"):
     for name, chosen in (("heard rightly", [not each for each in misheard]), ("misheard", misheard)):
         hits = [hit for hit, here in zip(right[way], chosen) if here]
         print(f"{way:23} of {len(hits):2} questions {name:13}: {sum(hits):2} answered rightly")
-shares = {way: float(np.mean(hits)) for way, hits in right.items()}
-gap = shares["projector"] - shares["cascade"]
-reveal("15.ears", "same" if abs(gap) < 0.02 else "projector" if gap > 0 else "cascade")
+gains = np.array(right["projector"], dtype=int) - np.array(right["cascade"], dtype=int)
+low, high = measures.interval(gains, np.ones_like(gains))
+print(f"projector beside cascade, question by question: {gains.mean():+.1%}, 95 % interval {low:+.1%} to {high:+.1%}")
+reveal("15.ears", "same" if low <= 0 <= high else "projector" if low > 0 else "cascade", "(another word than \"same\" only where the interval leaves 0 out)")
 
 # %% [markdown]
 # From the first oracle to the second: what small letters and missing signs cost a Thinker that has learnt to read sentences. From there to the cascade: what the ear loses. From cascade to projector: who writes the words, the encoder's small head or the model. The model may do better: it writes each word knowing what questions there are, as a sentence in its own spelling, and may still look at the features when it answers, where
@@ -333,6 +334,8 @@ reveal("15.eyes", worst_read, "(equally: each counts)" if len(worst_read) > 1 el
 # ## Exercise: errors per word, by group
 #
 # *Exercise 15.pooled · difficulty ●○○ · importance ●●○ · 6 minutes · 2 points · stuck? `hint("15.pooled")`*
+#
+# A sentence of two words with one error, and one of ten words with one: the mean of their rates is 30 %, yet two of twelve words are wrong, 17 %. A rate over a group is the sum of its errors over the sum of its words. Give it for each group.
 
 # %%
 @exercise("15.pooled")
@@ -550,7 +553,7 @@ loudest = float(audio.max())
 room = {name: np.log2(LARGEST / max(value, 1e-9)) for name, value in largest.items()}
 tight = sorted(room, key=room.get)[:8]
 for name in tight:
-    print(f"{name:52} {largest[name]:12.1f}   {room[name]:5.1f} doublings below 65504")
+    print(f"{name:52} {largest[name]:12.1f}   {room[name]:5.1f} doublings below 65504" + " (it overflows)" * (room[name] < 0))
 print(f"exp(audio logits / {temperature}), without subtracting the largest first: exp({loudest / temperature:.0f}), and float16 ends at exp({np.log(LARGEST):.1f})")
 
 # %%
