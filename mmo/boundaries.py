@@ -13,10 +13,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmo.checkpoint import how_made, latest_weights, stage_file, started_from, state_file, told
+from mmo.checkpoint import how_made, stage_file, started_from, state_file, told
 from mmo.digests import sha256_of
-from mmo.profiles import STAGES, Profile
-from mmo.training import planned_passes, settings_key
+from mmo.profiles import Profile
+from mmo.training import planned_passes, settings_key, start_of
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,3 @@ def find_standing(profile: Profile, stage: str, budget: str, run_dir: Path, *, s
     if now and made.get("start") != now:  # where they are gone, nothing says that others were meant
         return Standing(words=f"{stage}: {told(finished)} was made from other weights than are there now; it is trained anew")
     return Standing(done=True, words=f"{stage}: done already, with these settings ({told(finished)}); --fresh trains it anew")
-
-
-def start_of(profile: Profile, stage: str, run_dir: Path) -> str:
-    """SHA-256 of the weights that a stage would start from now; "" where they are not there, which training says better."""
-    try:
-        path = profile.thinker_file if stage == STAGES[0] else latest_weights(profile, run_dir, before=stage)[0]
-        return sha256_of(path)
-    except FileNotFoundError:
-        return ""

@@ -31,11 +31,14 @@ def user_content(
     sound_length: speech features, one placeholder each; they stand before the text with an empty line between, or
     after it (`sound_last`), as in the original's data.  pictures: each `image_length` placeholders on a line of their
     own before everything else, or in the place of "<image>" where the text says so (as many as there are pictures).
+    Two pictures never touch: a run of placeholders is one picture.
     """
     image = IMAGE_PAD * image_length
     marks = text.count(IMAGE_MARK)
     if marks and marks != pictures:
         raise ValueError(f"the text has {marks} {IMAGE_MARK} for {pictures} pictures: {text!r}")
+    while 2 * IMAGE_MARK in text:
+        text = text.replace(2 * IMAGE_MARK, f"{IMAGE_MARK}\n{IMAGE_MARK}")
     text = text.replace(IMAGE_MARK, image)
     parts = [part for part in (AUDIO_PAD * sound_length, text) if part]
     content = "\n\n".join(reversed(parts) if sound_last else parts)

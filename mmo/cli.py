@@ -149,7 +149,7 @@ def say(
     profile: ProfileOption = None,
     weights: Annotated[Path | None, typer.Option("--weights", help="A model file instead of the latest.")] = None,
     out: Annotated[Path, typer.Option("--out", help="Where the speech goes.")] = Path("say.wav"),
-    seed: Annotated[int, typer.Option("--seed", help="Another seed, another reading.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed, another reading.")] = 0,
     greedy: Annotated[bool, typer.Option("--greedy", help="Always the most likely token and code.")] = False,
     precision: PrecisionOption = None,
 ) -> None:
@@ -203,7 +203,7 @@ def train(
     budget: BudgetOption = "full",
     minutes: Annotated[float | None, typer.Option("--minutes", min=0, help="Pause after so long, all stages together; the same command goes on.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Another number of steps in all: the recipe, scaled.")] = None,
-    seed: Annotated[int, typer.Option("--seed")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
     run: Annotated[Path | None, typer.Option("--run", help="Folder of the run; default runs/<profile>.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget an interrupted run of this stage; with all, finished stages, too.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row instead of leaving it out.")] = False,
@@ -238,7 +238,7 @@ def train_stages(chosen, stages: Sequence[str], budget: str, run: Path | None, m
     from mmo.training import say
     from mmo.training import train as train_stage
 
-    folder, group, deadline = run or run_dir(chosen, budget), Group.join(), time.monotonic() + 60 * minutes if minutes else None
+    folder, group, deadline = run or run_dir(chosen, budget), Group.join(), None if minutes is None else time.monotonic() + 60 * minutes
     told = {name: options[name] for name in ("steps", "seed", "compile")}
     looks, trained = group.first and len(stages) > 1 and not options["fresh"], False
     for each in stages:
@@ -251,7 +251,7 @@ def train_stages(chosen, stages: Sequence[str], budget: str, run: Path | None, m
             if late:
                 say(f"the {minutes:g} minutes are over before {each}: the same command goes on")
                 return
-            left = max(deadline - time.monotonic(), 1e-3) / 60 if deadline else None
+            left = None if deadline is None else max(deadline - time.monotonic(), 1e-3) / 60
             finished = train_stage(chosen, each, budget, run, pause=pause, minutes=left, **options | {"fresh": options["fresh"] or standing.fresh}).finished
             if not finished:
                 return
@@ -436,7 +436,7 @@ BaselineOption = Annotated[Literal["padded", "none"], typer.Option("--baseline",
 RoundsOption = Annotated[int, typer.Option("--rounds", min=1, help="Rounds that count; one more warms up.")]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda; default the profile's.", show_default=False)]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write everything here.")]
-SeedOption = Annotated[int, typer.Option("--seed")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0)]
 
 
 def known_precisions(names: list[str] | None) -> list[str] | None:
@@ -461,7 +461,11 @@ def run_bench(measure, profile: str | None, device: str | None, json: Path | Non
 
     with plain_errors("mmo bench"):
         chosen = find_profile(profile)
-        report = measure(chosen, torch.device(device) if device else chosen.device())
+        try:
+            where = torch.device(device) if device else chosen.device()
+        except RuntimeError as error:
+            raise ValueError(f"--device {device}: no such device; cpu and cuda are") from error
+        report = measure(chosen, where)
         show(report)
         if json:
             report.write(json)
@@ -572,9 +576,8 @@ def bench_precision(
     """What weights in bfloat16 or int8 cost: the same answers, the same codes, words heard wrongly."""
     from mmo.bench.precision import PrecisionBench
     from mmo.bench.precision import bench_precision as measure
-    from mmo.twin import PRECISIONS
 
-    settings = PrecisionBench(answers, tuple(precision or PRECISIONS), workers, seed)
+    settings = PrecisionBench(answers, tuple(precision or ()), workers, seed)
     run_bench(lambda chosen, where: measure(chosen, settings, where), profile, device, json)
 
 

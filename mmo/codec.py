@@ -31,11 +31,12 @@ import torch
 from moshi.models import loaders
 from moshi.models.compression import MimiModel
 from moshi.modules.transformer import RingKVCache, StreamingMultiheadAttention
-from moshi.utils.compile import no_cuda_graph
+from moshi.utils.compile import no_compile, no_cuda_graph
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mmo.full_precision import full_float32
 from mmo.mimi_layout import Layout, layout_of, moshi_sizes, moshi_state
 from mmo.weights import read_tensors, write_whole
 
@@ -285,13 +286,13 @@ class Codec:
         `sample_rate` is that of `wave`; another than the codec's is an error (resample first), not a squeaky voice.
         """
         wave = self.whole_frames(wave, sample_rate)
-        with torch.inference_mode():
+        with torch.inference_mode(), self.plainly():
             return self.model.encode(wave).clone()
 
     def latents(self, wave: Tensor, sample_rate: int = 24000) -> Tensor:
         """wave (B, 1, samples) -> what is quantised: latents (B, D, F), one vector a frame.  Errors as in `encode`."""
         wave = self.whole_frames(wave, sample_rate)
-        with torch.no_grad():  # not inference_mode: one may want to go on from here with gradients
+        with torch.no_grad(), self.plainly():  # not inference_mode: one may want to go on from here with gradients
             return self.model.encode_to_latent(wave, quantize=False)
 
     def whole_frames(self, wave: Tensor, sample_rate: int) -> Tensor:
@@ -327,8 +328,14 @@ class Codec:
         self.check_idle()
         if not codes.shape[-1]:
             return torch.zeros(len(codes), 1, 0, device=self.device)
-        with torch.inference_mode():
+        with torch.inference_mode(), self.plainly():
             return self.model.decode(codes.to(self.device)).clone()
+
+    @contextmanager
+    def plainly(self) -> Iterator[None]:
+        """moshi on a card as on a CPU: operation by operation (its compiler and its CUDA graphs want one shape; ours change), in full float32."""
+        with no_compile(), no_cuda_graph(), full_float32(self.device):
+            yield
 
     def check_idle(self) -> None:
         """Raise RuntimeError inside a `streaming` block: moshi would take the call for the stream's next frames."""
@@ -368,8 +375,7 @@ class StreamingDecoder:
         self.codec.check(codes)
         if not 1 <= codes.shape[-1] <= self.largest:
             raise ValueError(f"{codes.shape[-1]} frames in one call, wanted 1..{self.largest} (streaming's `largest`)")
-        # moshi captures one CUDA graph for one shape; ours change from one frame to a few.
-        with torch.inference_mode(), no_cuda_graph():
+        with torch.inference_mode(), self.codec.plainly():
             return self.codec.model.decode(codes.to(self.codec.device)).clone()
 
 

@@ -394,6 +394,10 @@ class StageConfig:
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
             raise ValueError(f"stage {self.name}: set exactly one of epochs and steps")
+        if (self.epochs if self.steps is None else self.steps) <= 0:
+            raise ValueError(f"stage {self.name}: {f'{self.epochs} epochs' if self.steps is None else f'{self.steps} steps'}; wanted more than none")
+        if self.codebook_weights is not None and (min(self.codebook_weights, default=0) < 0 or not sum(self.codebook_weights) > 0):
+            raise ValueError(f"stage {self.name}: codebook_weights {list(self.codebook_weights)} must be 0 or more, and not all 0")
         if self.optimiser not in ("adamw", "muon"):
             raise ValueError(f"stage {self.name}: optimiser {self.optimiser!r} is neither adamw nor muon")
         if self.schedule not in ("cosine", "linear", "wsd", "constant"):

@@ -136,6 +136,8 @@ def realise(corpus: Corpus, index: int, copy: int, rng: np.random.Generator, lay
     none = np.empty((0, 0), np.float16)
     sound = file.sounds.get(raw.row, asked, copy) if file.sounds else none
     pictures = stored_pictures(file.pictures, raw.row, copy)
+    if not any(is_marked(turns)) and any(is_marked(raw.conversation)):
+        pictures = ()  # they belong to a question behind the cut
     try:
         text, heard, shown = render(turns, len(sound), len(pictures), draws, corpus.system_prompts, rng, layout)
         codes = raw.answers[last_answer] if last_answer < len(raw.answers) else None
@@ -155,6 +157,11 @@ def realise(corpus: Corpus, index: int, copy: int, rng: np.random.Generator, lay
         raise DataError(f"{name}: {error}") from error
     row = disturb(row, draws, rng, config)
     return Example(row, name, raw.speaker, sound if heard else sound[:0], pictures[:shown])
+
+
+def is_marked(turns: list[dict]) -> Iterator[bool]:
+    """Of each question, whether it says where a picture stands."""
+    return (IMAGE_MARK in turn["content"] for turn in turns if turn["role"] == "user")
 
 
 def cut_conversation(turns: list[dict], rng: np.random.Generator) -> tuple[list[dict], int]:
@@ -189,11 +196,11 @@ def render(
     if heard and form < draws.question[0]:
         if draws.write_down and rng.random() < draws.write_down:
             contents[-1] = written_down(contents[users[-1]], layout.tokenizer) + contents[-1]
-        contents[users[-1]] = IMAGE_MARK * contents[users[-1]].count(IMAGE_MARK)  # the words are only spoken
+        contents[users[-1]] = "\n".join([IMAGE_MARK] * contents[users[-1]].count(IMAGE_MARK))  # the words are only spoken
     left = num_pictures
     unmarked = not any(IMAGE_MARK in contents[place] for place in users)
     for place in users:
-        marks = min(left, contents[place].count(IMAGE_MARK) or int(unmarked and place == users[0]))
+        marks = left if unmarked and place == users[0] else min(left, contents[place].count(IMAGE_MARK))
         left -= marks
         length = sound_length if heard and place == users[-1] else 0
         contents[place] = user_turn(contents[place], length, marks, draws, place_of_sound, rng, layout.config)

@@ -38,6 +38,8 @@ from tqdm.auto import tqdm
 from mmo.rows import BadRow, DataError, file_key, open_parquet, read_batches
 
 SAMPLE_RATE = 16_000
+JOURNAL = "journal.jsonl"  # of a store on its way
+SOUND_BLOCK = 1 << 20  # samples of each channel that are read at once
 SHORTEST = 0.1  # seconds; a feature covers 25 ms at least, and augmentation may speed sounds up
 PACE = "pace.json"  # what a making without interruption took: the rehearsal reckons with it
 READ_ROWS = 256  # rows decoded together
@@ -68,7 +70,11 @@ class Frozen:
 def read_sound(data: bytes) -> np.ndarray:
     """Encoded sound -> (samples,) float32 at 16 kHz, channels averaged.  Raises ValueError where it cannot be read."""
     try:
-        samples, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+        with soundfile.SoundFile(io.BytesIO(data)) as file:  # by blocks: a damaged header may promise terabytes
+            rate, blocks = file.samplerate, [np.empty((0, file.channels), np.float32)]
+            while len(block := file.read(SOUND_BLOCK, dtype="float32", always_2d=True)):
+                blocks.append(block)
+        samples = np.concatenate(blocks)
     except (soundfile.LibsndfileError, TypeError, RuntimeError) as error:
         raise ValueError(f"unreadable sound of {len(data)} bytes ({getattr(error, 'error_string', error)})") from error
     samples = samples.mean(axis=1)
@@ -320,6 +326,7 @@ def compute_features(path: Path, frozen: Frozen, folder: Path, made: Made) -> No
                 bar.update(batch.num_rows)
         draft.finish(made)
         os.replace(unfinished, folder)
+        (folder / JOURNAL).unlink()  # at last: whoever is killed before goes on from it
 
 
 class Draft:
@@ -336,7 +343,7 @@ class Draft:
         self.bad: list[dict] = []
         self.digest = hashlib.sha256()
         self.values = open(folder / "features.f16", "a+b")
-        self.journal = open(folder / "journal.jsonl", "a+", encoding="utf-8")
+        self.journal = open(folder / JOURNAL, "a+", encoding="utf-8")
         self.go_on()
         self.begun = None if self.counts else (time.monotonic(), time.process_time())  # what a whole making took
 
@@ -393,7 +400,6 @@ class Draft:
             pace |= {"seconds": time.monotonic() - self.begun[0], "processor_seconds": time.process_time() - self.begun[1]}
             (self.folder / PACE).write_text(json.dumps(pace), encoding="utf-8")
         (self.folder / "about.json").write_text(json.dumps(about), encoding="utf-8")
-        (self.folder / "journal.jsonl").unlink()
         for file in self.folder.iterdir():
             with open(file, "rb+") as written:
                 os.fsync(written.fileno())

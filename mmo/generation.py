@@ -83,7 +83,7 @@ def lay_out(
 
     heard: (N, D_audio) at each speed, the sound as it is first.  seen: (P, D_image) at each look, the picture as it is first.
     """
-    if seen:
+    if seen and IMAGE_MARK not in text:
         text = f"{IMAGE_MARK}\n{text}" if text else IMAGE_MARK
 
     def asked(sound: Tensor | None) -> Prompt:

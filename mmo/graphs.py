@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -74,6 +75,8 @@ class StepGraph:
         self.kept: dict[tuple[int, int], list[tuple[weakref.ref, OmniCache]]] = {}
         stacks = (model.model.config, model.talker.config)
         self.tables = tuple(rotary_table(stack.head_dim, stack.max_positions, stack.rope_theta, self.device) for stack in stacks)
+        for table in chain(*self.tables):
+            torch._dynamo.mark_static_address(table)  # else CUDA graphs would copy them at every step
         if any(isinstance(module, MixtureOfExperts) for module in model.modules()):
             self.turn_off("experts are handed their positions by counts that the host must know, which no graph can hold")
             return

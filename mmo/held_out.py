@@ -119,26 +119,31 @@ def write_parts(profile: Profile, stage: str, source: Path) -> None:
             if good:
                 found[part].append(batch.take(pa.array([number - first for number in good])))
                 rows[part] += good
+    if stage == "t2a" and found["test"]:  # in front of the parts: where these are there, all is
+        write_voices(pa.Table.from_batches(found["test"]), profile.data_dir / "voices.safetensors")
     for part in PARTS:
         if not rows[part]:
             raise DataError(f"{source}: none of the rows chosen for {stage} {part} has {', '.join(needs)}; the file has {total} rows")
         note = {"stage": stage, "file": name, "size": size, "of_rows": total, "rows": rows[part]}
         table = pa.Table.from_batches(found[part])
         write_table(table.replace_schema_metadata({NOTE: json.dumps(note).encode()}), part_file(profile, stage, part))
-    if stage == "t2a":
-        write_voices(pa.Table.from_batches(found["test"]), profile.data_dir / "voices.safetensors")
 
 
 def can_serve(batch: pa.RecordBatch, place: int, needs: list[str], profile: Profile) -> bool:
     """Whether a row can be used at all and has everything that its kind needs."""
     row = {name: batch.column(name)[place] for name in batch.schema.names}
-    if any(name not in row or not row[name].is_valid or not len(row[name].as_py()) for name in needs):
+    if any(name not in row or not holds(row[name].as_py()) for name in needs):
         return False
     try:
         check_row(row, profile.model)
     except ValueError:
         return False
     return True
+
+
+def holds(value) -> bool:
+    """Whether a cell has something in it; of a list of answers or sounds, the first one is asked for."""
+    return bool(value) and (not isinstance(value[0], (list, bytes)) or bool(value[0]))
 
 
 def write_table(table: pa.Table, path: Path) -> None:

@@ -19,6 +19,12 @@ STEPS = 5
 EPS = 1e-7
 
 
+def product_dtype(device: torch.device) -> torch.dtype:
+    """What the products are computed in: five rounds forgive bfloat16, which cards below compute capability 8.0 only emulate."""
+    fast = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.bfloat16 if fast else torch.float32
+
+
 def orthogonal(matrices: Tensor, dtype: torch.dtype) -> Tensor:
     """(N, A, B) -> (N, A, B), each nearly its own U V^T: singular values between about 0.5 and 1.5 (Newton-Schulz).
 
@@ -80,7 +86,7 @@ class Muon(torch.optim.Optimizer):
                     by_shape.setdefault(tuple(parameter.shape), []).append(parameter)
             for (height, width), parameters in by_shape.items():
                 ahead = self.ahead(parameters, momentum, bad)
-                updates = orthogonal(ahead, torch.bfloat16 if ahead.is_cuda else torch.float32)
+                updates = orthogonal(ahead, product_dtype(ahead.device))
                 rate, decay = group["lr"] * max(1.0, height / width) ** 0.5, group["lr"] * group["weight_decay"]
                 if bad is not None:
                     updates, decay = updates * (1 - bad), decay * (1 - bad)

@@ -205,7 +205,7 @@ def ask_t2a(room: Room):
     spoken, mark_speech = speak("t2a", items, exam.text_prompts(items), room)
     referred = [item for item in items if item.reference is not None]
     sounds = decode_all(exam.codec, [item.reference for item in referred])
-    own = [item.speaker.numpy() for item in items]
+    own = [item.speaker.numpy() for item in items if item.codes is not None]
     coded = voices.encoder.vectors([(wave, exam.codec.sample_rate) for wave in sounds])
 
     def mark() -> dict:

@@ -65,10 +65,11 @@ def rows_of(batch: Batch, first: int, end: int, whole: Whole) -> Batch:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out: CUDA's own kind, or what torch's allocator on the CPU says."""
+    """Whether an error says that memory ran out: torch's own kind, CUDA's and cuBLAS's words, or those of torch's allocator on the CPU."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    words = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(each in str(error) for each in words)
 
 
 def next_smaller(batch: Batch, positions: int | None) -> int:

@@ -95,7 +95,7 @@ class Profile:
 
     def cache_dir(self) -> Path:
         """Packed rows and frozen features, shared by all runs of a profile's data."""
-        return Path(os.environ.get("MMO_CACHE", runs_root() / "cache")) / self.data_dir.name
+        return Path(os.environ.get("MMO_CACHE") or runs_root() / "cache") / self.data_dir.name
 
 
 @lru_cache(maxsize=None)

@@ -204,15 +204,26 @@ def column_of(batch: pa.RecordBatch, name: str, path: Path) -> pa.Array:
     if name not in batch.schema.names or pa.types.is_null(batch.schema.field(name).type):
         return pa.nulls(batch.num_rows, wanted)
     column = batch.column(name)
-    if shape_of(column.type) != shape_of(wanted):
+    if not alike(column.type, wanted):
         raise DataError(f"{path}: column {name} is {column.type}, wanted {wanted} (of any width)")
     return column
 
 
+def alike(kind: pa.DataType, wanted: pa.DataType) -> bool:
+    """Whether a type can hold what is wanted, of any width.  A list in which nothing ever stood has no type inside, and fits."""
+    if pa.types.is_null(kind):
+        return True
+    if is_any_list(kind) and is_any_list(wanted):
+        return alike(kind.value_type, wanted.value_type)
+    return shape_of(kind) == shape_of(wanted)
+
+
+def is_any_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
 def shape_of(kind: pa.DataType) -> str:
-    """A type without its width: "list of list of integer"."""
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return "list of " + shape_of(kind.value_type)
+    """A type without its width: "integer"."""
     if pa.types.is_integer(kind):
         return "integer"
     if pa.types.is_floating(kind):

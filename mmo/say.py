@@ -96,7 +96,7 @@ def read_voice(settings: Profile, name: str | None) -> Tensor | None:
 def hear(settings: Profile, path: Path, words: frozenset[str] | None) -> list[Tensor]:
     """A sound file of any kind that libsndfile reads -> features (N, D_audio) at each speed of `Decoding.hearings`; says what was understood."""
     from mmo.features import read_sound
-    from mmo.speech_encoder import SpeechEncoder
+    from mmo.speech_encoder import SpeechEncoder, feature_count
 
     if not path.is_file():
         raise FileNotFoundError(f"no sound file {path}")
@@ -106,6 +106,8 @@ def hear(settings: Profile, path: Path, words: frozenset[str] | None) -> list[Te
         raise ValueError(f"{path}: {error}; WAV, FLAC, Ogg and MP3 work") from error
     if np.abs(samples).max() < 1e-3:
         note(f"{path} is almost silent.")
+    if feature_count(len(samples)) > settings.model.max_position_embeddings:  # before the encoder, whose work grows with the square of the length
+        raise ValueError(f"{path}: {len(samples) / 16_000:.0f} s are {feature_count(len(samples))} positions, the model has {settings.model.max_position_embeddings} in all; cut it shorter")
     encoder = SpeechEncoder.load(settings.speech_encoder_dir)
     features = encoder.encode_at(samples, settings.decoding.hearings)
     if words is not None:  # the tiny ear spells; the real one's own text needs query tokens that we leave out

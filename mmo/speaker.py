@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mmo.full_precision import full_float32
 from mmo.judge import RATE, Sound, at_16_khz, is_silent
 from mmo.speech_encoder import auto_model
 from mmo.weights import check_finite, check_fit, read_tensors, shapes
@@ -72,7 +73,7 @@ class SpeakerEncoder:
         if len(wave) < SHORTEST * RATE or is_silent(wave):
             return None
         features, _, _ = extract_feature([torch.from_numpy(np.ascontiguousarray(wave))])
-        with torch.autocast(self.device.type, enabled=False):
+        with full_float32(self.device):
             return self.model(features.to(self.device, torch.float32))[0].cpu().numpy()
 
 

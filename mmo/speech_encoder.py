@@ -33,6 +33,7 @@ import numpy as np
 import torch
 
 from mmo.augmentation import change_speed
+from mmo.full_precision import full_float32
 
 SAMPLE_RATE = 16_000
 WINDOW, HOP = 400, 160  # samples: 25 ms and 10 ms
@@ -103,7 +104,7 @@ class SpeechEncoder:
         """The encoder alone: (B, N, 560) and (B,) to features (B, N, D), zero where padded, and lengths (B,) int64."""
         frames = frames.to(self.device, torch.float32).clone()  # the encoder scales its input in place
         lengths = lengths.to(self.device)
-        with torch.autocast(self.device.type, enabled=False):
+        with full_float32(self.device):
             features, _ = self.model.encoder(frames, lengths)
         padding = torch.arange(features.shape[1], device=self.device) >= lengths[:, None]
         return features.masked_fill(padding[..., None], 0.0), lengths.long()
@@ -132,7 +133,7 @@ class SpeechEncoder:
     @torch.no_grad()
     def spell(self, features: torch.Tensor, lengths: torch.Tensor) -> list[str]:
         """Greedy CTC: the likeliest token of each feature vector, repeats merged, blanks dropped."""
-        best = self.model.ctc.argmax(features)
+        best = self.model.ctc.argmax(features.to(self.device))
         tokens = getattr(self.tokenizer, "token_list", None)
         found = []
         for row, length in zip(best, lengths.tolist()):

@@ -38,7 +38,7 @@ from tqdm.auto import tqdm
 from mmo import memory
 from mmo.chat import ChatTokenizer
 from mmo.checkpoint import (
-    latest_weights, load_state, random_state, save_state, set_random_state, snapshot_file, snapshots_of, stage_file, state_file, told,
+    latest_weights, load_state, random_state, save_state, set_random_state, snapshot_file, snapshots_of, stage_file, started_from, state_file, told,
     with_prefix, without_prefix, write_made,
 )  # fmt: skip
 from mmo.compiling import Compilation
@@ -289,6 +289,9 @@ class Stepper:
         group: Group = Group(),
     ) -> None:  # fmt: skip
         """positions: how many are computed at once; larger batches go in pieces.  group: the processes that share each batch."""
+        Q, weights = model.config.num_codebooks, stage.codebook_weights
+        if weights is not None and len(weights) != Q:
+            raise ValueError(f"stage {stage.name}: codebook_weights has {len(weights)} numbers for {Q} codebooks")
         self.model, self.stage, self.steps, self.positions = model, stage, steps, positions
         self.ran_out: int | None = None  # what `positions` came down to, where memory ran out
         self.device, self.dtype = device, dtype
@@ -379,13 +382,20 @@ class Stepper:
 
     @torch.no_grad()
     def validate(self, batches: Sequence[Batch]) -> dict:
-        """Losses of the averaged weights on held-out batches, without dropout."""
-        totals, rows = 0.0, 0
+        """Losses of the averaged weights on held-out batches, without dropout: each over all that is labelled, however it is cut into batches."""
+        if not batches:
+            return {}
+        sums = counts = torch.zeros(3 + self.model.config.num_codebooks, device=self.device)
         with self.averaged():
             for batch in batches:
                 _, parts = self.losses(batch)
-                totals, rows = totals + parts * len(batch.names), rows + len(batch.names)
-        return named(totals / rows) if rows else {}
+                whole = batch.whole()
+                labels = carry(torch.tensor([whole.text_labels, 0, whole.size, *whole.audio_labels]), self.device)
+                sums, counts = sums + parts * labels, counts + labels
+        means = sums / counts.clamp(min=1)
+        weights = torch.ones_like(means[3:]) if self.stage.codebook_weights is None else constants(self.stage.codebook_weights, self.device)
+        means[1] = (means[3:] * weights).sum() / weights.sum()
+        return named(means)
 
     @contextmanager
     def averaged(self) -> Iterator[OmniModel]:
@@ -541,6 +551,8 @@ class StageRun:
         self.tokenizer = ChatTokenizer.load(profile.tokenizer_dir)
         self.state_file = state_file(run_dir, stage)
         self.start = ""  # SHA-256 of the weights it starts from; process 0 knows it
+        self.rows: list[str] = []  # the packed rows of the pass that is open: file, checksum, limits
+        self.saved_rows: list[str] | None = None  # those of the state that is gone on from
         self.progress, self.counts = Progress(), Counts()
         self.bad: dict[tuple[str, int], BadRow] = {}
         self.saved: dict[str, Tensor] | None = None
@@ -555,6 +567,10 @@ class StageRun:
         """Read an unfinished state, if there is one.  Raises ValueError where it was made with other settings."""
         if self.settings["fresh"] or not self.state_file.is_file():
             return False
+        start, now = started_from(self.state_file), start_of(self.profile, self.stage, self.run_dir)
+        if self.group.from_first(bool(start and now and start != now)):
+            say(f"{told(self.state_file)} started from other weights than are there now; the stage begins anew")
+            return False
         self.saved, about = load_state(self.state_file)
         if about["key"] != self.key():
             raise ValueError(
@@ -562,7 +578,7 @@ class StageRun:
                 f"anew: fresh=True in train(), --fresh on the command line"
             )
         self.progress, self.counts = Progress(**about["progress"]), Counts(**about["counts"])
-        self.start = about.get("start", "")
+        self.start, self.saved_rows = about.get("start", ""), about.get("rows")
         return True
 
     def model(self) -> OmniModel:
@@ -604,19 +620,23 @@ class StageRun:
             held_out = validation_batches(self.profile, stage, self.encoders, layout) if self.group.first else {}
         for corpus in corpora:
             self.bad |= {(row.file, row.row): row for row in corpus.bad()}
-        told = corpora, shares, layout, stage.token_budget, self.settings["seed"], stage.chunk_rows
+        self.rows = [file.rows.packed.name for corpus in corpora for file in corpus.files]
+        if self.saved is not None and self.saved_rows not in (None, self.rows):
+            others = ", ".join(name for name in self.rows if name not in self.saved_rows) or "fewer files"
+            raise ValueError(f"{self.state_file} was made on other rows than are there now ({others}). Put those back, or start anew: fresh=True in train(), --fresh on the command line")
+        of_batches = corpora, shares, layout, stage.token_budget, self.settings["seed"], stage.chunk_rows
         if self.group.size > 1:
-            self.group.must_agree("rows and settings", [self.key(), *(file.rows.packed.name for corpus in corpora for file in corpus.files)])
-            batches = SharedBatches(*told, rank=self.group.rank, size=self.group.size, exchange=Exchange(self.group))
+            self.group.must_agree("rows and settings", [self.key(), *self.rows])
+            batches = SharedBatches(*of_batches, rank=self.group.rank, size=self.group.size, exchange=Exchange(self.group))
         else:
-            batches = Batches(*told)
+            batches = Batches(*of_batches)
         steps = stage.steps or max(1, round(stage.epochs * batches.steps_per_epoch()))
         say(f"pass {stage.name}: {steps} steps on {' + '.join(f'{len(corpus)}' for corpus in corpora)} rows, learning: {stage.trainable}")
         return batches, held_out, steps
 
     def run(self, minutes: float | None, progress_bar: bool, pause: Callable[[], bool] | None = None) -> bool:
         """All passes that are left; False where time was up before, or a pause was asked for."""
-        deadline = time.monotonic() + 60 * minutes if minutes else None
+        deadline = None if minutes is None else time.monotonic() + 60 * minutes
 
         def enough() -> bool:
             return bool(pause and pause()) or deadline is not None and time.monotonic() > deadline
@@ -630,7 +650,7 @@ class StageRun:
                 path.unlink()  # of an earlier run
         try:
             for number in range(self.progress.done, len(self.passes)):
-                if not self.run_pass(model, self.passes[number], log, enough if minutes or pause else None, progress_bar):
+                if not self.run_pass(model, self.passes[number], log, enough if deadline is not None or pause else None, progress_bar):
                     return False
         finally:
             log.close()
@@ -732,7 +752,7 @@ class StageRun:
 
     def save(self, stepper: Stepper, log: Log) -> None:
         """The state of this moment; the log reaches exactly as far."""
-        about = {"key": self.key(), "start": self.start, "progress": asdict(self.progress), "counts": asdict(self.counts)}
+        about = {"key": self.key(), "start": self.start, "rows": self.rows, "progress": asdict(self.progress), "counts": asdict(self.counts)}
         save_state(self.state_file, stepper.tensors(), about)
 
     def report_bad(self) -> tuple[BadRow, ...]:
@@ -778,6 +798,15 @@ def settings_key(passes: Sequence[StageConfig], profile: Profile, seed: int, dty
     """A short name for what decides a stage's weights beside its data and the weights it starts from: recipe, model, seed, number format."""
     told = [asdict(each) for each in passes] + [profile.model.to_dict(), seed, str(dtype)]
     return hashlib.sha256(json.dumps(told, sort_keys=True, default=list).encode()).hexdigest()[:16]
+
+
+def start_of(profile: Profile, stage: str, run_dir: Path) -> str:
+    """SHA-256 of the weights that a stage would start from now; "" where they are not there, which training says better."""
+    try:
+        path = profile.thinker_file if stage == STAGES[0] else latest_weights(profile, run_dir, before=stage)[0]
+        return sha256_of(path)
+    except FileNotFoundError:
+        return ""
 
 
 def planned_passes(profile: Profile, stage: str, budget: str, steps: int | None, compile: bool = False) -> tuple[StageConfig, ...]:

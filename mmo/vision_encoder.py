@@ -19,9 +19,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from safetensors import SafetensorError
 from transformers import SiglipImageProcessor, SiglipVisionConfig, SiglipVisionModel
+
+from mmo.full_precision import full_float32
 
 MAX_PIXELS = 64_000_000  # larger files are refused before they are unpacked: 64 megapixels are 192 MB
 
@@ -78,7 +80,7 @@ class VisionEncoder:
     @torch.no_grad()
     def encode(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
         """Patch features (B, P, D_image), row by row from the upper left patch; each picture by itself, outside autocast."""
-        with torch.autocast(self.device.type, enabled=False):
+        with full_float32(self.device):
             return self.model(self.pixels(pictures)).last_hidden_state
 
     def encode_at(self, picture: Image.Image, looks: Sequence[tuple[float, float]]) -> list[torch.Tensor]:
@@ -113,14 +115,23 @@ def open_picture(source: str | Path | bytes, name: str = "") -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # we set our own bound below
             picture = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
             width, height = picture.size
-            if width * height > MAX_PIXELS:
-                raise ValueError(f"{name}: {width} x {height} pixels are too many (bound: {MAX_PIXELS:,}); make the picture smaller")
-            picture.load()
+            if width * height <= MAX_PIXELS:
+                picture.load()
     except Image.DecompressionBombError as error:
         raise ValueError(f"{name}: too many pixels ({error}); make the picture smaller") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, EOFError) as error:
+    except Exception as error:  # OSError, SyntaxError, struct.error, TypeError …: each decoder has its own for damaged bytes
         raise ValueError(f"{name}: not a picture that can be read ({error}); PNG, JPEG and WebP work") from error
-    return to_rgb(ImageOps.exif_transpose(picture))
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{name}: {width} x {height} pixels are too many (bound: {MAX_PIXELS:,}); make the picture smaller")
+    return to_rgb(upright(picture))
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """Turned as its EXIF says; where that is damaged, nobody knows how it was held, and it stays as it is."""
+    try:
+        return ImageOps.exif_transpose(picture)
+    except Exception:  # struct.error, TypeError, SyntaxError …
+        return picture
 
 
 def moved(picture: Image.Image, down: float, right: float) -> Image.Image:

@@ -71,6 +71,7 @@ def test_user_content():
     assert user_content("Hi.", pictures=1, image_length=2) == f"{image * 2}\nHi."
     assert user_content("", pictures=1, image_length=2) == image * 2
     assert user_content("See <image> here", pictures=1, image_length=2) == f"See {image * 2} here"
+    assert user_content("<image><image><image>", pictures=3, image_length=2) == "\n".join([image * 2] * 3), "a run of placeholders is one picture"
     with pytest.raises(ValueError, match="1 <image> for 2 pictures"):
         user_content("<image>", pictures=2)
 

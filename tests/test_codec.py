@@ -78,6 +78,23 @@ def test_right_padding_is_not_heard(codec):
     assert (both[:1, :, : 3 * 1920] - codec.decode(short)).abs().max() < 1e-5
 
 
+def test_moshi_compiles_nothing_and_captures_no_graph(codec, monkeypatch):
+    """On a card it would, at the first call: a compiler is asked for, and seconds go by."""
+    from moshi.utils import compile as moshis
+
+    seen = []
+    for name in ("encode", "decode", "encode_to_latent"):
+        inner = getattr(codec.model, name)
+        monkeypatch.setattr(codec.model, name, lambda *given, inner=inner, **named: (seen.append((moshis._compile_disabled, moshis._disable_cuda_graph)), inner(*given, **named))[1])
+    codes = codec.encode(torch.zeros(1, 1, 1920))
+    codec.decode(codes)
+    codec.latents(torch.zeros(1, 1, 1920))
+    with codec.streaming() as stream:
+        stream.decode(codes)
+    assert len(seen) == 4 and set(seen) == {(True, True)}, seen
+    assert not moshis._compile_disabled, "it stays switched off for others"
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_saved_and_loaded(tmp_path, dtype):
     model = random_mimi(codec_config(**TINY))

@@ -1,5 +1,6 @@
 """Data: what is bad is named, what is drawn can be drawn again, and padding changes no loss."""
 
+import io
 import json
 import pickle
 
@@ -7,12 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 import torch
 import worlds
 
 from mmo.config import IGNORE, Draws
-from mmo.data import Batches, Corpus, DataFile, Layout, collate, find_files, realise, useful_share, written_down
-from mmo.features import cache_features
+from mmo.data import Batches, Corpus, DataFile, Layout, collate, find_files, realise, render, useful_share, written_down
+from mmo.features import cache_features, read_sound
 from mmo.omni import OmniModel, loss_sums
 from mmo.rows import DataError, open_rows
 
@@ -125,6 +127,22 @@ def test_wrong_column_type_names_file_and_column(tmp_path):
         open_rows(path, CONFIG, tmp_path / "cache")
 
 
+@pytest.mark.parametrize("cells", [[[], []], [[[]], [[]]]])
+def test_columns_in_which_nothing_stands_are_empty(tmp_path, cells):
+    """Parquet keeps no type for what is never there."""
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"conversations": [worlds.conversation("a", "b")] * 2, "answer_audios": cells, "ref_audios": [[], []]}), path)
+    rows = open_rows(path, CONFIG, tmp_path / "cache")
+    assert len(rows) == 2 and not any(len(codes) for codes in rows[0].answers) and not len(rows[0].reference), rows.bad
+
+
+def test_a_vector_of_fixed_length_is_a_list(tmp_path):
+    vectors = pa.array([[0.5] * worlds.SPEAKER], pa.list_(pa.float32(), worlds.SPEAKER))
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"conversations": [worlds.conversation("a", "b")], "spk_emb": vectors}), path)
+    assert open_rows(path, CONFIG, tmp_path / "cache")[0].speaker.tolist() == [0.5] * worlds.SPEAKER
+
+
 def test_files_that_are_none(tmp_path):
     with pytest.raises(DataError, match="no such data file"):
         open_rows(tmp_path / "absent.parquet", CONFIG, tmp_path)
@@ -194,6 +212,25 @@ def test_sound_of_another_rate_is_resampled(tmp_path):
     assert len(decode(worlds.tone(0.5, rate=48_000))) == 8_000
     with pytest.raises(ValueError, match="0.020 s"):
         decode(worlds.tone(0.02))
+
+
+def test_a_header_that_promises_terabytes_costs_nothing(tmp_path):
+    """WAV's length field says 2^31 bytes; what is there is read."""
+    wave = bytearray(worlds.tone(0.5))
+    at = wave.index(b"data") + 4
+    wave[at : at + 4] = (2**31 - 1).to_bytes(4, "little")
+    assert len(read_sound(bytes(wave))) == 8000
+    whole = mp3()
+    at = max(whole.find(b"Xing"), whole.find(b"Info")) + 8  # how many frames there are
+    assert at > 8
+    endless = whole[:at] + b"\x7f\xff\xff\xff" + whole[at + 4 :]
+    assert 8000 <= len(read_sound(endless)) < 16_000
+
+
+def mp3() -> bytes:
+    data = io.BytesIO()
+    soundfile.write(data, 0.1 * np.sin(np.arange(8000) / 10), 16_000, format="MP3")
+    return data.getvalue()
 
 
 def test_only_bad_rows_is_an_error(tmp_path):
@@ -290,6 +327,36 @@ def test_picture_stands_where_the_text_says_or_first(tmp_path, layout, tokenizer
     moving = open_world(tmp_path, "i2t", rows, draws=Draws.none(picture_moves=True))
     firsts = {example.row.input_ids[-1].tolist().index(12) for _, example in texts_of(moving, layout, tokenizer, 40)}
     assert len(firsts) > 1
+
+
+def runs_of(ids: list[int], token: int) -> int:
+    return sum(each == token and before != token for before, each in zip([None, *ids], ids))
+
+
+def drawn_of(tmp_path, layout, text, pictures, sound_length=0):
+    """How often a picture begins in a question's row, and how many are said to be in it."""
+    turns = json.loads(worlds.conversation(text, "Seven."))
+    draws = Draws.none(question=(1.0, 0.0, 0.0)) if sound_length else Draws.none()
+    shown_text, _, shown = render(turns, sound_length, pictures, draws, (), np.random.default_rng(0), layout)
+    return runs_of(layout.tokenizer.encode(shown_text), CONFIG.image_ids[0]), shown
+
+
+@pytest.mark.parametrize("text, sound_length", [("<image>\nand\n<image>\nCompare.", 0), ("<image>\nand\n<image>\nCompare.", 5), ("<image><image>", 0), ("Compare the two.", 0), ("Compare the two.", 5)])
+def test_each_picture_has_a_run_of_its_own(tmp_path, layout, text, sound_length):
+    """The k-th picture fills the k-th run of placeholders, so two that touch would be one, and the second lost."""
+    assert drawn_of(tmp_path, layout, text, 2, sound_length) == (2, 2)
+
+
+def test_a_picture_behind_the_cut_is_not_shown_before_it(tmp_path, layout):
+    row = worlds.make_rows("i2t", 1)[0]
+    row["conversations"] = worlds.conversation("Hello.", "Hello.", "<image>\nWhat is it?", "A star.")
+    corpus = open_world(tmp_path, "i2t", [row])
+    seen = set()
+    for draw in range(20):
+        example = realise(corpus, 0, 0, np.random.default_rng(draw), layout)
+        ids = example.row.input_ids[-1].tolist()
+        seen.add((ids.count(layout.tokenizer.encode("star")[0]) > 0, runs_of(ids, CONFIG.image_ids[0]), len(example.pictures)))
+    assert {each[1:] for each in seen} == {(0, 0), (1, 1)}, seen
 
 
 def test_history_is_replaced_only_inside_the_answer(tmp_path, layout):

@@ -78,6 +78,17 @@ def test_an_interrupted_cache_goes_on_and_is_the_same_to_the_byte(path, tmp_path
         assert len(asked) < 2 * 16 or calls == 0, "what was made before is not made again"
 
 
+def test_killed_at_the_very_end_nothing_is_made_again(path, tmp_path, monkeypatch):
+    """While the files are brought to the disk, and between the folder's new name and the journal's end."""
+    whole = files(cache_features(path, COLUMN, speech(), tmp_path / "whole"))
+    for name in ("fsync", "replace"):
+        cache = tmp_path / name
+        with monkeypatch.context() as patched, pytest.raises(Interrupted):
+            patched.setattr(f"mmo.features.os.{name}", lambda *_: (_ for _ in ()).throw(Interrupted))
+            cache_features(path, COLUMN, speech(), cache)
+        assert files(cache_features(path, COLUMN, failing_after(speech(), 0), cache)) == whole, name
+
+
 def test_what_a_crash_tore_is_cut_off(path, tmp_path):
     """Features without their line in the journal, a line cut short, a line whose features are damaged: made again, not trusted."""
     whole = cache_features(path, COLUMN, speech(), tmp_path / "whole")

@@ -121,6 +121,31 @@ def test_rows_that_cannot_serve_are_not_taken(profile):
         set_aside(profile, ("t2a",))
 
 
+def test_an_answer_without_codes_cannot_serve(profile):
+    rows = worlds.make_rows("t2a", 32)
+    for row in rows[:20]:
+        row["conversations"] = worlds.conversation("One.", "First.", "Two.", "Second.")
+        row["answer_audios"] = [[], [1] * 8]
+    worlds.write_rows(source_of(profile, "t2a"), rows)
+    assert kept_rows(profile, source_of(profile, "t2a")) <= set(range(20, 32))
+
+
+def test_killed_before_the_parts_are_there_the_voices_come_again(profile, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    voices = profile.data_dir / "voices.safetensors"
+    for step in ("write_table", "write_voices"):
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(f"mmo.held_out.{step}", killed)
+            set_aside(profile, ("t2a",))
+        voices.unlink(missing_ok=True)
+        set_aside(profile, ("t2a",))
+        assert voices.is_file(), step
+        for part in PARTS:
+            part_file(profile, "t2a", part).unlink()
+
+
 def test_voices_are_of_rows_that_were_set_aside(profile):
     set_aside(profile)
     voices = load_file(profile.data_dir / "voices.safetensors")

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mmo import profiles
+from mmo.config import Draws
 from mmo.omni import OmniModel
 from mmo.profiles import PROFILES, STAGES, profile, run_dir
 
@@ -51,6 +52,33 @@ def test_tiny_fits_the_tiny_world():
         from mmo.chat import ChatTokenizer
 
         assert len(ChatTokenizer.load(tokenizer.parent)) <= model.vocab_size
+
+
+def test_tiny_has_the_ids_that_the_original_has():
+    """Newline 234, pad 0, <|im_start|> 1, <|im_end|> 2, a sound's placeholder 16, a picture's 12."""
+    from mmo.chat import ChatTokenizer
+
+    tokenizer = ChatTokenizer.load(profile("tiny").tokenizer_dir)
+    model = profile("mini").model
+    assert [tokenizer.encode(each) for each in ("\n", "<|im_start|>", "<|im_end|>")] == [[234], [1], [2]]
+    assert (tuple(model.audio_ids), tuple(model.image_ids)) == ((16,), (12,)) and profile("tiny").model.audio_ids == model.audio_ids
+
+
+def test_mini_is_the_originals_recipe():
+    """Rates, lengths, epochs and draws of the published run."""
+    mini = profile("mini")
+    found = [(each.name, each.learning_rate, each.max_length, each.epochs, each.schedule, each.final_rate, each.trainable) for passes in mini.stages.values() for each in passes]
+    assert found == [
+        ("t2a", 5e-4, 512, 1, "cosine", 0.1, "all"),
+        ("a2a-projector", 5e-4, 640, 1, "cosine", 0.1, "audio_proj"),
+        ("a2a", 2e-5, 768, 1, "cosine", 0.1, "all"),
+        ("i2t-projector", 5e-5, 768, 1, "cosine", 0.1, "vision_proj"),
+        ("i2t", 5e-6, 768, 1, "cosine", 0.1, "all"),
+    ]
+    draws = Draws()
+    assert (draws.question, draws.system_prompt, draws.empty_think, draws.drop_reference, draws.random_codes) == ((0.4, 0.2, 0.4), 0.2, 0.2, 0.5, 0.05)
+    decoding = mini.decoding
+    assert (decoding.temperature, decoding.top_k) == (0.2, 50)
 
 
 def test_experts_keep_the_active_size():

@@ -140,6 +140,22 @@ def test_sound_question(toy, tmp_path, capsys, monkeypatch):
     assert "heard: what is zebra" in notes and 'does not know: "zebra"' in notes
 
 
+def test_a_sound_too_long_for_the_model_is_refused_before_it_is_encoded(toy, tmp_path, monkeypatch):
+    """The encoder's attention grows with the square of the length: ten minutes would take all memory."""
+    import mmo.speech_encoder
+
+    monkeypatch.setattr(mmo.speech_encoder, "SpeechEncoder", SimpleNamespace(load=lambda folder: pytest.fail("it is loaded")))
+    soundfile.write(tmp_path / "long.wav", 0.1 * np.ones(16_000 * 120), 16_000)
+    with pytest.raises(ValueError, match=r"long.wav: 120 s are 2000 positions, the model has \d+ in all; cut it shorter"):
+        ask(audio=tmp_path / "long.wav")
+
+
+def test_a_picture_stands_where_the_question_says(toy, monkeypatch):
+    monkeypatch.setattr(say, "see", lambda *_: [torch.zeros(worlds.PATCHES, worlds.PICTURE_DIM)])
+    prompt, _ = say.make_prompt(say.Question("<image> What is it?", image="p.png"), toy, MODEL, None, 0)
+    assert prompt.text_ids.count(MODEL.image_ids[0]) == worlds.PATCHES
+
+
 def test_features_stand_at_their_placeholders(toy, monkeypatch):
     monkeypatch.setattr(say, "hear", lambda *_: [torch.zeros(4, worlds.SOUND_DIM), torch.zeros(5, worlds.SOUND_DIM)])
     monkeypatch.setattr(say, "see", lambda *_: [torch.full((worlds.PATCHES, worlds.PICTURE_DIM), float(look)) for look in range(3)])

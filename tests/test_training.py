@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from mmo.checkpoint import latest_weights, load_state, save_state, snapshots_of
 from mmo.config import IGNORE, Rehearsal, StageConfig
-from mmo.data import Batches, Draws, Layout, collate
+from mmo.data import Batches, Draws, Layout, collate, realise
 from mmo.omni import TIED, OmniModel, load_model, loss_sums
 from mmo.optimiser import Average, Optimisers, choose_trainable, is_hidden_matrix, rate_factor
 from mmo.rows import DataError
@@ -218,6 +218,63 @@ def test_state_of_other_settings_is_refused(profile, tmp_path):
     with pytest.raises(ValueError, match="other settings.*fresh"):
         run(profile, "t2a", tmp_path / "run", seed=1)
     assert run(profile, "t2a", tmp_path / "run", seed=1, fresh=True).finished
+
+
+def test_state_of_other_rows_is_refused(profile, tmp_path):
+    assert not run(profile, "t2a", tmp_path / "run", minutes=1e-9).finished
+    path = profile.data_dir / "t2a-train.parquet"
+    before = path.read_bytes()
+    worlds.write_rows(path, worlds.make_rows("t2a", 40, seed=5))
+    with pytest.raises(ValueError, match=r"t2a\.state.*other rows.*t2a-train.*fresh"):
+        run(profile, "t2a", tmp_path / "run")
+    path.write_bytes(before)
+    assert run(profile, "t2a", tmp_path / "run").finished
+
+
+def test_a_stage_begun_from_other_weights_begins_anew(profile, tmp_path, capsys):
+    """In a notebook, too, where nobody asked how the stages stand."""
+    folder = tmp_path / "run"
+    run(profile, "t2a", folder)
+    assert not run(profile, "a2a", folder, minutes=1e-9).finished
+    run(profile, "t2a", folder, seed=1)
+    run(profile, "a2a", folder)
+    assert "started from other weights than are there now; the stage begins anew" in capsys.readouterr().out
+    other = tmp_path / "other"
+    run(profile, "t2a", other, seed=1)
+    run(profile, "a2a", other)
+    assert (folder / "a2a.safetensors").read_bytes() == (other / "a2a.safetensors").read_bytes()
+
+
+def test_no_minutes_are_no_time(profile, tmp_path):
+    assert run(profile, "t2a", tmp_path / "run", minutes=0.0).steps == 1
+
+
+def test_held_out_losses_do_not_depend_on_how_rows_are_batched(profile, tmp_path):
+    """Rows with sound and rows without, together or one by one."""
+    torch.manual_seed(0)
+    stepper = Stepper(OmniModel(profile.model), stage_config(codebook_weights=(4.0, 2.0, 1.5, 1.0, 1.0, 1.0, 1.0, 1.0)), 10, CPU, torch.float32)
+    layout, examples = Layout(profile.model, worlds.tokenizer(), 160), []
+    for stage in ("t2a", "i2t"):
+        corpora, _ = open_corpora(profile, profile.stages[stage][0], worlds.toy_encoders())
+        examples += [realise(corpora[0], number, 0, np.random.default_rng(0), layout) for number in range(6)]
+    single = stepper.validate([collate([each], profile.model) for each in examples])
+    together = stepper.validate([collate(examples[:3], profile.model), collate(examples[3:], profile.model)])
+    for name in ("text", "audio", "codebooks"):
+        assert together[name] == pytest.approx(single[name], rel=1e-4), name
+
+
+@pytest.mark.parametrize("changes, words", [
+    (dict(codebook_weights=(0.0,) * 8), "codebook_weights"), (dict(codebook_weights=(1.0, -1.0)), "codebook_weights"),
+    (dict(steps=0), "0 steps"), (dict(steps=None, epochs=0.0), "0.0 epochs"),
+])  # fmt: skip
+def test_a_recipe_that_cannot_be_trained_is_refused(changes, words):
+    with pytest.raises(ValueError, match=f"stage x: .*{words}"):
+        stage_config(**changes)
+
+
+def test_codebook_weights_are_one_for_each(profile):
+    with pytest.raises(ValueError, match="codebook_weights has 3 numbers for 8 codebooks"):
+        Stepper(OmniModel(profile.model), stage_config(codebook_weights=(4.0, 2.0, 1.0)), 10, CPU, torch.float32)
 
 
 def test_state_is_written_whole_or_not_at_all(tmp_path, monkeypatch):

@@ -116,6 +116,24 @@ def test_unreadable_files_are_named(tmp_path):
         open_picture(b"", name="i2t.parquet row 7")
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # PIL's own words about damaged tags
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "PNG", "TIFF"])
+def test_damaged_bytes_are_a_picture_or_a_value_error(kind):
+    """Whatever a decoder or the EXIF reader raises: one bad cell must not end the making of features."""
+    picture, exif, rng = some_picture((24, 16)), Image.Exif(), np.random.default_rng(0)
+    exif[0x0112], exif[0x010E], exif[0x8298] = 6, "a long description " * 4, "nobody"
+    data = io.BytesIO()
+    picture.save(data, kind, exif=exif)
+    for _ in range(200):
+        damaged = bytearray(data.getvalue())
+        for place in rng.integers(len(damaged), size=4):
+            damaged[place] = rng.integers(256)
+        try:
+            assert open_picture(bytes(damaged), name="row 3").mode == "RGB"
+        except ValueError as error:
+            assert str(error).startswith("row 3: ")
+
+
 def test_huge_files_are_refused_before_they_are_unpacked(monkeypatch):
     monkeypatch.setattr(vision_encoder, "MAX_PIXELS", 1000)
     with pytest.raises(ValueError, match="row 3: 40 x 30 pixels are too many"):

@@ -26,7 +26,7 @@ class PrecisionBench:
     """Settings of one measurement."""
 
     answers: int = 60
-    precisions: tuple[Precision, ...] = PRECISIONS
+    precisions: tuple[Precision, ...] = ()  # none named: all that the device has
     workers: int = 1  # of the judge
     seed: int = 0
 
@@ -34,13 +34,14 @@ class PrecisionBench:
 def bench_precision(profile: Profile, settings: PrecisionBench, device: torch.device | None = None, **others) -> Report:
     """Measure.  `others`: see `Exam`."""
     device = device or profile.device()
+    precisions = settings.precisions or tuple(each for each in PRECISIONS if device.type == "cpu" or each != "int8")  # int8 is for CPUs
     exam = Exam(profile, SIZES["full"], settings.seed, **others)
     items = of_tier(exam.said, "sentence")
     items = spread_voices(items, -(-settings.answers // max(1, len({item.voice for item in items}))))[: settings.answers]
     prompts = exam.text_prompts(items)
     model, weights = bench_model(profile, settings.seed, device)
     ear, answers, read = Ear(), {}, {}
-    for precision in settings.precisions:
+    for precision in precisions:
         generator = Generator(model, exam.codec, exam.tokenizer, exam.decoding, precision=precision)
         answers[precision] = generator.generate_batch(prompts)
         read[precision] = step_bytes(generator.model)
@@ -48,14 +49,14 @@ def bench_precision(profile: Profile, settings: PrecisionBench, device: torch.de
     ear.listen(exam.judge, settings.workers)
     return Report(
         title=f"What the weights' precision costs, {profile.name} (width {profile.model.hidden_size})",
-        columns=settings.precisions,
+        columns=precisions,
         lines=tuple(precision_lines(items, answers, ear, read, settings)),
         ratios={},
         checks={},
         settings={"profile": profile.name, "weights": weights, "answers": len(items), "seed": settings.seed},
         machine=describe_machine(device),
         samples={},
-        notes=(f"compared with {settings.precisions[0]}; every answer read from its own text by the judge",),
+        notes=(f"compared with {precisions[0]}; every answer read from its own text by the judge",),
     )
 
 
@@ -63,7 +64,7 @@ def precision_lines(
     items: Sequence[Item], answers: dict[str, list[Answer]], ear: Ear, read: dict[str, int], settings: PrecisionBench
 ) -> list[Line]:
     """The table, a column for each precision."""
-    first = answers[settings.precisions[0]]
+    first = next(iter(answers.values()))
     errors = {name: measures.word_errors([answer.text for answer in found], ear[name]) for name, found in answers.items()}
     intervals = {name: error.interval(settings.seed) or (None, None) for name, error in errors.items()}
 

@@ -62,9 +62,10 @@ def try_pass(profile: Profile, stage: StageConfig, model: OmniModel, encoders: E
     stepper = Stepper(model.to(device).train(), stage, stage.steps or len(some), device, profile.dtype(device), profile.positions_at_once)
     for number, batch in enumerate(some):
         if number == WARM:
+            float(figures[0])  # a device that works ahead has come to the end of what warmed up, and below of the last update
             started = time.perf_counter()
         figures = stepper.step(batch, number)
-    float(figures[0])  # a device that works ahead has come to the end of the last update, too
+    float(figures[0])
     seconds = (time.perf_counter() - started) / updates
     counted = some[WARM:]
     return Tried(
