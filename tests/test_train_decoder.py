@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from dataclasses import replace
@@ -14,7 +15,7 @@ from mmo.codec import Codec, build_mimi, codec_config, draw_codebooks
 from mmo.profiles import tiny
 from mmo.speech_encoder import SpeechEncoder
 from mmo.world.train_codec import falsified
-from mmo.world.train_decoder import KNOWN, Batches, DecoderTraining, FeatureLoss, GlobalVarianceLoss, Trainer, Utterance, mean_of, read_utterances, train
+from mmo.world.train_decoder import KNOWN, Batches, DecoderTraining, FeatureLoss, GlobalVarianceLoss, Trainer, Utterance, mean_of, read_utterances, train, write_figures
 
 SETTINGS = DecoderTraining(steps=4, warmup=1, batch_frames=24)
 
@@ -156,6 +157,13 @@ def test_the_mean_of_two_sittings_keeps_what_neither_changed(codec, encoder, utt
             assert torch.allclose(value, (states[0][name] + states[1][name]) / 2), name
     moved = "decoder.model.0.conv.conv.weight"
     assert not torch.equal(found[moved], states[0][moved]), f"{moved}: the mean is one of the two"
+
+
+def test_what_was_done_before_is_kept(tmp_path) -> None:
+    path = tmp_path / "figures" / "decoder.json"
+    for number in range(3):
+        write_figures({"hours": number, "curve": [number]}, path)
+    assert json.loads(path.read_text()) == {"hours": 2, "curve": [2], "before": [{"hours": 0}, {"hours": 1}]}
 
 
 def test_no_speech_is_named(codec, tmp_path) -> None:

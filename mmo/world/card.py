@@ -89,13 +89,22 @@ def codec_table(data: Path) -> list[str]:
     return lines
 
 
+def described(sitting: dict) -> str:
+    """A sitting of the decoder in words."""
+    settings, seeds = sitting["settings"], len(sitting["seeds"])
+    steps = f"{settings['steps']} steps on {sitting['hours']:.1f} hours"
+    more = f" with twice as much of {' and '.join(settings['more'])}" if settings.get("more") else ""
+    return (f"the mean of {seeds} sittings of {steps}" if seeds > 1 else steps) + more
+
+
 def last_sitting(data: Path) -> list[str]:
     """What was done to the codec's decoder at last, where it was."""
     if not (data / "figures" / "decoder.json").exists():
         return []
     found = figures(data, "decoder")
-    settings = found["settings"]
-    return [f"Its decoder was taught alone at last (`python -m mmo.world.train_decoder`: the mean of {len(found['seeds'])} sittings of {settings['steps']} steps on {found['hours']:.1f} hours): in {100 * settings['unknown']:.0f} % of the steps",
+    each = [*found.get("before", []), found]
+    told = ", then ".join(described(sitting) for sitting in each)
+    return [f"Its decoder was taught alone at last (`python -m mmo.world.train_decoder`: {told}): in {100 * found['settings']['unknown']:.0f} % of the steps",
             "all codes behind codebooks 0 and 1 were those of other frames, and its cepstra were to vary as much as the recording's. Encoder and codebooks rested,",
             "so the codes in the rows are those of before.", ""]
 

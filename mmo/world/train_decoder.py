@@ -19,6 +19,7 @@ no worse after 5 500.
     python -m mmo.world.train_decoder            # speech in build/world/speech; goes on from its checkpoints; writes data/tiny/codec.safetensors
                                                  # and figures/decoder.json
     python -m mmo.world.train_decoder --only 1   # one of the sittings, for a core of its own; the plain command joins them
+    python -m mmo.world.train_decoder --work FOLDER --more slt --seeds 2   # go on from the shipped decoder, with more of a voice
 """
 
 from __future__ import annotations
@@ -310,8 +311,16 @@ def main() -> None:
     trainer.model.load_state_dict(mean_of(states))
     save_codec(trainer.model, json.loads(file.with_suffix(".json").read_text(encoding="utf-8")), file)
     figures = {"settings": asdict(settings), "seeds": options.seeds, "utterances": len(utterances), "hours": round(hours, 2), "curve": curves[options.seeds[0]]}
-    (options.data / "figures").mkdir(exist_ok=True)
-    (options.data / "figures" / "decoder.json").write_text(json.dumps(figures) + "\n", encoding="utf-8")
+    write_figures(figures, options.data / "figures" / "decoder.json")
+
+
+def write_figures(figures: dict, path: Path) -> None:
+    """What this sitting was; what was done to the same decoder before stays, without its curve, under `before`."""
+    path.parent.mkdir(exist_ok=True)
+    if path.is_file():
+        last = json.loads(path.read_text(encoding="utf-8"))
+        figures = figures | {"before": [*last.pop("before", []), {name: value for name, value in last.items() if name != "curve"}]}
+    path.write_text(json.dumps(figures) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
