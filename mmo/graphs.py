@@ -38,12 +38,17 @@ PIECE = 128  # capacities are multiples of it
 GRAPHS = 32  # at most: sizes of batches x capacities x with or without the Thinker's upper layers
 
 
-def compile_errors() -> tuple[type[Exception], ...]:
-    """What the compiler raises; imported only where something is compiled."""
+def compile_errors(device: torch.device = torch.device("cpu")) -> tuple[type[Exception], ...]:
+    """What the compiler raises, and on a card what CUDA graphs do while they are captured; imported only where something is compiled.
+
+    Graphs raise RuntimeError, and AssertionError in a thread that torch has prepared nothing in.  A step that failed has advanced no cache,
+    so it may be done again, operation by operation; a card that is really broken says so there.
+    """
     from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
     from torch._inductor.exc import CppCompileError, CppWrapperCodegenError, InductorError, InvalidCxxCompiler
 
-    return TorchDynamoException, FailOnRecompileLimitHit, InductorError, CppCompileError, CppWrapperCodegenError, InvalidCxxCompiler
+    graphs = (RuntimeError, AssertionError) if device.type == "cuda" else ()
+    return (TorchDynamoException, FailOnRecompileLimitHit, InductorError, CppCompileError, CppWrapperCodegenError, InvalidCxxCompiler, *graphs)
 
 
 def why(error: Exception) -> str:
@@ -123,7 +128,7 @@ class StepGraph:
                 cache.lengths.advance([1] * len(ids))
                 cache.tail |= tail
                 return Hidden(text, audio, audio.new_zeros(()))
-            except compile_errors() as error:
+            except compile_errors(self.device) as error:
                 self.turn_off(why(error))
         return self.model.hidden_states(ids, cache=cache, tail=tail)
 

@@ -12,7 +12,7 @@ from mmo import generation, graphs
 from mmo.compiling import graphs_made
 from mmo.config import Decoding
 from mmo.generation import Generator
-from mmo.graphs import GRAPHS, PIECE, StepGraph
+from mmo.graphs import GRAPHS, PIECE, StepGraph, compile_errors
 from speakers import TOY, toy_model, toy_prompts
 
 DECODING = Decoding(temperature=1.0, text_temperature=1.0, text_top_k=0, top_k=0, max_text=6, max_frames=9)
@@ -95,6 +95,22 @@ def test_where_it_fails_decoding_goes_on_and_says_why(monkeypatch, after):
     assert told == ["no graph of a step, decoding goes on operation by operation: OSError: no C++ compiler was found"]
     assert not compiled.graph.on and len(made) == after + 1
     assert same(compiled.generate_batch(prompts), wanted)
+
+
+def test_on_a_card_a_capture_that_fails_is_no_end_either(monkeypatch):
+    """CUDA graphs raise plain RuntimeErrors; on a CPU those are mistakes of ours and come through."""
+    cpu, card = (compile_errors(torch.device(kind)) for kind in ("cpu", "cuda"))
+    assert not any(issubclass(RuntimeError, each) for each in cpu) and RuntimeError in card and AssertionError in card
+    told, prompts = [], toy_prompts(5)
+    generator = generator_with(monkeypatch, "eager", told=told)
+    monkeypatch.setattr("mmo.graphs.compile_errors", lambda device: card)
+
+    def broken(*_):
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+
+    generator.graph.compiled = broken
+    assert same([generator.answer(prompts[0])], [Generator(toy_model(), decoding=DECODING).answer(prompts[0])])
+    assert "RuntimeError: CUDA error" in told[0] and not generator.graph.on
 
 
 def test_rows_still_leave_a_batch_whose_graph_failed(monkeypatch):
