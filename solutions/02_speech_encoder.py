@@ -137,7 +137,7 @@ display(picture)
 #
 # *Exercise 02.mel_bank · difficulty ●●● · importance ●●○ · 14 minutes · 4 points · stuck? `hint("02.mel_bank")`*
 #
-# 257 tones are too many, and too evenly spaced: our ears tell 200 from 300 Hz easily, and 7200 from 7300 Hz not at all. The mel scale is
+# 257 tones are too many, and too evenly spaced: our ears tell 200 from 300 Hz easily, and 7200 from 7300 Hz hardly. The mel scale is
 # spaced as we hear: $\mathrm{mel}(f) = 1127 \ln(1 + f/700)$. Lay `bands` triangles over the bins, equally wide in mel, their flanks straight in mel,
 # each half over its neighbour, from `low` to half the rate. Bin $i$ of a Fourier transform of `size` samples is the tone of $i \cdot \mathrm{rate} / \mathrm{size}$ Hz.
 
@@ -243,7 +243,7 @@ print(f"\n{tuple(frames.shape)} -> {tuple(kept.shape)}")
 #
 # *Exercise 02.normalise · difficulty ●○○ · importance ●●○ · 5 minutes · 2 points · stuck? `hint("02.normalise")`*
 #
-# Log-mel values lie around 10. The encoder wants them around 0, and the file `am.mvn` says how: 560 numbers to add, 560 to multiply by, taken from the
+# Log-mel values lie around 14. The encoder wants them around 0, and the file `am.mvn` says how: 560 numbers to add, 560 to multiply by, taken from the
 # training corpus once. The same for every sentence. The library does it in place; you should not.
 
 # %%
@@ -302,7 +302,7 @@ reveal("02.twice", "yes" if torch.equal(first, second) else "no")
 # ## From features to words
 #
 # The encoder is a stack of attention blocks, each with a short memory filter beside it (SAN-M). On top sits one matrix, the *CTC head*: for each vector it says which word
-# is being finished here, or *blank*, nothing new. One vector a word, blanks everywhere else. The text falls out by two simple steps:
+# is written here, or *blank*, nothing new. One vector a word, blanks everywhere else. The text falls out by two simple steps:
 #
 # $$\texttt{two two · two · · is} \;\xrightarrow{\text{merge}}\; \texttt{two · two · is} \;\xrightarrow{\text{drop blanks}}\; \texttt{two two is}$$
 #
@@ -385,7 +385,7 @@ reveal("02.forgot", max(errors, key=errors.get))
 
 # %% [markdown]
 # The two errors that move the numbers most are the factor and the file. Compare what they cost with "nothing forgotten": there is a reason why it can be so little. A factor on the samples is a constant on all
-# logarithms, and the first thing in the first block is a LayerNorm: it takes the mean of the 560 numbers off and divides by their deviation. The stacking is another matter: the numbers look right, and 50 of every
+# logarithms (and nearly one after the file, whose 560 factors are much alike), and the first thing in the first block is a LayerNorm: it takes the mean of the 560 numbers off and divides by their deviation. The stacking is another matter: the numbers look right, and 50 of every
 # 60 ms are gone. (Two dozen sentences are few: a difference of one or two percent is chance.) Do not build on being forgiven: with a threshold, a floor or another encoder it ends.
 #
 # How well does it hear voices that no part of it was trained on? Words wrong, of all words said:

@@ -210,7 +210,7 @@ check("04.runs")
 # Gradients must pass: to the features, for they come from the projector, which is to learn, and to the embeddings that stayed. **Predict:**
 
 # %%
-predict("04.gradient", "Does the embedding of <|audio_pad|> itself learn anything from a row whose run is filled to its end: 'yes' or 'no'?", None)
+predict("04.gradient", "Does the embedding of <|audio_pad|>, as an input, learn anything from a row whose run is filled to its end: 'yes' or 'no'?", None)
 
 # %%
 @exercise("04.place_features")
@@ -479,7 +479,7 @@ for name, first in (("every vector", figures["aloud, projector trained"]), ("one
     print(f"{name:18} seed 0: {100 * first[1]:3.0f} % of the tokens, {100 * first[2]:3.0f} % of the answers   seed 1: {100 * again[name][1]:3.0f} % of the tokens, {100 * again[name][2]:3.0f} % of the answers")
 
 # %% [markdown]
-# Compare down a column before you compare along a line: what differs between the seeds is chance, and only a difference that is much larger than that is one between the ways.
+# Look along a line first: there only the seed differs, so that is chance. Then down a column: believe a difference between the ways only if it is much larger.
 #
 # So why not always use one vector a word? Because the head's mistakes
 # would be final, because a real encoder's tokens are no neat words, and because what lies between the words (voice, doubt, a laugh) would be gone. MiniMind-O keeps every vector and

@@ -172,7 +172,7 @@ with drawing(9.0, 1.9) as figure:
 display(picture)
 
 # %% [markdown]
-# A router drawn at random already has habits: the same token goes the same way, wherever it stands, for its vectors are alike.
+# A router drawn at random already has habits: a token goes to one expert more often than chance would have it. But not always: look at the words that stand here twice. In the second block a vector is no longer its token alone; attention has mixed its surroundings in.
 #
 # ## Sending them there
 #
@@ -383,7 +383,7 @@ reveal("06.dead", min(least, key=least.get))
 #
 # ### Dead
 #
-# An expert that starves is still alive: it learns from what little it gets. One that gets nothing is dead. Kill the last one on purpose: give it the mean of the others' router rows. Its score is then their mean, and a mean is never the largest.
+# An expert that starves is still alive: it learns from what little it gets. One that gets nothing is dead. Kill the last one on purpose: give it the mean of the others' router rows. Its product with a vector is then the mean of theirs, and a mean is never the largest; the softmax keeps the order.
 
 # %%
 torch.manual_seed(0)
@@ -400,7 +400,7 @@ for expert in range(E):
     print(f"expert {expert}: {share[expert]:.0%} of the positions, largest gradient {gradient:.1e}")
 
 # %% [markdown]
-# Nothing in, nothing learnt, nothing to be chosen for. It is stored, and the optimiser keeps its moments, of no use. The loss does not tell; a count of the choices does, and so it belongs into the log of a training.
+# Nothing in, nothing learnt, nothing to be chosen for. It is stored, and the optimiser keeps its moments, of no use. The loss does not tell; a count of the choices does, and so it belongs in the log of a training.
 #
 # ## What did the routers learn?
 #

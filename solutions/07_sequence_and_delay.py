@@ -78,7 +78,7 @@ display(listen(codec.decode(codes[None])[0, 0], codec.sample_rate, answer))
 # |---|---|---|---|
 # | **flat** | one code | $Q F$ | everything before it, coarser codes of its frame too |
 # | **parallel** | the frame's $Q$ codes | $F$ | earlier frames only |
-# | **delayed** | one code of each of $Q$ frames, on a diagonal | $F + Q - 1$ | earlier frames, *and* the coarser codes of its own frame |
+# | **delayed** | one code of each of $Q$ frames, on a diagonal | $F + Q - 1$ | earlier frames (of the last few only the coarser codes), *and* the coarser codes of its own frame |
 #
 # Flat is exact and slow. Parallel is fast, but the eight codes of a frame are drawn without knowing of each other, and codebook 2
 # refines codes that it has not seen. Delayed has nearly the speed of the one and nearly the knowledge of the other.
@@ -249,7 +249,7 @@ reveal("07.labels_share", round(100 * learnt / places), "percent")
 # *Exercise 07.labels · difficulty ●●○ · importance ●●● · 12 minutes · 4 points · stuck? `hint("07.labels")`*
 #
 # `text` holds the whole conversation, padded to length $N$. The answer's text stands at positions `first` to `last - 1`; its end sign
-# is in it. The codes, delayed and with their stops, begin at position `first + 1`; what does not fit behind them is cut.
+# is in it. The codes, delayed and with their stops, begin at position `first + 1`; what would stand at position $N$ or later is cut.
 # Then comes the shift by one: the label at $t$ is what stands at $t + 1$.
 
 # %%
@@ -438,6 +438,6 @@ quiz("07")
 # - Z. Borsos, R. Marinier, D. Vincent and others: *AudioLM: a Language Modeling Approach to Audio Generation.* 2022,
 #   [arXiv:2209.03143](https://arxiv.org/abs/2209.03143). Codes written flat, coarse ones first.
 # - C. Wang, S. Chen, Y. Wu and others: *Neural Codec Language Models are Zero-Shot Text to Speech Synthesizers.* 2023,
-#   [arXiv:2301.02111](https://arxiv.org/abs/2301.02111). VALL-E: codebook 0 step by step, the others in parallel, in a second model.
+#   [arXiv:2301.02111](https://arxiv.org/abs/2301.02111). VALL-E: codebook 0 step by step; the others in a second model, one after the other, each for all frames at once.
 # - A. Défossez, L. Mazaré, M. Orsini and others: *Moshi: a speech-text foundation model for real-time dialogue.* 2024,
 #   [arXiv:2410.00037](https://arxiv.org/abs/2410.00037). Text and codes on one clock; a small depth transformer writes the frame.

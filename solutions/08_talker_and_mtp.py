@@ -310,7 +310,7 @@ assert torch.allclose(mine, package, atol=1e-3)
 #
 # ## Eight at once is a diagonal, not a frame
 #
-# Each step predicts eight codes at once, none knowing of the others. If they belonged to one frame, codebook 1 would have to refine a code of codebook 0 that it has not seen.
+# Each step predicts eight codes at once, none knowing of the others. If they belonged to one frame, codebook 2 would have to refine a code of codebook 1 that it has not seen, and codebook 1 would have to fit a code 0 that it does not know.
 # They do not belong to one frame. **Predict:**
 
 # %%
@@ -538,8 +538,8 @@ for block, head in ranked:
     print(f"block {block}, head {head}: correlation {float(following[block, head]):.2f}, {float(attending[block, head]):.0%} of its attention on the words")
 
 # %% [markdown]
-# Nobody asked for this. Neither the data nor the loss says when a word is spoken; a few heads have become the finger on the page by themselves. (Neighbours among the query heads share a key head, as in
-# notebook 05, so a second finger often lies beside the first.) Here is the best of them at work, under the sound of the same sentence:
+# Nobody asked for this. Neither the data nor the loss says when a word is spoken; a few heads have become the finger on the page by themselves. (Two query heads share a key head, as in
+# notebook 05: 0 and 1, 2 and 3, and so on.) Here is the best of them at work, under the sound of the same sentence:
 
 # %%
 def show_gaze(spoken: Spoken, block: int, head: int):
@@ -590,7 +590,7 @@ for name, rise_of in together.items():
     print(f"{name + ' blind':28}: {np.mean(seeing):.2f} -> {np.mean(seeing) + rise_of:.2f}")
 
 # %% [markdown]
-# Compare the best head, the best few, and all. The finger carries a part of the text across, but no single head carries it all. Blind all heads to the words, and what is left comes from the codes said so far.
+# Compare the best head, the best few, and all. The finger carries a part of the text across, but no single head carries it all. Blind all heads to the answer's words, and what is left comes from elsewhere: the codes said so far, the bridge at the position itself while the text lasts, and the question, which often has the same words in it.
 #
 # ### One word behind
 #
@@ -1031,7 +1031,7 @@ for way, (held, _, seconds) in results.items():
 reveal("08.race", min(results, key=lambda way: float(results[way][0].sum())))
 
 # %% [markdown]
-# Look at codebook 1, not at the sum alone: it refines codebook 0, and there it shows first that *parallel* does not know it. So short a training does not decide between the other two; it does say that both ways that let a frame's codes know of
+# Look at codebook 1, not at the sum alone: it describes the same latent as codebook 0, and there it shows first that *parallel* does not know that one. So short a training does not decide between the other two; it does say that both ways that let a frame's codes know of
 # each other get more out of the same rows, and that neither needs more weights for it. (The depth transformer has one thing more: without a delay it knows all codes of the frame before.) So the choice between these two is made elsewhere, **at decoding**. What does one frame cost, one row at a time?
 
 # %%

@@ -19,7 +19,7 @@
 # **You need** notebooks 06 (what a mixture is) and 10 (how T2A is trained).
 #
 # **The claim.** "The same active size" is one of four sizes. What is stored, what is computed, what the optimiser holds and what a second buys are
-# four different comparisons, and a mixture wins one of them by construction, loses two, and has to earn the last.
+# four different comparisons. By construction a mixture draws in one (what is computed) and loses two (what is stored, what is held); it has to earn the last.
 
 # %% tags=["parameters"]
 profile = "tiny"

@@ -18,7 +18,7 @@
 # of; and you have seen a codec collapse, and why it did.
 #
 # **You need** PyTorch's `backward` and `detach`, and from the course what a codec gives: every 80 ms of sound become one *frame* of eight
-# codes, one from each of eight *codebooks*, and each codebook refines what those before it left.
+# codes, one from each of eight *codebooks*, of which the first two look at the same vector, and each later one refines what those before it left.
 #
 # **The claim.** The network is the easy part. A codec lives or dies by three small things around it: what is compared, how a gradient passes the codes, and
 # whether the codebooks stay alive.
@@ -197,7 +197,7 @@ def update_codebook(usage: Tensor, sums: Tensor, latent: Tensor, codes: Tensor, 
 check("A1.update_codebook")
 
 # %% [markdown]
-# In mean and usage alike, what nobody chooses fades; their quotient stays where it is. Such an entry is **dead**: it lies where no latent comes by, so it is not chosen, so it
+# In sum and usage alike, what nobody chooses fades; their quotient, the entry, stays where it is. Such an entry is **dead**: it lies where no latent comes by, so it is not chosen, so it
 # does not move. It has to be found and put somewhere useful. Usage depends on the size of a batch, so it is compared with an even share.
 #
 # ## Exercise: which entries are dead
@@ -434,7 +434,7 @@ display(listen(my_codec.decode(my_codec.encode(original))[0, 0], SAMPLE_RATE, f"
 
 # %% [markdown]
 # An honest word. Minutes give the melody of speech and few of its words. The shipped codec is of the same class and was trained by the same losses; it is a little wider, and took the steps printed above, on more than ten hours of two voices.
-# Mimi itself is far wider, heard far more, and had an adversary besides, a second network that learns to tell its sound from real sound: that is what takes away the hum.
+# Mimi itself is far wider, heard far more, and in the end was trained without any such distance: by an adversary, a second network that learns to tell its sound from real sound. That is what takes away the hum.
 #
 # What the tiny one has instead: in a part of its steps the later codebooks are left out (`codebook_dropout`), or hold codes of other frames (`FalseCodes`), so that its decoder lives with the mistakes of a Talker. Which codebooks a Talker can predict decided more
 # than how good the codec was with all of them true. At last the decoder was taught alone (`mmo/world/train_decoder.py`): in half of the steps every code behind codebooks 0 and 1 is false, and a second loss compares what the frozen *speech encoder*
@@ -457,8 +457,8 @@ quiz("A1")
 # - Collapse is the normal outcome. Keep the variance, let the latent settle before codes begin, count the codes in use.
 # - Losses go on falling while the rate does. Judge at the end of a schedule.
 #
-# **Often mistaken.** *"The mel distance fell, so it can be understood."* Vowels are most of the energy, consonants most of the words. *"More entries, better sound."* Only those in use count. *"A codec is trained on speech tokens."* It is trained on
-# sound alone; the codes are what it came up with.
+# **Often mistaken.** *"The mel distance fell, so it can be understood."* Vowels are most of the energy, consonants most of the words. *"More entries, better sound."* Only those in use count. *"A codec is trained on speech tokens."* Nobody gives it
+# tokens: the codes are what it came up with, from sound and, for codebook 0, a hint of what is said.
 #
 # **To try.** Train with `floor = 5e-3`: which parts of the spectrogram change? Set `letters=0`: look at codebook 0. Set `quantise_from=0` but keep the variance: which of the two cures did more? Use the voice `joe`, which is harder. Start from the shipped codec: `Trainer(..., start_from=settings.codec_file)`
 # needs its sizes (`CodecTraining()`) and a third of the rate.

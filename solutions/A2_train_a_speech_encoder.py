@@ -137,7 +137,7 @@ for number, each in enumerate(disguised, 1):
 predict("A2.ways", "How many ways are there to write five different words into 33 places?", None)
 
 # %%
-reveal("A2.ways", comb(33 + 5, 2 * 5), "ways; in general (N + U over 2 U)")
+reveal("A2.ways", comb(33 + 5, 2 * 5), "ways; in general (N + U choose 2 U), if no word follows itself")
 
 # %% [markdown]
 # Nobody adds up so many one by one. Put blanks around the words: $\ell = (\varnothing, w_1, \varnothing, w_2, \varnothing, \dots, w_U, \varnothing)$, $2U + 1$ states. Let $\alpha_n(s)$ be the probability of all ways that stand in state $s$ at vector $n$. Into state $s$ one comes
@@ -320,7 +320,7 @@ for each in strangers[:3]:
 # The gap between the first two lines is what these voices cannot teach. More steps on the same clips lower both figures; do not expect them to meet. What brings them together are more voices, or better disguises. The course's own encoder was built with this in mind. What strangers' voices cost all the same is counted in
 # [notebook 11](11_train_a2a.ipynb).
 #
-# An honest word. Minutes bring many of the words in known voices, because the world is small: fewer than three hundred words and a few patterns of sentences. What the shipped encoder took is printed above. The real SenseVoice-Small heard hundreds of thousands of hours in many languages, and a noisy kitchen is no news to it; the kitchen of this
+# An honest word. Minutes bring many of the words in known voices, because the world is small: fewer than three hundred words and a few patterns of sentences. What the shipped encoder took is printed above. The real SenseVoice-Small heard hundreds of thousands of hours in five languages, and a noisy kitchen is no news to it; the kitchen of this
 # world is a formula in `mmo/augmentation.py`.
 
 # %% [markdown]
@@ -336,7 +336,7 @@ quiz("A2")
 #
 # - CTC adds up every way to lay the words over the vectors; the recursion does it in $N(2U+1)$ steps.
 # - Blanks keep doubles apart and fill the rest. Merge first, then drop.
-# - Training passes through "nothing" and frequent words before sentences. At its knee the curve says little; the transcripts say more.
+# - Training passes through "nothing" and frequent words before sentences. While it writes nothing the transcripts tell nothing: look whether the curve still falls.
 # - Few voices are stretched by disguises. How far, only voices never heard can tell.
 #
 # **Often mistaken.** *"CTC aligns."* It adds up alignments; its bursts are not the words' durations. *"Vectors are independent, so it has no context."* Each sees the whole sentence by attention; only the *tokens*, given the vectors, are independent. *"A low loss on the training clips is hearing."* See the second

@@ -245,7 +245,7 @@ with drawing(8.0, 2.6) as figure:
     axes.axvline(figures["settings"]["restart"], color=GREY, linewidth=0.8, linestyle=":")
     axes.set(xlabel="step", ylabel="cross-entropy", ylim=(0, None))
     axes.legend(loc="upper right")
-    picture = finish(figure, "Loss of the patches' question against the step: yours at the very left of the shipped encoder's curve, which falls fast, pauses, and falls again; the relation's loss begins to fall only after it is asked.")
+    picture = finish(figure, "Loss of the patches' question against the step: yours at the very left of the shipped encoder's curve, which falls fast at first, then slowly and steadily, and rises a little where the relation is added; the relation's loss begins to fall only after it is asked.")
 display(picture)
 print(f"guessing costs {np.log(len(text.SIZES)) + np.log(len(text.COLOURS)) + np.log(len(text.SHAPES)):.2f}: size {np.log(len(text.SIZES)):.2f}, colour {np.log(len(text.COLOURS)):.2f}, shape {np.log(len(text.SHAPES)):.2f}")
 bend = next((each for each in theirs if each["looks_loss"] < np.log(len(text.SHAPES)) / 2), None)
@@ -254,7 +254,7 @@ print(f"yours ended at {smooth([point[3] for point in curves.points])[-1]:.2f}")
 reveal("A3.shapes", bend["step"] if bend else "never", f"steps, {bend['seconds'] / 60:.0f} minutes of a core" if bend else "")
 
 # %% [markdown]
-# First colours, then sizes, then, after a long slow stretch, shapes. A colour survives in one patch. A shape is an outline, put together from several patches that each hold a bit of it: attention has to learn first which patches belong together. Whoever stops on the slow stretch believes that the encoder is finished.
+# First colours, then sizes, then, slowly, over more than a thousand steps, shapes. A colour survives in one patch. A shape is an outline, put together from several patches that each hold a bit of it: attention has to learn first which patches belong together. Whoever stops early, as you had to, believes that shapes cannot be seen.
 #
 # The relation's loss was not even asked in the first part of that training (it is added behind the dotted line), and it lies at guessing until then. It does not come by itself.
 #
@@ -449,10 +449,10 @@ quiz("A3")
 # %% [markdown]
 # ## Summary
 #
-# - Easy things come first: colours, sizes; after a slow stretch shapes; relations only when they are asked for.
+# - Easy things come first: colours, sizes; slowly shapes; relations only when they are asked for.
 # - A caption can be true of several pictures in a batch: compare meanings, not places.
 # - Negatives decide what is learnt. What chance does not put into a batch must be put there.
-# - Smaller patches cost four times the work at half the width. Larger ones leave a shape to one linear map.
+# - Patches of half the width cost four times the work and more. Larger ones leave a shape to one linear map.
 # - Recall means nothing without its pool, and two losses of different questions cannot be compared.
 #
 # **Often mistaken.** *"The pooled vector matches captions, so the patches say it too."* Each loss teaches what it looks at; hence the reader and the parts. *"Hard negatives raise the loss, so they hurt."* They raise the question. *"The loss hardly falls any more, so it is finished."* See the shipped curve.

@@ -216,7 +216,7 @@ print(inspect.getsource(mmo.distributed.shared_loss))
 #
 #     torchrun --standalone --nproc-per-node 2 -m mmo.distributed --steps 4 --out two.safetensors
 #
-# **Predict** before you run it: how far apart are the weights of one process and of two, as a power of ten? And with the mistake?
+# **Predict** before you run it: the weights of one process and of two differ a little. How many times farther apart are they with the mistake?
 
 # %%
 predict("A4.mistake", "Every rank its own mean: by what factor are its weights farther from the one-process weights than the exact two-process ones?", None)
@@ -308,7 +308,7 @@ assert (rounds[-1] == 4).all()
 #
 # *Exercise A4.speedup · difficulty ●●○ · importance ●●○ · 10 minutes · 3 points · stuck? `hint("A4.speedup")`*
 #
-# One card needs `work` seconds for the whole batch. $N$ cards share the work, then exchange. How many times as fast are they, if the exchange hides behind nothing?
+# One card needs `work` seconds for the whole batch. $N$ cards share the work, then exchange. How many times as fast are they, if nobody computes while the exchange runs?
 
 # %%
 @exercise("A4.speedup")
@@ -327,7 +327,7 @@ check("A4.speedup")
 # ## Before you rent eight cards
 #
 # The numbers in the next cell are **assumptions**, to be replaced by your own: what a card really reaches, and what passes between two of them. Peak figures from data sheets are not what training gets; a
-# quarter of the peak is a fair guess for a model of this size. The rest follows from six multiplications per weight and position.
+# quarter of the peak is a fair guess for a model of this size. The rest follows from six operations per weight and position: a multiplication and an addition forwards, twice that backwards.
 #
 # **Predict:** eight cards, the batch of one card dealt among them. How many times as fast?
 

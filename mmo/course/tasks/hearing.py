@@ -243,7 +243,7 @@ STACK = Exercise(
         Bug("Each row begins with its own frame and only looks ahead. It stands in the middle: three frames before it, three behind.", stack_from_own),
         Bug("Each row ends with its own frame and only looks back. It stands in the middle: three frames before it, three behind.", stack_looks_back),
         Bug("That is `unfold` as it is: whole windows only, and the first begins with frame 0. A row stands *around* its frame, and each stride has one: repeat the first frame in front and the last one behind, then unfold.", stack_unfolded),
-        Bug("Beyond the edges you put zeros. A log of zero energy is no 0, so that would be a loud noise: repeat the first and the last frame.", stack_zeros),
+        Bug("Beyond the edges you put zeros. In log mel 0 is a very quiet frame, which was never there: repeat the first and the last frame.", stack_zeros),
         Bug("The values are sorted by band: all times of band 0 first. A row is whole frames, one after the other.", stack_by_band),
         Bug("Frames are stacked without overlap. The step is `stride`, and a row is longer than that: neighbours share a frame.", lambda frames, width, stride: stack(frames, width, width)),
         Bug("The last row is missing: where T is no multiple of the stride there is one row more, filled up by the last frame.", lambda frames, width, stride: stack(frames, width, stride)[: len(frames) // stride]),

@@ -77,7 +77,7 @@ DELAY = Exercise(
     cases=delay_cases,
     bugs=(
         Bug("Every codebook starts at the same position: that is the parallel layout. Codebook k must wait k positions.", delay_not),
-        Bug("The staircase runs the wrong way: the highest codebook comes first. Codebook 0 carries what is said; it must lead, for the others refine it.", delay_upside_down),
+        Bug("The staircase runs the wrong way: the highest codebook comes first. Codebook 0 carries what is said; it must lead, for the others are written knowing it.", delay_upside_down),
         Bug("Everything is one position late: codebook 0 has no delay at all.", delay_one_late),
         Bug("The stop sign is missing: without it the model never learns to be silent.", delay_without_stop),
         Bug("All stop signs stand in the last column. Each codebook stops right behind its own last code, so the stops lie on a diagonal too.", delay_stop_in_one_column),
