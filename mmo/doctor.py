@@ -246,7 +246,7 @@ def check_kernel() -> Finding:
     # jupyter_client puts the running interpreter in the place of a bare name.
     bare = spec.argv[0] in ("python", "python3", f"python{sys.version_info.major}.{sys.version_info.minor}")
     program = sys.executable if bare else spec.argv[0]
-    ours = Path(program).resolve() == Path(sys.executable).resolve()
+    ours = Path(program).parent.absolute() == Path(sys.executable).parent.absolute()  # links not followed: all environments link to one Python
     return Finding("notebook kernel", f"{spec.display_name}: {program}, from {spec.resource_dir}", ours,
                    "" if ours else f"{sys.executable} -m ipykernel install --sys-prefix")
 

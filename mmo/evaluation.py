@@ -34,6 +34,7 @@ from tqdm.auto import tqdm
 from mmo import measures
 from mmo.checkpoint import latest_weights, stage_file
 from mmo.codec import Codec
+from mmo.digests import sha256_of
 from mmo.examination import SIZES, TIERS, Candidate, Ear, Exam, Item, Spoken, of_tier, read_uncoded, spread_voices
 from mmo.generation import Prompt, decode_all
 from mmo.profiles import STAGES, Profile
@@ -355,8 +356,9 @@ def evaluate_run(profile: Profile | str, run_dir: Path, budget: str = "full", *,
         from mmo.open_evaluation import open_exam as opened
     exam = opened(profile, SIZES[budget], **others)
     run_dir.mkdir(parents=True, exist_ok=True)
-    before = earlier(run_dir)
-    report = {"profile": profile.name, "budget": budget} | examined(exam, run_dir, workers or min(8, os.cpu_count() or 1))
+    weights = sha256_of(latest_weights(profile, run_dir)[0])
+    before = earlier(run_dir, weights, budget)
+    report = {"profile": profile.name, "budget": budget, "weights_sha256": weights} | examined(exam, run_dir, workers or min(8, os.cpu_count() or 1))
     report["seconds"] = before["seconds"] | report["seconds"]
     report["peak_rss_mb"] = before.get("peak_rss_mb")
     report = finish(report)

@@ -33,8 +33,8 @@ REASONS = (  # the first that fits a null figure's key
     ("judge_floor", "t2a-test.parquet holds no uncoded speech (answer_sound) of these rows"),
     ("after_stage", "the run's folder holds no weights of this stage"),
     ("streaming", "the model said nothing"),
-    ("seconds", "`mmo weekend` takes this time, and it has not run here"),
-    ("peak_rss_mb", "`mmo weekend` watches memory, and it has not run here"),
+    ("seconds", "`mmo weekend` takes this time, and it has not run here in one go, or not to these weights"),
+    ("peak_rss_mb", "`mmo weekend` watches memory, and it has not run here in one go, or not to these weights"),
     ("wer", "nothing to compare: no such test items, or the model wrote no words"),
     ("", "no such test items"),
 )
@@ -180,11 +180,16 @@ def write_report(path: Path, report: dict) -> None:
     os.replace(unfinished, path)
 
 
-def earlier(run_dir: Path) -> dict:
-    """What only `mmo weekend` can measure, from the report that it wrote here before: seconds and memory."""
+def earlier(run_dir: Path, weights: str, budget: str) -> dict:
+    """What only `mmo weekend` can measure, from the report that it wrote here before: seconds and memory.
+
+    weights: SHA-256 of what is examined now; seconds that other weights, or another budget, took are none of these.
+    """
     path = run_dir / "report.json"
     if not path.is_file():
         return {"seconds": {}}
     report = json.loads(path.read_text(encoding="utf-8"))
+    if (report.get("weights_sha256"), report.get("budget")) != (weights, budget):
+        return {"seconds": {}}
     seconds = {name: value for name, value in report.get("seconds", {}).items() if value is not None}
     return {"seconds": seconds, "peak_rss_mb": report.get("peak_rss_mb")}

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import papermill
 import psutil
+from filelock import FileLock, Timeout
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 from papermill.engines import NBClientEngine, papermill_engines
@@ -255,9 +256,22 @@ def run_weekend(
     """
     run_dir = Path(run_dir).resolve()
     run_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(run_dir / ".weekend.lock").acquire(timeout=0)
+    except Timeout:
+        raise NotebookFailed(f"another `mmo weekend` is at work in {run_dir}: wait for it, or give this one a folder of its own with MMO_RUNS") from None
+    with lock:
+        return alone(profile_name, budget, run_dir, evaluate, finish, sources, notebooks, console or Console())
+
+
+def alone(
+    profile_name: str, budget: str, run_dir: Path, evaluate: Evaluate, finish: Callable[[dict], dict], sources: Path, notebooks: dict[str, str], console: Console
+) -> dict:  # fmt: skip
+    """`run_weekend`, where no other works in the same folder."""
+    went_on = sorted(path.name for path in run_dir.glob("*.state.safetensors"))  # of stages that were interrupted: their first part is not on this clock
     for stale in ("report.json", "weekend.html"):  # an earlier run's figures must not stand beside this one's notebooks
         (run_dir / stale).unlink(missing_ok=True)
-    watch = Watch(console or Console())
+    watch = Watch(console)
     seconds: dict[str, float] = {}
     started = time.monotonic()
     copies = [run_dir / "notebooks" / file for file in notebooks.values()]
@@ -275,9 +289,11 @@ def run_weekend(
     report = report | {
         "profile": profile_name,
         "budget": budget,
-        "seconds": report.get("seconds", {}) | {name: round(value, 1) for name, value in seconds.items()},
-        "peak_rss_mb": round(watch.peak_rss / 1e6),
+        "seconds": report.get("seconds", {}) | {name: None if went_on else round(value, 1) for name, value in seconds.items()},
+        "peak_rss_mb": None if went_on else round(watch.peak_rss / 1e6),
     }
+    if went_on:
+        watch.console.print(f"it went on from an earlier sitting ({', '.join(went_on)}): the report holds no seconds and no memory")
     report = finish(report)
     write_report(run_dir / "report.json", report)
     page = write_page(run_dir, copies, report)

@@ -429,6 +429,21 @@ def test_of_several_truths_each_counts():
 # --- Progress ----------------------------------------------------------------------------------------------------
 
 
+def test_a_number_is_wanted_and_several_come():
+    task = scaled(reference=lambda x: float(x.sum()), bugs=(), gradients=())
+    assert "wanted a single number, got a tensor of shape (2,)" in judge(task, lambda x: torch.ones(2)).words
+    assert judge(task, lambda x: x.sum()).passed
+
+
+@pytest.mark.parametrize("wrong, words", [
+    (lambda x: torch.from_numpy(2 * x.detach().numpy()) if not x.requires_grad else torch.from_numpy(2 * x.numpy()), "their gradient cannot be taken. RuntimeError"),
+    (lambda x: (2 * x).to_sparse(), "torch.sparse_coo"), (lambda x: (2 * x).to("meta"), "on meta"),
+])  # fmt: skip
+def test_what_stops_a_gradient_or_is_no_plain_tensor_is_told(wrong, words):
+    verdict = judge(scaled(), wrong)
+    assert verdict.kind == "wrong" and words in verdict.words, verdict.words
+
+
 def test_progress_counts_and_stays_passed():
     for passed in (False, True, False):
         progress.note_attempt("07.delay", passed)
@@ -438,7 +453,8 @@ def test_progress_counts_and_stays_passed():
     assert list(progress.load()["exercises"]) == ["10.other"]
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"exercises": 3}', '{"exercises": {"a": 1}, "predictions": {}}', "\x00\x01"])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"exercises": 3}', '{"exercises": {"a": 1}, "predictions": {}}', "\x00\x01",
+    '{"exercises": {"07.delay": {"attempts": null}}, "predictions": {}}', '{"exercises": {}, "predictions": {}, "ears": {"01.few": {"rounds": 3}}}'])
 def test_a_broken_file_is_kept_and_counting_starts_anew(content, capsys):
     file = progress.progress_file()
     file.parent.mkdir(parents=True)
@@ -447,6 +463,37 @@ def test_a_broken_file_is_kept_and_counting_starts_anew(content, capsys):
     assert file.with_name("progress.json.broken").read_text() == content
     assert json.loads(file.read_text())["exercises"]["07.delay"]["passed"]
     assert "cannot be read" in capsys.readouterr().err
+
+
+def test_two_broken_files_are_both_kept():
+    file = progress.progress_file()
+    file.parent.mkdir(parents=True)
+    for number in range(3):
+        file.write_text(f"broken {number}")
+        progress.note_attempt("07.delay", True)
+    assert {path.read_text() for path in file.parent.glob("progress.json.broken*")} == {"broken 0", "broken 1", "broken 2"}
+
+
+def test_a_clinic_entry_of_another_version_is_filled_up():
+    progress.save({**progress.empty(), "clinic": {"15.delay": {"repaired": True}}}, progress.progress_file())
+    assert progress.note_diagnosis("15.delay", "it is late", True) == {"guesses": ["it is late"], "found": True, "repaired": True}
+
+
+def test_a_verdict_does_not_depend_on_whether_it_can_be_written_down(monkeypatch, capsys):
+    runs = progress.progress_file().parent
+    runs.parent.mkdir(parents=True, exist_ok=True)
+    runs.write_text("a file where the folder should be")
+    desk.exercise("07.delay")(find("07.delay").reference)
+    assert desk.check("07.delay").passed
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_kernels_do_not_forget_what_others_note():
+    """Two at a time, forty notes each."""
+    code = "import sys; from mmo.course import progress\nfor n in range(40): progress.note_attempt(f'{sys.argv[1]}.{n}', True)"
+    both = [subprocess.Popen([sys.executable, "-c", code, name]) for name in ("07", "08")]
+    assert [each.wait() for each in both] == [0, 0]
+    assert len(progress.load()["exercises"]) == 80
 
 
 def test_status_shows_what_is_done():

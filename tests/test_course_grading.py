@@ -149,6 +149,14 @@ ANSWERS = {
         "import gc\nfrom multiprocessing.connection import Connection\nfor thing in gc.get_objects():\n"
         "    if isinstance(thing, Connection): thing.send_bytes(b'{\"visible\": \"wrong\", \"words\": \"\"}')"
     ),
+    "own verdict": with_answer(
+        "import gc, os\nfrom multiprocessing.connection import Connection\nfor thing in gc.get_objects():\n"
+        "    if isinstance(thing, Connection): thing.send_bytes(b'{\"visible\": \"passed\", \"hidden\": \"passed\", \"words\": \"Right.\"}')\nos._exit(0)"
+    ),
+    "mover": with_answer(f"import os\nopen('own.txt', 'w').close()\nos.rename('own.txt', {str(catalogue.REPOSITORY / 'moved.txt')!r})"),
+    "linker": with_answer(f"import os\nopen('own.txt', 'w').close()\nos.symlink(os.path.abspath('own.txt'), {str(catalogue.REPOSITORY / 'moved.txt')!r})"),
+    "climber": with_answer(f"import os\nfolder = os.open({str(catalogue.REPOSITORY)!r}, os.O_RDONLY)\nreturn os.open('solutions/{FILE}', os.O_RDONLY, dir_fd=folder)"),
+    "lister": with_answer(f"import os\nreturn os.listdir({str(catalogue.REPOSITORY / 'solutions')!r})"),
     "files": with_answer("number = 0\nwhile True:\n    open(f'{number}.txt', 'w').write('x' * 90_000)\n    number += 1"),
     "stall": with_answer(
         "import gc, os, struct, time\nfrom multiprocessing.connection import Connection\n"
@@ -327,7 +335,7 @@ def test_a_tensor_that_answers_for_itself_is_compared_as_a_plain_one(graded):
 
 
 def test_nobody_else_is_marked(graded):
-    expected = {"package", "disguise", "patch", "forger", "mute", "stall", "segfault"}  # the last four import gc and ctypes
+    expected = {"package", "disguise", "patch", "forger", "mute", "own verdict", "stall", "segfault"}  # the last five import gc and ctypes
     expected |= {"thread", "early thread", "silencer", "peeping", "peeping back", "yes"}
     assert {found.student for found in graded.grades if found.marks} == expected
 
@@ -347,6 +355,7 @@ def test_nobody_else_is_marked(graded):
         ("memory", "more than 0.6 GB of memory"),
         ("forger", "what it sent is no verdict"),
         ("mute", "what it sent is no verdict"),
+        ("own verdict", "what it sent is no verdict"),
         ("stall", "what it sent is no verdict"),
     ],
 )
@@ -365,6 +374,10 @@ def test_an_answer_that_goes_too_far_is_stopped_and_reported(graded, student, wo
         ("curious", "sequence.py is not to be read while grading"),
         ("tester", "test_course_grading.py is not to be read while grading"),
         ("vandal", "no files outside its own folder"),
+        ("mover", "no files outside its own folder"),
+        ("linker", "no files outside its own folder"),
+        ("climber", "no folders are to be opened while grading"),
+        ("lister", "solutions is not to be read while grading"),
         ("files", "no more than 100 files"),
         ("surrogate", "\\ud800 is half of a pair"),
         ("syntax", "SyntaxError"),
@@ -377,7 +390,7 @@ def test_an_answer_that_reaches_too_far_is_wrong_and_told_why(graded, student, w
 
 
 def test_the_repository_is_as_it_was(graded):
-    assert (catalogue.REPOSITORY / "course.yml").is_file()
+    assert (catalogue.REPOSITORY / "course.yml").is_file() and not os.path.lexists(catalogue.REPOSITORY / "moved.txt")
 
 
 @pytest.mark.parametrize(

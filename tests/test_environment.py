@@ -268,6 +268,20 @@ def test_doctor_sees_packages_that_are_missing_broken_or_of_another_version(monk
     assert not broken.fine and "libsomething.so" in broken.found
 
 
+def test_doctor_tells_environments_of_one_python_apart(tmp_path, monkeypatch):
+    """In all of them bin/python is a link to the same program."""
+    from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+
+    for name in ("ours", "theirs"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "python").symlink_to(Path(sys.executable).resolve())
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "ours" / "python"))
+    for name, fine in (("ours", True), ("theirs", False)):
+        spec = KernelSpec(argv=[str(tmp_path / name / "python"), "-m", "ipykernel_launcher"], display_name="Python 3", resource_dir="/kernels")
+        monkeypatch.setattr(KernelSpecManager, "get_kernel_spec", lambda self, _, spec=spec: spec)
+        assert doctor.check_kernel().fine == fine, name
+
+
 @pytest.mark.parametrize("program, fine", [("python", True), (sys.executable, True), ("/elsewhere/python", False)])
 def test_doctor_finds_a_kernel_of_another_installation(monkeypatch, program, fine):
     from jupyter_client.kernelspec import KernelSpec, KernelSpecManager

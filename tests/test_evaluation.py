@@ -167,7 +167,10 @@ def test_seconds_and_memory_that_the_weekend_measured_are_kept(run):
     folder, report = run
     weekend = report | {"seconds": {"t2a": 1.5, "total": 9.0}, "peak_rss_mb": 77}
     (folder / "report.json").write_text(json.dumps(weekend))
-    assert reports.earlier(folder) == {"seconds": {"t2a": 1.5, "total": 9.0}, "peak_rss_mb": 77}
+    weights = report["weights_sha256"]
+    assert reports.earlier(folder, weights, "smoke") == {"seconds": {"t2a": 1.5, "total": 9.0}, "peak_rss_mb": 77}
+    for others in (("0" * 64, "smoke"), (weights, "full")):
+        assert reports.earlier(folder, *others) == {"seconds": {}}, "seconds of other weights, or of another budget"
 
 
 def test_the_tables_print(run, capsys):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from filelock import FileLock
 from nbclient.exceptions import CellTimeoutError
 from rich.console import Console
 
@@ -90,6 +91,25 @@ def test_a_weekend_runs_every_notebook_in_its_own_kernel_and_reports(books, tmp_
     for part in ("97.5%", "not measured", "heard from one", "heard from two", "data:audio/wav;base64,UklGR",
                  "Three plus four is &lt;seven&gt;.", "smoke run"):
         assert part in page, f"{part!r} is not on the page"
+
+
+def test_two_weekends_in_one_folder_are_refused(books, tmp_path):
+    """The second would delete the first one's report and overwrite its notebooks."""
+    run_dir = tmp_path / "runs" / "tiny-smoke"
+    run_dir.mkdir(parents=True)
+    (run_dir / "report.json").write_text("{}")
+    with FileLock(run_dir / ".weekend.lock"), pytest.raises(weekend.NotebookFailed, match="another `mmo weekend` is at work.*MMO_RUNS"):
+        run(books, run_dir)
+    assert (run_dir / "report.json").read_text() == "{}" and not (run_dir / "notebooks").exists()
+
+
+def test_a_weekend_that_went_on_tells_no_seconds(books, tmp_path):
+    """What was done before the kill is not on its clock."""
+    run_dir = tmp_path / "runs" / "tiny-smoke"
+    run_dir.mkdir(parents=True)
+    (run_dir / "t2a.state.safetensors").write_bytes(b"")
+    report = run(books, run_dir)
+    assert report["peak_rss_mb"] is None and {report["seconds"][name] for name in ("one", "two", "evaluate", "total")} == {None}
 
 
 def test_memory_counts_the_kernels_too(tmp_path):

@@ -290,6 +290,8 @@ def difference(wanted, theirs, tolerance: float) -> str | None:
         return next((f"result {number + 1}: {flaw}" for number, flaw in enumerate(found) if flaw), None)
     if isinstance(wanted, Tensor):
         return tensor_difference(wanted, theirs, tolerance)
+    if isinstance(wanted, (int, float)) and isinstance(theirs, Tensor) and theirs.numel() != 1:
+        return f"wanted a single number, got {describe(theirs)}."
     if isinstance(wanted, float) and isinstance(theirs, (int, float, np.number, Tensor)) and not isinstance(theirs, bool):
         close = abs(float(theirs) - wanted) <= tolerance * (1 + abs(wanted))
         return None if close else f"wanted {wanted:.6g}, got {float(theirs):.6g}."
@@ -330,6 +332,8 @@ def tensor_difference(wanted: Tensor, theirs, tolerance: float) -> str | None:
 def compared(wanted: Tensor, theirs, tolerance: float) -> str | None:
     if type(theirs) is not Tensor:
         return f"wanted a tensor of shape {tuple(wanted.shape)}, got {describe(theirs)}"
+    if (theirs.layout, theirs.device) != (wanted.layout, wanted.device):
+        return f"wanted a {wanted.layout} tensor on {wanted.device}, got a {theirs.layout} one on {theirs.device}."
     if theirs.shape != wanted.shape:
         return f"the shape is {tuple(theirs.shape)}, wanted {tuple(wanted.shape)}."
     if theirs.dtype != wanted.dtype:
@@ -355,7 +359,11 @@ def number(value: Tensor) -> str:
 def gradient_flaw(exercise: Exercise, function: Callable, case: Case) -> str | None:
     """What is wrong with the gradients, in words."""
     for argument in exercise.gradients:
-        theirs, wanted = (gradient(each, case, argument) for each in (function, exercise.reference))
+        wanted = gradient(exercise.reference, case, argument)
+        try:
+            theirs = gradient(function, case, argument)
+        except Exception as error:  # a .numpy() for instance, which no gradient passes
+            return f"the values are right, but their gradient cannot be taken. {where(error)}"
         if wanted is None:  # nothing may be learnt there
             if theirs is not None and theirs.any():
                 return f"the values are right, but argument {argument + 1} gets a gradient, and must get none."
@@ -371,7 +379,10 @@ def gradient_flaw(exercise: Exercise, function: Callable, case: Case) -> str | N
 def diagnose_gradient(exercise: Exercise, function: Callable, case: Case) -> str | None:
     """The words of the mistake with right values that has the learner's gradients: all of them, or else the first that is wrong."""
     tolerance = max(exercise.tolerance, 1e-4)
-    wanted, theirs = ([gradient(each, case, argument) for argument in exercise.gradients] for each in (exercise.reference, function))
+    try:
+        wanted, theirs = ([gradient(each, case, argument) for argument in exercise.gradients] for each in (exercise.reference, function))
+    except Exception:
+        return None  # the flaw itself says what stops it
     found = [
         (bug.words, [gradient(bug.wrong, case, argument) for argument in exercise.gradients])
         for bug in exercise.bugs

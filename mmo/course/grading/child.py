@@ -69,8 +69,11 @@ class Result:
     silenced: bool = False
 
 
-def main(job: Job, channel: Connection, folder: str, printed: str) -> None:
-    """Judge one answer and send its Result as JSON.  Runs once in a process, which is of no use afterwards."""
+def main(job: Job, channel: Connection, folder: str, printed: str, token: str = "") -> None:
+    """Judge one answer and send its Result as JSON, with the token: an answer that writes into the pipe itself does not know it.
+
+    Runs once in a process, which is of no use afterwards.
+    """
     redirect(printed)
     os.chdir(folder)
     sys.dont_write_bytecode = True
@@ -84,7 +87,7 @@ def main(job: Job, channel: Connection, folder: str, printed: str) -> None:
         result = examine(task, cases, job)
     except BaseException as error:  # exit(), KeyboardInterrupt, whatever it may raise: it is this answer's end only
         result = Result(stopped=f"it ended the process: {type(error).__name__} {error}".rstrip())
-    channel.send_bytes(json.dumps(asdict(result)).encode())
+    channel.send_bytes(json.dumps({"token": token, "result": asdict(result)}).encode())
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -20,6 +20,8 @@ MEGABYTE = 1_000_000
 MOST_FILES = 100  # that an answer may open for writing; each may have Limits.output
 STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty", "os.kill", "os.killpg", "pty.spawn")
 CHANGES = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate", "os.chmod", "os.chown", "shutil.rmtree")
+TO = ("os.rename", "os.link", "os.symlink")  # of these the second path is written
+LISTS = ("os.listdir", "os.scandir")
 REACHES = ("socket.connect", "socket.sendto", "socket.sendmsg", "socket.bind")
 RESOLVES = ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr")
 
@@ -84,13 +86,16 @@ def guard(folder: Path, closed: tuple[Path, ...]) -> None:
     def hook(event: str, arguments: tuple) -> None:
         nonlocal written
         if event == "open":
-            written += check_file(arguments[0], arguments[2], home, shut)
+            written += check_file(arguments[0], arguments[2], home, shut, opened=True)
             if written > MOST_FILES:
                 raise NotWhileGrading(f"no more than {MOST_FILES} files may be written while grading")
         elif event in STARTS:
             raise NotWhileGrading(f"no other programs while grading ({event})")
         elif event in CHANGES:
-            check_file(arguments[0], os.O_WRONLY, home, shut)
+            for path in arguments[: 2 if event in TO else 1]:
+                check_file(path, os.O_WRONLY, home, shut)
+        elif event in LISTS:
+            check_file(arguments[0], os.O_RDONLY, home, shut)
         elif event in REACHES:
             check_address(arguments[1])
         elif event in RESOLVES and not is_loopback(arguments[0]):
@@ -99,13 +104,15 @@ def guard(folder: Path, closed: tuple[Path, ...]) -> None:
     sys.addaudithook(hook)
 
 
-def check_file(path, flags, home: str, shut: tuple[str, ...]) -> bool:
+def check_file(path, flags, home: str, shut: tuple[str, ...], opened: bool = False) -> bool:
     """Whether a file of its own is opened for writing.  Raises NotWhileGrading where it is not to be opened so."""
     if not isinstance(path, (str, bytes, os.PathLike)):
         return False  # a number: a file that is open already
     full = os.path.realpath(os.fsdecode(path))
-    if full.startswith(shut):
+    if (full + os.sep).startswith(shut):
         raise NotWhileGrading(f"{os.path.basename(full)} is not to be read while grading")
+    if opened and os.path.isdir(full) and not (full + os.sep).startswith(home):  # what is opened relative to it would not be seen here
+        raise NotWhileGrading(f"no folders are to be opened while grading ({os.path.basename(full)})")
     writes = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC)
     if writes and not full.startswith(home) and full != os.devnull:
         raise NotWhileGrading(f"no files outside its own folder while grading ({os.path.basename(full)})")

@@ -10,6 +10,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import secrets
 import signal
 import tempfile
 import threading
@@ -54,6 +55,7 @@ class Running:
     channel: Connection
     printed: Path
     begun: float  # by the clock: since its start, then since it was ready
+    token: str = ""  # comes back with the result
     ready: bool = False
     watched: psutil.Process | None = None  # None too where it was over before anybody looked
     seconds: float = 0.0  # of processor time used when it was ready
@@ -121,10 +123,11 @@ def begin(number: int, job: Job, context, scratch: Path) -> Running:
     folder.mkdir()
     printed = scratch / f"{number}.txt"
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=main, args=(job, theirs, str(folder), str(printed)), daemon=True)
+    token = secrets.token_hex(16)
+    process = context.Process(target=main, args=(job, theirs, str(folder), str(printed), token), daemon=True)
     process.start()
     theirs.close()
-    return Running(number, job, process, ours, printed, time.monotonic())
+    return Running(number, job, process, ours, printed, time.monotonic(), token)
 
 
 def look(each: Running) -> Result | None:
@@ -171,8 +174,11 @@ def received(each: Running) -> Result:
         each.process.join(5)
         return Result(stopped=how_it_ended(each.process.exitcode, each.job.limits))
     try:
-        return checked(json.loads(found[0]))
-    except (ValueError, TypeError, RecursionError):
+        sent = json.loads(found[0])
+        if not secrets.compare_digest(str(sent.pop("token", "")), each.token):
+            return Result(stopped=NO_VERDICT)
+        return checked(sent["result"])
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
         return Result(stopped=NO_VERDICT)
 
 
