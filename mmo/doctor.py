@@ -160,8 +160,11 @@ def memory_limit() -> int:
 
 
 def look_at_machine() -> Machine:
-    """Measure cores, memory, free disk where the repository lies, and GPUs. Needs torch."""
+    """Measure cores, memory, free disk where downloads and runs lie (the scarcer of both), and GPUs. Needs torch."""
     import torch
+
+    from mmo.manifest import downloads_root
+    from mmo.profiles import runs_root
 
     def gpu(number: int) -> Gpu:
         found = torch.cuda.get_device_properties(number)
@@ -170,9 +173,20 @@ def look_at_machine() -> Machine:
     return Machine(
         cores=os.cpu_count() or 1,
         memory=memory_limit() / 1e9,
-        disk=shutil.disk_usage(REPOSITORY).free / 1e9,
+        disk=min(free_at(place) for place in (downloads_root(), runs_root())) / 1e9,
         gpus=tuple(gpu(number) for number in range(torch.cuda.device_count())),
     )
+
+
+def free_at(place: Path) -> int:
+    """Bytes free where a folder lies, or will lie."""
+    there = next(each for each in (place.absolute(), *place.absolute().parents) if each.exists())
+    return shutil.disk_usage(there).free
+
+
+def held_at(place: Path) -> int:
+    """Bytes of the files in a folder."""
+    return sum(each.stat().st_size for each in place.rglob("*") if each.is_file())
 
 
 def check_machine(machine: Machine) -> Iterator[Finding]:
@@ -260,6 +274,7 @@ def missing_files(profile) -> list[str]:
 
 def check_profile(name: str, machine: Machine) -> Finding:
     """Can a profile run here: is the machine large enough, and are its files there?"""
+    from mmo.manifest import downloads_root
     from mmo.profiles import profile
 
     needs, chosen = NEEDS[name], profile(name)
@@ -267,9 +282,10 @@ def check_profile(name: str, machine: Machine) -> Finding:
     if machine.memory < needs.memory:
         lacking.append(f"{needs.memory:.0f} GB of memory")
         advice.append("a machine with more memory" if name == "tiny" else "use tiny")
-    if machine.disk < needs.disk:
-        lacking.append(f"{needs.disk:.0f} GB of free disk")
-        advice.append(f"make room in {REPOSITORY}, or set MMO_RUNS to another disk")
+    wanted = needs.disk - (0 if name.startswith("tiny") else held_at(downloads_root()) / 1e9)  # what is fetched already needs no room
+    if machine.disk < wanted:
+        lacking.append(f"{wanted:.0f} GB of free disk")
+        advice.append(f"make room in {REPOSITORY}, or set MMO_DOWNLOADS and MMO_RUNS to folders on another disk")
     if not needs.cards(machine.gpus, slowly=True):
         lacking.append(f"{needs.gpus} GPU with {needs.gpu_memory:.0f} GB")
         advice.append("a driver and a CUDA build of torch if the card is there (docs/install.md), else use tiny")

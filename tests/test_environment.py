@@ -268,6 +268,27 @@ def test_doctor_sees_packages_that_are_missing_broken_or_of_another_version(monk
     assert not broken.fine and "libsomething.so" in broken.found
 
 
+def test_what_is_fetched_already_needs_no_room(profiles, monkeypatch, tmp_path):
+    monkeypatch.setenv("MMO_DOWNLOADS", str(tmp_path / "downloads"))
+    (tmp_path / "downloads").mkdir()
+    scarce = doctor.Machine(2, 32.0, 39.0, LARGE.gpus)
+    assert "40 GB of free disk" in doctor.check_profile("mini", scarce).found
+    with open(tmp_path / "downloads" / "data.parquet", "wb") as file:
+        file.truncate(2_000_000_000)
+    found = doctor.check_profile("mini", scarce)
+    assert "of free disk" not in found.found and "of free disk" in doctor.check_profile("mini", doctor.Machine(2, 32.0, 30.0, LARGE.gpus)).found
+    assert "MMO_DOWNLOADS" in doctor.check_profile("mini", doctor.Machine(2, 32.0, 30.0, LARGE.gpus)).advice
+
+
+def test_disk_is_measured_where_things_go(monkeypatch, tmp_path):
+    """Also into folders that are not made yet."""
+    asked = []
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda place: asked.append(Path(place)) or type("Usage", (), {"free": 7_000_000_000}))
+    monkeypatch.setenv("MMO_DOWNLOADS", str(tmp_path / "new" / "downloads"))
+    monkeypatch.setenv("MMO_RUNS", str(tmp_path))
+    assert doctor.look_at_machine().disk == 7.0 and asked == [tmp_path, tmp_path]
+
+
 def test_doctor_tells_environments_of_one_python_apart(tmp_path, monkeypatch):
     """In all of them bin/python is a link to the same program."""
     from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
