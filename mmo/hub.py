@@ -13,6 +13,7 @@ that name is refused. What is fetched is never run and no pickle is opened: of t
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -160,8 +161,8 @@ def inspect(artefacts: Sequence[Artefact], root: Path, full: bool = False) -> li
     lock = read_lock(root)
     before = {path: dict(record) for path, record in lock.items()}
     states = [State(artefact, file, word_for(root / file.to, lock.get(file.to), full)) for artefact in artefacts for file in artefact.files]
-    if lock != before:
-        write_lock(root, lock)
+    if touched := {path: record for path, record in lock.items() if record != before.get(path)}:
+        write_lock(root, read_lock(root) | touched)  # read again: another may have fetched while large files were read here
     return states
 
 
@@ -293,6 +294,18 @@ def staging(root: Path, file: File) -> Path:
     return root / INCOMING / hashlib.sha256(file.to.encode()).hexdigest()[:16]
 
 
+def move(arrived: Path, target: Path) -> None:
+    """Into its place in one go, also where that lies on another disk than the folder of what arrives."""
+    try:
+        os.replace(arrived, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        unfinished = target.with_name(f"{target.name}.part")
+        shutil.copyfile(arrived, unfinished)
+        os.replace(unfinished, target)
+
+
 def bring(job: Job, source: Source, root: Path, say: Say) -> Path:
     """Fetch one file, prove it, record it, move it to its place: killed between the two, it is missing and fetched again, never unknown."""
     folder, target = staging(root, job.file), root / job.file.to
@@ -308,7 +321,7 @@ def bring(job: Job, source: Source, root: Path, say: Say) -> Path:
         digest = sha256_of(arrived)
         target.parent.mkdir(parents=True, exist_ok=True)
         record(job, source, root, arrived, digest)
-        os.replace(arrived, target)
+        move(arrived, target)
         shutil.rmtree(folder)
         with contextlib.suppress(OSError):  # other files may be on their way
             (root / INCOMING).rmdir()

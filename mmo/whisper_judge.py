@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
-from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
+from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
 from mmo.judge import RATE, Sound, at_16_khz, is_silent
 
@@ -151,15 +151,11 @@ class WhisperJudge:
     def english(self) -> EnglishTextNormalizer:
         return EnglishTextNormalizer(self.processor.tokenizer.english_spelling_normalizer)
 
-    @cached_property
-    def characters(self) -> BasicTextNormalizer:
-        return BasicTextNormalizer(split_letters=True)
-
     def split(self, text: str) -> list[str]:
         """The words of a text, normalised: case, punctuation, numbers, contractions, American spelling.
 
-        A text with Chinese in it has no spaces between words: there, every character is one.
+        Chinese has no spaces between words: each of its characters is one, also within an English sentence.
         """
-        normalise = self.characters if CHINESE.search(text) else self.english
+        apart = CHINESE.sub(r" \g<0> ", text)
         # Of an ellipsis the English normaliser leaves a full stop by itself, which nobody can hear.
-        return [word for word in normalise(text).split() if any(sign.isalnum() for sign in word)]
+        return [word for word in self.english(apart).split() if any(sign.isalnum() for sign in word)]

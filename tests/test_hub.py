@@ -369,6 +369,38 @@ def test_killed_while_a_file_goes_to_its_place_it_is_there_or_missing_but_never_
     assert mmo("i2t-mini").exit_code == 0 and len(numbers(path)) == 200 and mmo("i2t-mini", "--verify").exit_code == 0
 
 
+def test_a_folder_on_another_disk_is_filled(server, root, monkeypatch):
+    """Where a link leads to another disk nothing can be renamed into it."""
+    refused = []
+
+    def across(source, target):
+        if source.parent != target.parent:
+            refused.append(target)
+            raise OSError(errno.EXDEV, "Invalid cross-device link", str(source))
+        os.replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hub, "os", SimpleNamespace(replace=across))
+        assert mmo("tokenizer").exit_code == 0
+    assert refused and all(path.is_file() for path in refused) and not list(root.rglob("*.part"))
+    assert mmo("tokenizer", "--verify").exit_code == 0
+
+
+def test_what_others_fetched_meanwhile_stays_recorded(server, root, monkeypatch):
+    """To read large files once more takes minutes, in which another command may write down what it brought."""
+    assert mmo("tokenizer").exit_code == 0
+    os.utime(root / "tokenizer" / "tokenizer.json", (1, 1))
+    own = hub.word_for
+
+    def slowly(*given):
+        hub.write_lock(root, hub.read_lock(root) | {"new/file.bin": {"size": 1, "sha256": "0" * 64, "mtime_ns": 1}})
+        return own(*given)
+
+    monkeypatch.setattr(hub, "word_for", slowly)
+    hub.inspect(select(hub.read_manifest(), "mini", names=["tokenizer"]), root)
+    assert "new/file.bin" in lock(root) and lock(root)["tokenizer/tokenizer.json"]["mtime_ns"] == (root / "tokenizer" / "tokenizer.json").stat().st_mtime_ns
+
+
 def test_two_commands_do_not_work_in_one_folder_at_once(server, root, monkeypatch):
     monkeypatch.setattr(hub, "LOCK_SECONDS", 0.05)
     with hub.alone_in(root):

@@ -188,6 +188,7 @@ def test_errors_by_hand(judge, said, heard, wer, cer):
 
 def test_chinese_is_compared_by_characters(judge):
     assert judge.split("你好，世界！") == ["你", "好", "世", "界"]
+    assert judge.split("My teacher is called 小明, and he's 20.") == ["my", "teacher", "is", "called", "小", "明", "and", "he", "is", "20"], "one sign splits no other word"
     assert word_errors(["你好，世界！"], ["你好世间"], judge.split).wer == pytest.approx(1 / 4)
 
 

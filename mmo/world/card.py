@@ -94,7 +94,8 @@ def described(sitting: dict) -> str:
     settings, seeds = sitting["settings"], len(sitting["seeds"])
     steps = f"{settings['steps']} steps on {sitting['hours']:.1f} hours"
     more = f" with twice as much of {' and '.join(settings['more'])}" if settings.get("more") else ""
-    return (f"the mean of {seeds} sittings of {steps}" if seeds > 1 else steps) + more
+    what = (f"the mean of {seeds} sittings of {steps}" if seeds > 1 else steps) + more
+    return f"the mean of that and of {what}" if sitting.get("start_too") else what
 
 
 def last_sitting(data: Path) -> list[str]:

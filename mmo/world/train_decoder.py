@@ -19,7 +19,8 @@ no worse after 5 500.
     python -m mmo.world.train_decoder            # speech in build/world/speech; goes on from its checkpoints; writes data/tiny/codec.safetensors
                                                  # and figures/decoder.json
     python -m mmo.world.train_decoder --only 1   # one of the sittings, for a core of its own; the plain command joins them
-    python -m mmo.world.train_decoder --work FOLDER --more slt --seeds 2   # go on from the shipped decoder, with more of a voice
+    python -m mmo.world.train_decoder --work FOLDER --more slt --seeds 2 --start-too   # go on from the shipped decoder, with more of a
+                                                 # voice; the mean of before and after (better than after alone where all codes are true)
 """
 
 from __future__ import annotations
@@ -291,6 +292,7 @@ def main() -> None:
     parser.add_argument("--unknown", type=float, default=DecoderTraining.unknown, help="share of the steps with codebooks 0 and 1 alone true")
     parser.add_argument("--more", nargs="+", default=[], metavar="VOICE", help="draw twice as many utterances of these voices")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="one sitting each, from the same weights; their mean is what is written")
+    parser.add_argument("--start-too", action="store_true", help="the weights that the sittings began with have a part in the mean, too")
     parser.add_argument("--only", type=int, help="train this seed's sitting and write no weights: for several at once, each on its core")
     options = parser.parse_args()
     file, encoder = options.data / "codec.safetensors", SpeechEncoder.load(options.data / "speech_encoder")
@@ -308,9 +310,11 @@ def main() -> None:
         states.append(trainer.model.state_dict())
     if options.only is not None:
         return
+    if options.start_too:
+        states.append(Codec.load(file).model.state_dict())
     trainer.model.load_state_dict(mean_of(states))
     save_codec(trainer.model, json.loads(file.with_suffix(".json").read_text(encoding="utf-8")), file)
-    figures = {"settings": asdict(settings), "seeds": options.seeds, "utterances": len(utterances), "hours": round(hours, 2), "curve": curves[options.seeds[0]]}
+    figures = {"settings": asdict(settings), "seeds": options.seeds, "start_too": options.start_too, "utterances": len(utterances), "hours": round(hours, 2), "curve": curves[options.seeds[0]]}
     write_figures(figures, options.data / "figures" / "decoder.json")
 
 
