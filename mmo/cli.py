@@ -132,12 +132,16 @@ def export_weights(
 
 
 @app.command()
-def weekend(profile: ProfileOption = None, budget: BudgetOption = "full") -> None:
-    """Train T2A, A2A and I2T, evaluate, and write a page to listen to."""
+def weekend(
+    profile: ProfileOption = None,
+    budget: BudgetOption = "full",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget a weekend that was interrupted.")] = False,
+) -> None:
+    """Train T2A, A2A and I2T, evaluate, and write a page to listen to.  Stopped on the way, the same command goes on."""
     from mmo.weekend import main
 
     with plain_errors("mmo weekend"):
-        raise typer.Exit(main(profile, budget))
+        raise typer.Exit(main(profile, budget, fresh))
 
 
 @app.command()

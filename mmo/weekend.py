@@ -18,6 +18,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import nbformat
 import papermill
 import psutil
 from filelock import FileLock, Timeout
@@ -207,6 +208,17 @@ def run_notebook(source: Path, copy: Path, parameters: dict, watch: Watch, limit
     raise NotebookFailed(f"{source.name} failed in {watch.where}: {reason}\nThe executed copy is {copy}")
 
 
+def is_whole(copy: Path, source: Path) -> bool:
+    """Whether an executed copy has come to its end, and is of the notebook as it is now."""
+    try:
+        executed, asked = nbformat.read(copy, 4), nbformat.read(source, 4)
+    except (OSError, ValueError):
+        return False
+    cells = [cell for cell in executed.cells if "injected-parameters" not in cell.metadata.get("tags", ())]
+    ended = all(cell.metadata.get("papermill", {}).get("status") == "completed" for cell in executed.cells if cell.cell_type == "code")
+    return ended and [cell.source for cell in cells] == [cell.source for cell in asked.cells]
+
+
 @contextmanager
 def kernel_environment(runs: Path, **more: str) -> Iterator[None]:
     """Kernels import this very package and write beside us, wherever they are started from.  more: further variables."""
@@ -247,8 +259,13 @@ def run_weekend(
     sources: Path = REPOSITORY / "solutions",
     notebooks: dict[str, str] = NOTEBOOKS,
     console: Console | None = None,
+    done: Callable[[str], bool] = lambda stage: False,
+    fresh: bool = False,
 ) -> dict:
     """Run the notebooks, evaluate, write `report.json` and `weekend.html` into `run_dir`; returns the report.
+
+    Where an earlier call was stopped before its report, notebooks that it executed whole, and whose stage is `done(stage)`, are passed over,
+    and the next one goes on from what its training saved.  fresh: everything anew.
 
     `evaluate(profile name, run_dir, budget)` measures the finished checkpoint and returns the report's figures; to
     these are added `seconds` per notebook, for the evaluation and in all, and `peak_rss_mb` (MB of 10^6 bytes, the
@@ -261,14 +278,21 @@ def run_weekend(
     except Timeout:
         raise NotebookFailed(f"another `mmo weekend` is at work in {run_dir}: wait for it, or give this one a folder of its own with MMO_RUNS") from None
     with lock:
-        return alone(profile_name, budget, run_dir, evaluate, finish, sources, notebooks, console or Console())
+        if fresh or (run_dir / "report.json").is_file():
+            done = lambda stage: False  # noqa: E731
+        if fresh:
+            for state in run_dir.glob("*.state.safetensors"):
+                state.unlink()
+        return alone(profile_name, budget, run_dir, evaluate, finish, sources, notebooks, console or Console(), done)
 
 
 def alone(
-    profile_name: str, budget: str, run_dir: Path, evaluate: Evaluate, finish: Callable[[dict], dict], sources: Path, notebooks: dict[str, str], console: Console
+    profile_name: str, budget: str, run_dir: Path, evaluate: Evaluate, finish: Callable[[dict], dict], sources: Path, notebooks: dict[str, str],
+    console: Console, done: Callable[[str], bool],
 ) -> dict:  # fmt: skip
     """`run_weekend`, where no other works in the same folder."""
-    went_on = sorted(path.name for path in run_dir.glob("*.state.safetensors"))  # of stages that were interrupted: their first part is not on this clock
+    # What was done in an earlier sitting is not on this one's clock.
+    went_on = sorted(path.name for path in run_dir.glob("*.state.safetensors"))
     for stale in ("report.json", "weekend.html"):  # an earlier run's figures must not stand beside this one's notebooks
         (run_dir / stale).unlink(missing_ok=True)
     watch = Watch(console)
@@ -277,7 +301,13 @@ def alone(
     copies = [run_dir / "notebooks" / file for file in notebooks.values()]
     # Strictly: a solution whose check fails is an error, and solved exercises are not written into the learner's progress.
     with kernel_environment(run_dir.parent, MMO_STRICT="1"), stop_on_sigterm(), watch.showing():
+        passing = True
         for (stage, file), copy in zip(notebooks.items(), copies):
+            passing = passing and is_whole(copy, sources / file) and done(stage)
+            if passing:
+                watch.console.print(f"{file}: done in an earlier sitting")
+                went_on.append(file)
+                continue
             watch.console.print(f"{file} …")
             seconds[stage] = run_notebook(sources / file, copy, {"profile": profile_name, "budget": budget}, watch)
             watch.console.print(f"{file} done in {seconds[stage]:.0f} s")
@@ -289,7 +319,7 @@ def alone(
     report = report | {
         "profile": profile_name,
         "budget": budget,
-        "seconds": report.get("seconds", {}) | {name: None if went_on else round(value, 1) for name, value in seconds.items()},
+        "seconds": report.get("seconds", {}) | {name: None if went_on else round(seconds[name], 1) for name in (*notebooks, "evaluate", "total")},
         "peak_rss_mb": None if went_on else round(watch.peak_rss / 1e6),
     }
     if went_on:
@@ -302,16 +332,22 @@ def alone(
     return report
 
 
-def main(profile_name: str | None, budget: str) -> int:
+def main(profile_name: str | None, budget: str, fresh: bool = False) -> int:
     """`mmo weekend`: exit status 0, or 1 with the failing cell named."""
     # Imported here, before anything runs: a missing part must not show only after half an hour of training.
+    from mmo.boundaries import find_standing
     from mmo.evaluation import evaluate_run
-    from mmo.profiles import profile, run_dir
+    from mmo.profiles import STAGES, profile, run_dir
     from mmo.report import finish
 
     chosen = profile(profile_name)
+    folder = run_dir(chosen, budget)
+
+    def done(stage: str) -> bool:
+        return stage not in STAGES or find_standing(chosen, stage, budget, folder).done
+
     try:
-        run_weekend(chosen.full_name, budget, run_dir=run_dir(chosen, budget), evaluate=evaluate_run, finish=finish)
+        run_weekend(chosen.full_name, budget, run_dir=folder, evaluate=evaluate_run, finish=finish, done=done, fresh=fresh)
     except NotebookFailed as error:
         print(error, file=sys.stderr)
         return 1

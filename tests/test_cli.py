@@ -48,9 +48,10 @@ def test_weekend_gets_profile_and_budget(monkeypatch):
     monkeypatch.setattr(weekend, "main", lambda *arguments: asked.append(arguments) or 0)
     assert CliRunner().invoke(cli.app, ["weekend"]).exit_code == 0
     assert CliRunner().invoke(cli.app, ["weekend", "--profile", "tiny-moe", "--budget", "smoke"]).exit_code == 0
-    assert asked == [(None, "full"), ("tiny-moe", "smoke")]
+    assert CliRunner().invoke(cli.app, ["weekend", "--fresh"]).exit_code == 0
+    assert asked == [(None, "full", False), ("tiny-moe", "smoke", False), (None, "full", True)]
     wrong = CliRunner().invoke(cli.app, ["weekend", "--budget", "enormous"])
-    assert wrong.exit_code == 2 and len(asked) == 2
+    assert wrong.exit_code == 2 and len(asked) == 3
 
 
 def test_an_unknown_profile_is_refused_with_the_names(monkeypatch):
@@ -66,10 +67,8 @@ def test_a_failed_weekend_exits_1_and_says_why(monkeypatch, tmp_path, capsys):
         raise weekend.NotebookFailed("10_train_t2a.ipynb failed in cell 3")
 
     chosen = SimpleNamespace(name="tiny", full_name="tiny")
-    monkeypatch.setitem(sys.modules, "mmo.evaluation", SimpleNamespace(evaluate_run=None))
-    monkeypatch.setitem(
-        sys.modules, "mmo.profiles", SimpleNamespace(profile=lambda name: chosen, run_dir=lambda *_: tmp_path)
-    )
+    monkeypatch.setattr("mmo.profiles.profile", lambda name: chosen)
+    monkeypatch.setattr("mmo.profiles.run_dir", lambda *_: tmp_path)
     monkeypatch.setattr(weekend, "run_weekend", fails)
     assert weekend.main(None, "full") == 1
     assert "cell 3" in capsys.readouterr().err

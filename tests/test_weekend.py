@@ -112,6 +112,36 @@ def test_a_weekend_that_went_on_tells_no_seconds(books, tmp_path):
     assert report["peak_rss_mb"] is None and {report["seconds"][name] for name in ("one", "two", "evaluate", "total")} == {None}
 
 
+def test_a_weekend_that_was_stopped_goes_on_behind_what_is_whole(books, tmp_path):
+    """The first notebook is done and its stage, too; the second failed.  Afterwards the report is there, and the same command begins anew."""
+    run_dir, ran = tmp_path / "runs" / "tiny-smoke", lambda name: json.loads((tmp_path / "runs" / f"{name}.json").read_text())["pid"]
+    good = (books / "two.ipynb").read_text()
+    write_notebook(books / "two.ipynb", CODE("raise ValueError('out of luck')"))
+    with pytest.raises(weekend.NotebookFailed, match="out of luck"):
+        run(books, run_dir)
+    first = ran("one")
+    (books / "two.ipynb").write_text(good)
+    report = run(books, run_dir, done=lambda stage: True)
+    assert ran("one") == first and report["seconds"]["total"] is None, "the first notebook ran again, or its time is told"
+    assert "heard from one" in (run_dir / "weekend.html").read_text()
+    run(books, run_dir, done=lambda stage: True)
+    assert ran("one") != first, "a finished weekend begins anew"
+
+
+@pytest.mark.parametrize("why", ["the stage is not done", "another notebook", "fresh"])
+def test_what_is_not_whole_and_done_runs_again(books, tmp_path, why):
+    run_dir = tmp_path / "runs" / "tiny-smoke"
+    run(books, run_dir, names=["one"])
+    (run_dir / "report.json").unlink()
+    before = (tmp_path / "runs" / "one.json").read_text()
+    (run_dir / "t2a.state.safetensors").write_bytes(b"")
+    if why == "another notebook":
+        (books / "one.ipynb").write_text((books / "one.ipynb").read_text().replace("heard from one", "heard from the new one"))
+    run(books, run_dir, names=["one"], done=lambda stage: why != "the stage is not done", fresh=why == "fresh")
+    assert (tmp_path / "runs" / "one.json").read_text() != before
+    assert (run_dir / "t2a.state.safetensors").exists() == (why != "fresh")
+
+
 def test_memory_counts_the_kernels_too(tmp_path):
     """A kernel that holds 400 MB for two seconds raises the peak by as much, though this process does not."""
     write_notebook(tmp_path / "big.ipynb", CODE("import time\nhold = b'1' * 400_000_000\ntime.sleep(2)"))
