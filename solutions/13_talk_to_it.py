@@ -150,7 +150,7 @@ def timeline(axis, prompt):
     return answer, sum(at <= begun for at in text_at), sum(at > begun for at in text_at), sound_at
 
 
-generator.answer(assistant.prompt("Hello."))  # not on the clock: what a first call after loading prepares
+list(generator.stream([assistant.prompt("Hello.")]))  # not on the clock: what a first stream after loading prepares
 figure, axes = plt.subplots(2, 1, figsize=(9, 4.0), sharex=True, layout="constrained")
 streamed = [timeline(axis, prompt) for axis, prompt in zip(axes, (assistant.prompt("What is eleven plus eight?"), assistant.prompt("Count from three until eight.")))]
 axes[-1].set_xlabel("milliseconds after the question")
