@@ -28,6 +28,7 @@ budget = "full"
 
 # %%
 # %matplotlib inline
+import gc
 import time
 from dataclasses import replace
 from itertools import islice, permutations
@@ -150,7 +151,8 @@ def timeline(axis, prompt):
     return answer, sum(at <= begun for at in text_at), sum(at > begun for at in text_at), sound_at
 
 
-list(generator.stream([assistant.prompt("Hello.")]))  # not on the clock: what a first stream after loading prepares
+list(generator.stream([assistant.prompt("Hello.")]))  # not on the clock: what a first stream after loading prepares,
+gc.collect()  # and what Python clears away behind it
 figure, axes = plt.subplots(2, 1, figsize=(9, 4.0), sharex=True, layout="constrained")
 streamed = [timeline(axis, prompt) for axis, prompt in zip(axes, (assistant.prompt("What is eleven plus eight?"), assistant.prompt("Count from three until eight.")))]
 axes[-1].set_xlabel("milliseconds after the question")
