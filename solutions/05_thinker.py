@@ -395,7 +395,7 @@ corpus = train_thinker.read_corpus(recipe, planned=False)
 asked = {f"not read by yours: {name}": [(fact.questions[0], fact.answer) for fact in facts[:60]] for name, facts in (("to read aloud", corpus.held_out["say"]), ("where is it?", corpus.held_out["where"]))}
 asked["read: sums, days, opposites …"] = [(fact.questions[0], fact.answer) for fact in corpus.closed[:: len(corpus.closed) // 60]]
 for name, turns in asked.items():
-    print(f"{name:30} {turns[0][0]}  ->  {turns[0][1]}")
+    print(f"{name:32} {turns[0][0]}  ->  {turns[0][1]}")
 predict("05.start", f"{V} tokens, nothing learnt: what is the loss of the first step, in nats a token?", None)
 
 # %%
@@ -441,7 +441,7 @@ for name, turns in asked.items():
     for each in (training.averaged, thinker):
         right = train_thinker.right(each, turns, tokenizer)
         found.append(f"loss {train_thinker.mean_loss(each, turns, tokenizer):.3f}, {sum(right) / len(right):4.0%} of the answers right")
-    print(f"{name:30} yours: {found[0]}   shipped: {found[1]}")
+    print(f"{name:32} yours: {found[0]}   shipped: {found[1]}")
 
 # %% [markdown]
 # Read the answers from top to bottom. First it knows that answers begin with a capital and end with a full stop; then the commonest words and the shape of a sentence. What comes then comes at several speeds: look at
