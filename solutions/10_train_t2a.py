@@ -209,11 +209,9 @@ batches = Batches(corpora, shares, Layout(config, tokenizer, stage.max_length), 
 some = [next(batches) for _ in range(7)]
 first_labels = some[0].audio_labels[:, 0]  # (B, T) of codebook 0: training will begin with this batch, too
 for number, batch in enumerate(some):
-    if number == 2:  # the first two warm up; to read a figure waits for a device that works ahead
-        float(figures[0])
+    if number == 2:  # the first two warm up
         started = time.perf_counter()
-    figures = trial.step(batch, number)
-float(figures[0])
+    trial.step(batch, number)
 seconds_a_step = (time.perf_counter() - started) / 5
 useful = sum(batch.useful for batch in some) / sum(batch.size for batch in some)
 print(f"{weights / 1e6:.2f} M weights; a batch: {some[-1].input_ids.shape[0]} rows, {some[-1].size} positions, {useful:.0%} of them useful")

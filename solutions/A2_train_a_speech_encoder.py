@@ -137,7 +137,7 @@ for number, each in enumerate(disguised, 1):
 predict("A2.ways", "How many ways are there to write five different words into 33 places?", None)
 
 # %%
-reveal("A2.ways", comb(33 + 5, 2 * 5), "ways; in general (N + U choose 2 U), if no word follows itself")
+reveal("A2.ways", comb(33 + 5, 2 * 5), "ways; in general (N + U over 2 U)")
 
 # %% [markdown]
 # Nobody adds up so many one by one. Put blanks around the words: $\ell = (\varnothing, w_1, \varnothing, w_2, \varnothing, \dots, w_U, \varnothing)$, $2U + 1$ states. Let $\alpha_n(s)$ be the probability of all ways that stand in state $s$ at vector $n$. Into state $s$ one comes
