@@ -116,7 +116,7 @@ def test_greedy_is_the_encoders_spelling():
 
     from mmo.speech_encoder import SpeechEncoder
 
-    encoder = SimpleNamespace(model=SimpleNamespace(ctc=SimpleNamespace(argmax=lambda features: features.argmax(-1)), blank_id=0), tokenizer=SimpleNamespace(token_list=list("abcd")))
+    encoder = SimpleNamespace(device="cpu", model=SimpleNamespace(ctc=SimpleNamespace(argmax=lambda features: features.argmax(-1)), blank_id=0), tokenizer=SimpleNamespace(token_list=list("abcd")))
     for case in find("A2.greedy").cases():
         (log_probs,) = case.arguments
         heard = SpeechEncoder.spell(encoder, log_probs[None], torch.tensor([len(log_probs)]))
