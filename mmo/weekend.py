@@ -278,12 +278,11 @@ def run_weekend(
     except Timeout:
         raise NotebookFailed(f"another `mmo weekend` is at work in {run_dir}: wait for it, or give this one a folder of its own with MMO_RUNS") from None
     with lock:
-        if fresh or (run_dir / "report.json").is_file():
-            done = lambda stage: False  # noqa: E731
+        begins = fresh or (run_dir / "report.json").is_file()
         if fresh:
             for state in run_dir.glob("*.state.safetensors"):
                 state.unlink()
-        return alone(profile_name, budget, run_dir, evaluate, finish, sources, notebooks, console or Console(), done)
+        return alone(profile_name, budget, run_dir, evaluate, finish, sources, notebooks, console or Console(), lambda stage: not begins and done(stage))
 
 
 def alone(
