@@ -1,4 +1,4 @@
-"""Two small functions with their gradients written by hand.
+"""What autograd or torch's kernels do slowly, done quicker: RMSNorm and rotation with their gradients by hand, attention in bfloat16 on a CPU.
 
 RMSNorm and the rotation of queries and keys do little arithmetic, but autograd derives their gradients step by step,
 and each step reads and writes a whole tensor.  The gradients below take about half the passes: forward and backward
@@ -8,6 +8,8 @@ slower, nothing else.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -19,12 +21,22 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
     The hand-written gradient is for the CPU; elsewhere torch's own function is fused already.  Under autocast x may be bf16 where the
     weight is fp32: on a CPU torch's function would then be one operation after the other in bf16, so x is made fp32 first, which is exacter and
-    takes about half the time.  A compiler derives and fuses by itself.
+    takes about half the time, and stays so.  A compiler derives and fuses by itself.
     """
     by_hand = not torch.compiler.is_compiling() and torch.is_grad_enabled() and x.device.type == "cpu" and weight.dtype != torch.bfloat16
     if by_hand and x.dtype in (weight.dtype, torch.bfloat16):
-        return RMSNormFunction.apply(x.to(weight.dtype), weight, eps).to(x.dtype)
+        return RMSNormFunction.apply(x.to(weight.dtype), weight, eps)
     return F.rms_norm(x, weight.shape, weight.to(x.dtype), eps)
+
+
+def as_read(x: Tensor, kind: torch.dtype) -> Tensor:
+    """x in the format that a product reads: autocast's, where it is on, else `kind`.
+
+    Autocast itself brings x there for each product anew: three copies where queries, keys and values read one input, and three gradients to be
+    brought back.
+    """
+    device = x.device.type
+    return x.to(torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else kind)
 
 
 class RMSNormFunction(torch.autograd.Function):
@@ -49,7 +61,7 @@ class RMSNormFunction(torch.autograd.Function):
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn pair (x_i, x_(i + E/2)) by its position's angle.  x (..., T, heads, E), cos and sin (..., T, 1, E/2)."""
+    """Turn pair (x_i, x_(i + E/2)) by its position's angle, computed in fp32 at least.  x (..., T, heads, E), cos and sin (..., T, 1, E/2)."""
     by_hand = torch.is_grad_enabled() and not torch.compiler.is_compiling()
     return RotateFunction.apply(x, cos, sin) if by_hand else turn(x, cos, sin)
 
@@ -74,3 +86,29 @@ def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     turned = x * torch.cat((cos, cos), dim=-1)
     turned.addcmul_(torch.cat((right, left), dim=-1), torch.cat((-sin, sin), dim=-1))
     return turned.to(x.dtype)
+
+
+SHORT = 256  # positions up to which attention by products is the quicker one
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    """Grouped-query attention: q (B, H, T, E), k and v (B, G, S, E) -> (B, H, T, E).  mask: True where a position is seen.
+
+    One of torch's fused kernels, but for training in bf16 on a CPU: there the kernel's gradient takes six times as long as the products it
+    is made of (54 rows of 75 positions, one thread: 182 ms for 37), as long as their squares are small.
+    """
+    short = causal and mask is None and q.shape[2] <= SHORT
+    slow = torch.is_grad_enabled() and q.device.type == "cpu" and q.dtype == torch.bfloat16 and not torch.compiler.is_compiling()
+    if short and slow:
+        return attend_by_products(q, k, v)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=True)
+
+
+def attend_by_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Causal attention spelt out.  The H / G query heads that share a key head stand below each other, so no key is repeated."""
+    B, H, T, E = q.shape
+    G = k.shape[1]
+    hidden = q.new_full((T, T), -math.inf).triu(1).repeat(H // G, 1)
+    q, k, v = q.reshape(B * G, -1, E), k.reshape(B * G, T, E), v.reshape(B * G, T, E)
+    scores = torch.baddbmm(hidden, q, k.transpose(1, 2), alpha=E**-0.5)  # (B G, H / G T, T)
+    return torch.bmm(scores.softmax(dim=-1), v).view(B, H, T, E)

@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmo.config import TransformerConfig
-from mmo.fused import rms_norm, rotate
+from mmo.fused import as_read, attend, rms_norm, rotate
 
 
 class RMSNorm(nn.Module):
@@ -41,8 +41,10 @@ class RMSNorm(nn.Module):
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(width))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return rms_norm(x, self.weight, self.eps)
+    def forward(self, x: Tensor, wide: bool = False) -> Tensor:
+        """x (..., D) -> the same shape.  wide: leave it as exact as it was computed, for what is no product; else as products read it."""
+        normed = rms_norm(x, self.weight, self.eps)
+        return normed if wide else as_read(normed, x.dtype)
 
 
 @lru_cache(maxsize=16)
@@ -162,19 +164,17 @@ class Attention(nn.Module):
         read (N,): flat places among the B x T, as in `Block`; then -> (N, D).
         """
         B, T, _ = x.shape
-        q = self.q_norm(self.q_proj(x).view(B, T, -1, self.head_dim))  # (B, T, H, E)
-        k = self.k_norm(self.k_proj(x).view(B, T, -1, self.head_dim))  # (B, T, G, E)
+        q = self.q_norm(self.q_proj(x).view(B, T, -1, self.head_dim), wide=True)  # (B, T, H, E)
+        k = self.k_norm(self.k_proj(x).view(B, T, -1, self.head_dim), wide=True)  # (B, T, G, E)
         v = self.v_proj(x).view(B, T, -1, self.head_dim)
-        q = rotate(q, window.cos, window.sin)
-        k = rotate(k, window.cos, window.sin)
+        q = as_read(rotate(q, window.cos, window.sin), v.dtype)
+        k = as_read(rotate(k, window.cos, window.sin), v.dtype)
         if cache is not None:
             k, v = write_cache(k, v, window, cache, layer)  # (B, G, S, E)
         else:
             k, v = k.transpose(1, 2), v.transpose(1, 2)
         causal = True if window.causal and T > 1 else False  # decided here: a compiler has a symbol for T, and attention wants a bool
-        heard = F.scaled_dot_product_attention(
-            q.transpose(1, 2), k, v, attn_mask=window.mask, is_causal=causal, enable_gqa=True
-        )
+        heard = attend(q.transpose(1, 2), k, v, window.mask, causal)
         return self.o_proj(pick(heard.transpose(1, 2).reshape(B, T, -1), read))
 
 

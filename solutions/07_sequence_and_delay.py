@@ -400,6 +400,7 @@ print(
 # | the Thinker's layers above the bridge only as far as there is text to learn: while the sound plays out, nothing that is heard comes from them | `text_length` in `mmo/omni.py` |
 # | all codebooks in one product, not one after the other | `mmo/talker.py` |
 # | norms and rotations with gradients written by hand, half the passes over memory | `mmo/fused.py` |
+# | in bf16: what several products read is rounded once; on a CPU, attention over short rows as two products, whose gradient is quicker than the fused kernel's | `mmo/fused.py` |
 # | freed memory stays for the next step instead of going back to the system, and lies on pages of 2 MiB, of which there are fewer to look up | `mmo/memory.py` |
 # | the next batches are laid out in a process beside | `mmo/loader.py` |
 # | small operations joined by a compiler, where there is one (`mmo train --compile`) | `mmo/compiling.py` |

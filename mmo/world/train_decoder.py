@@ -38,6 +38,7 @@ import torchaudio
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from .. import memory
 from ..codec import Codec, save_codec
 from ..speech_encoder import SAMPLE_RATE as EAR_RATE
 from ..speech_encoder import SpeechEncoder
@@ -295,6 +296,7 @@ def main() -> None:
     parser.add_argument("--start-too", action="store_true", help="the weights that the sittings began with have a part in the mean, too")
     parser.add_argument("--only", type=int, help="train this seed's sitting and write no weights: for several at once, each on its core")
     options = parser.parse_args()
+    memory.keep(mixture=False)
     file, encoder = options.data / "codec.safetensors", SpeechEncoder.load(options.data / "speech_encoder")
     utterances = read_utterances(options.speech, Codec.load(file))
     hours = sum(len(each.sound) for each in utterances) / SAMPLE_RATE / 3600
