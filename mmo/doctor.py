@@ -184,9 +184,12 @@ def free_at(place: Path) -> int:
     return shutil.disk_usage(there).free
 
 
-def held_at(place: Path) -> int:
-    """Bytes of the files in a folder."""
-    return sum(each.stat().st_size for each in place.rglob("*") if each.is_file())
+def held_for(name: str) -> int:
+    """Bytes of the downloads that a profile needs and that are there."""
+    from mmo.manifest import downloads_root, read_manifest, select
+
+    places = {downloads_root() / file.to for artefact in select(read_manifest(), name) for file in artefact.files}
+    return sum(each.stat().st_size for each in places if each.is_file())
 
 
 def check_machine(machine: Machine) -> Iterator[Finding]:
@@ -274,7 +277,6 @@ def missing_files(profile) -> list[str]:
 
 def check_profile(name: str, machine: Machine) -> Finding:
     """Can a profile run here: is the machine large enough, and are its files there?"""
-    from mmo.manifest import downloads_root
     from mmo.profiles import profile
 
     needs, chosen = NEEDS[name], profile(name)
@@ -282,7 +284,7 @@ def check_profile(name: str, machine: Machine) -> Finding:
     if machine.memory < needs.memory:
         lacking.append(f"{needs.memory:.0f} GB of memory")
         advice.append("a machine with more memory" if name == "tiny" else "use tiny")
-    wanted = needs.disk - (0 if name.startswith("tiny") else held_at(downloads_root()) / 1e9)  # what is fetched already needs no room
+    wanted = needs.disk - (0 if name.startswith("tiny") else held_for(name) / 1e9)  # what is fetched already needs no room
     if machine.disk < wanted:
         lacking.append(f"{wanted:.0f} GB of free disk")
         advice.append(f"make room in {REPOSITORY}, or set MMO_DOWNLOADS and MMO_RUNS to folders on another disk")

@@ -74,7 +74,7 @@ def fetch(
     refuse_changed(states, root)
     if wanted := [state for state in states if state.word != "there"]:
         with alone_in(root):
-            jobs, lacking = plan_all(wanted, others, source, root, say)
+            jobs, lacking = plan_wanted(wanted, others, source, root, say)
             make_sure_of_space(jobs, root, say)
             brought = [bring(job, source, root, say) for job in jobs]
     say(f"{profile}: {len(states) - len(wanted)} files were there, {len(brought)} fetched into {root}")
@@ -200,6 +200,19 @@ def is_published(path: Path, remote: Remote) -> bool | None:
 
 
 # --- Before --------------------------------------------------------------------------------------------------------
+
+
+def plan_wanted(
+    wanted: Sequence[State], others: dict[str, Artefact], source: Source, root: Path, say: Say
+) -> tuple[list[Job], list[Lacking]]:
+    """`plan_all`; a source out of reach is no failure where nothing is missing but files that some repositories lack."""
+    try:
+        return plan_all(wanted, others, source, root, say)
+    except FetchError as error:
+        if not all(state.word == "missing" and state.file.optional for state in wanted):
+            raise
+        say(f"{error}\nAll that is needed is there; not asked for: {', '.join(state.file.to for state in wanted)}, which some versions of a repository lack")
+        return [], []
 
 
 def plan_all(

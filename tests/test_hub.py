@@ -212,6 +212,17 @@ def test_an_optional_file_may_be_missing_and_that_is_said(server, root, manifest
     assert mmo("tokenizer", "--offline").exit_code == 0
 
 
+def test_a_hub_out_of_reach_is_no_failure_where_only_optional_files_are_missing(server, root, manifest, monkeypatch):
+    del server.repositories["model", manifest["tokenizer"].hub]["chat_template.jinja"]
+    assert mmo("tokenizer").exit_code == 0
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    again = mmo("tokenizer")
+    assert again.exit_code == 0 and "out of reach" in again.output and "All that is needed is there" in again.output and "chat_template.jinja" in again.output
+    needed = next(file.to for file in manifest["tokenizer"].files if not file.optional)
+    (root / needed).unlink()
+    assert mmo("tokenizer").exit_code == 1, "a file that is needed"
+
+
 # --- Foul weather ------------------------------------------------------------------------------------------------------
 
 
