@@ -98,7 +98,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -
     is made of (54 rows of 75 positions, one thread: 182 ms for 37), as long as their squares are small.
     """
     short = causal and mask is None and q.shape[2] <= SHORT
-    slow = torch.is_grad_enabled() and q.device.type == "cpu" and q.dtype == torch.bfloat16 and not torch.compiler.is_compiling()
+    slow = torch.is_grad_enabled() and q.device.type == "cpu" and q.dtype == torch.bfloat16
     if short and slow:
         return attend_by_products(q, k, v)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=True)
