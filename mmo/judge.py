@@ -122,6 +122,8 @@ class Listener:
 
         self.hearing = hearing
         self.decoders = [Decoder(**decoder_settings(folder, hearing, warp)) for warp in hearing.warps]
+        for decoder in self.decoders:  # one that has heard nothing yet scores its first sound otherwise than all that follow
+            decode(decoder, prepare(np.random.default_rng(0).normal(0, 0.1, RATE // 4), RATE, hearing))
 
     def hear(self, sound: Sound) -> str:
         """The words in a sound, separated by spaces; "" where there are none."""
@@ -134,6 +136,7 @@ class Listener:
 
 def decode(decoder, pcm: bytes) -> tuple[float, str]:
     """How well the best words fit, and these words; a logarithm, comparable for the same sound."""
+    decoder.reinit_feat()  # its front end remembers the sound before, and where little decides that was heard
     decoder.start_utt()
     decoder.process_raw(pcm, full_utt=True)  # the whole at once, so that its own mean is taken out of it
     decoder.end_utt()

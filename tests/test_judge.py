@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from mmo.judge import RATE, Hearing, Judge, prepare, pronunciations, word_loop
+from mmo.judge import RATE, Hearing, Judge, Listener, decode, prepare, pronunciations, word_loop
 from mmo.profiles import REPOSITORY
 
 CLIP = Path(__file__).parent / "data" / "sixteen-fifteen-fourteen-thirteen.ogg"  # Piper's voice joe (CC0)
@@ -66,6 +66,17 @@ def test_order_is_kept_and_nothing_heard_before_matters(judge, clip):
     assert heard[1] == heard[3] == SPOKEN and heard[0] == heard[4] != SPOKEN
     assert told == [1] * 5
     assert judge.transcribe([(noise, rate), (half, rate)]) == [heard[2], heard[0]]
+
+
+def test_scores_depend_on_nothing_heard_before(judge, clip):
+    """To the last digit, from the first sound on: words that are barely heard hang on it."""
+    samples, rate = clip
+    first, second = (prepare(part, rate, judge.hearing) for part in (samples, samples[rate // 2 :]))
+    noise = prepare(np.random.default_rng(0).normal(0, 0.3, rate), rate, judge.hearing)
+    for own, other in zip(Listener(judge.folder, judge.hearing).decoders, Listener(judge.folder, judge.hearing).decoders):
+        scores = [decode(own, pcm) for pcm in (first, second, noise, second, first)]
+        assert scores[0] == scores[4] and scores[1] == scores[3]
+        assert scores[:3] == [decode(other, pcm) for pcm in (noise, second, first)][::-1]
 
 
 def test_processes_hear_the_same(judge, clip, monkeypatch):
