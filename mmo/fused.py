@@ -10,6 +10,8 @@ slower, nothing else.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -89,6 +91,18 @@ def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 SHORT = 256  # positions up to which attention by products is the quicker one
+_longest = SHORT
+
+
+@contextmanager
+def as_on_a_card() -> Iterator[None]:
+    """Attention by torch's kernel alone, which keeps no squares for its gradient: for counting on a CPU what a card will hold."""
+    global _longest
+    _longest = 0
+    try:
+        yield
+    finally:
+        _longest = SHORT
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
@@ -97,7 +111,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -
     One of torch's fused kernels, but for training in bf16 on a CPU: there the kernel's gradient takes six times as long as the products it
     is made of (54 rows of 75 positions, one thread: 182 ms for 37), as long as their squares are small.
     """
-    short = causal and mask is None and q.shape[2] <= SHORT
+    short = causal and mask is None and q.shape[2] <= _longest
     slow = torch.is_grad_enabled() and q.device.type == "cpu" and q.dtype == torch.bfloat16
     if short and slow:
         return attend_by_products(q, k, v)

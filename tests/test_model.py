@@ -432,9 +432,13 @@ def test_training_in_bf16_attends_by_products_where_it_is_quicker(monkeypatch):
     with torch.no_grad():
         ours(q, k, v)
     ours(q.float(), k.float(), v.float())
-    ours(*(torch.randn(1, n, fused.SHORT + 1, 24).bfloat16() for n in (4, 2, 2)))
+    ours(*(torch.randn(1, n, fused.SHORT + 1, 24).bfloat16().requires_grad_() for n in (4, 2, 2)))
     fused.attend(q, k, v, torch.ones(60, 60, dtype=torch.bool), False)
+    with fused.as_on_a_card():
+        ours(q, k, v)
     assert not called
+    ours(q, k, v)
+    assert called
 
 
 def test_what_several_products_read_is_rounded_once():

@@ -24,6 +24,7 @@ from mmo.bench.flops import BACKWARD, Work, forward_flops
 from mmo.chat import ChatTokenizer
 from mmo.config import ModelConfig, StageConfig
 from mmo.data import Batch, Batches, Corpus, DataFile, Layout, collate
+from mmo.fused import as_on_a_card
 from mmo.omni import OmniModel
 from mmo.optimiser import choose_trainable
 from mmo.profiles import STAGES, Profile
@@ -209,7 +210,8 @@ def kept_bytes(model: OmniModel, batch: Batch, stage: StageConfig, dtype: torch.
         return tensor
 
     device = torch.device("cpu")
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+    autocast = torch.autocast("cpu", dtype, enabled=dtype != torch.float32)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast, as_on_a_card():
         losses_of(model, batch, stage, device)
     return sum(kept.values())
 
