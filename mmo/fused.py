@@ -23,7 +23,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
     The hand-written gradient is for the CPU; elsewhere torch's own function is fused already.  Under autocast x may be bf16 where the
     weight is fp32: on a CPU torch's function would then be one operation after the other in bf16, so x is made fp32 first, which is exacter and
-    takes about half the time, and stays so.  A compiler derives and fuses by itself.
+    takes about half the time; so is the result, which `RMSNorm` (transformer.py) then rounds for products.  A compiler derives and fuses by itself.
     """
     by_hand = not torch.compiler.is_compiling() and torch.is_grad_enabled() and x.device.type == "cpu" and weight.dtype != torch.bfloat16
     if by_hand and x.dtype in (weight.dtype, torch.bfloat16):
@@ -108,7 +108,7 @@ def as_on_a_card() -> Iterator[None]:
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
     """Grouped-query attention: q (B, H, T, E), k and v (B, G, S, E) -> (B, H, T, E).  mask: True where a position is seen.
 
-    One of torch's fused kernels, but for training in bf16 on a CPU: there the kernel's gradient takes six times as long as the products it
+    One of torch's fused kernels, but for training in bf16 on a CPU: there the kernel's gradient takes five times as long as the products it
     is made of (54 rows of 75 positions, one thread: 182 ms for 37), as long as their squares are small.
     """
     short = causal and mask is None and q.shape[2] <= _longest
