@@ -1,22 +1,25 @@
 """Where a run of all stages stands: which stages are done, so that the same command goes on at the boundary where it was stopped.
 
     standing = find_standing(profile("mini"), "t2a", "full", Path("runs/mini"))
-    standing.done     # its weights are finished, of these settings, and of these weights to start from: pass it over
-    standing.fresh    # there is an unfinished state, but of other weights to start from: forget it
+    standing.done     # its weights are finished, of these settings, of these rows, and of these weights to start from: pass it over
     standing.words    # a line for people, "" where there is nothing to say
 
 Beside its log a stage keeps how its finished weights were made, and their checksum (`checkpoint.how_made`): a record of other weights counts for nothing.
+Whether an unfinished state may be gone on from is asked where that is done (`StageRun.resume` and `StageRun.open` in training.py).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmo.checkpoint import how_made, stage_file, started_from, state_file, told
+from mmo.checkpoint import how_made, stage_file, state_file, told
+from mmo.config import StageConfig
 from mmo.digests import sha256_of
 from mmo.profiles import Profile
-from mmo.training import planned_passes, settings_key, start_of
+from mmo.rows import DataError, content_of
+from mmo.training import files_of_pass, planned_passes, settings_key, start_of
 
 
 @dataclass(frozen=True)
@@ -24,22 +27,16 @@ class Standing:
     """How a stage stands before it is trained."""
 
     done: bool = False
-    fresh: bool = False
     words: str = ""
 
 
 def find_standing(profile: Profile, stage: str, budget: str, run_dir: Path, *, steps: int | None = None, seed: int = 0, compile: bool = False) -> Standing:
     """What is there of a stage, against what training would make now.  The options are those of `train`."""
-    unfinished, finished = state_file(run_dir, stage), stage_file(run_dir, stage)
-    if unfinished.is_file():
-        start = started_from(unfinished)
-        if start and start != start_of(profile, stage, run_dir):
-            return Standing(fresh=True, words=f"{stage}: {told(unfinished)} started from other weights than are there now; it begins anew")
+    finished = stage_file(run_dir, stage)
+    if state_file(run_dir, stage).is_file() or not finished.is_file():
         return Standing()
-    if not finished.is_file():
-        return Standing()
-    made = how_made(run_dir, stage)
-    key = settings_key(planned_passes(profile, stage, budget, steps, compile), profile, seed, profile.dtype(profile.device()))
+    made, passes = how_made(run_dir, stage), planned_passes(profile, stage, budget, steps, compile)
+    key = settings_key(passes, profile, seed, profile.dtype(profile.device()))
     if not made or made.get("weights") != sha256_of(finished):
         return Standing(words=f"{stage}: it is not written down how {told(finished)} was made; it is trained anew")
     if (made.get("key"), made.get("budget")) != (key, budget):
@@ -47,4 +44,22 @@ def find_standing(profile: Profile, stage: str, budget: str, run_dir: Path, *, s
     now = start_of(profile, stage, run_dir)
     if now and made.get("start") != now:  # where they are gone, nothing says that others were meant
         return Standing(words=f"{stage}: {told(finished)} was made from other weights than are there now; it is trained anew")
+    if others := other_files(profile, passes, made.get("files", {})):
+        return Standing(words=f"{stage}: {told(finished)} was made on other rows than are there now ({', '.join(others)}); it is trained anew")
     return Standing(done=True, words=f"{stage}: done already, with these settings ({told(finished)}); --fresh trains it anew")
+
+
+def other_files(profile: Profile, passes: Sequence[StageConfig], made_on: dict[str, list[str]]) -> list[str]:
+    """Data files of which there is another content now than the finished weights have seen, one that came or one that went.
+
+    made_on: by pass, what `checkpoint.how_made` tells; a pass that it does not name is not asked about.  Where files cannot be read, nothing says that others were meant.
+    """
+    changed: set[str] = set()
+    for each in passes:
+        if each.name in made_on:
+            try:
+                now = {content_of(path) for path in files_of_pass(profile, each)}
+            except (DataError, OSError):
+                continue
+            changed |= now ^ set(made_on[each.name])
+    return sorted({f"{name.rpartition('-')[0]}.parquet" for name in changed})

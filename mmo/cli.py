@@ -256,7 +256,7 @@ def train_stages(chosen, stages: Sequence[str], budget: str, run: Path | None, m
                 say(f"the {minutes:g} minutes are over before {each}: the same command goes on")
                 return
             left = None if deadline is None else max(deadline - time.monotonic(), 1e-3) / 60
-            finished = train_stage(chosen, each, budget, run, pause=pause, minutes=left, **options | {"fresh": options["fresh"] or standing.fresh}).finished
+            finished = train_stage(chosen, each, budget, run, pause=pause, minutes=left, **options).finished
             if not finished:
                 return
             trained = True

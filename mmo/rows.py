@@ -100,6 +100,11 @@ def file_key(path: Path) -> str:
     return sha256_of(path)[:16]
 
 
+def content_of(path: Path) -> str:
+    """The file's name, and what it holds: "t2a-train-0123456789abcdef".  Two files of one name and other rows have other ones."""
+    return f"{path.stem}-{file_key(path)}"
+
+
 def read_batches(
     path: Path, columns: Sequence[str], batch_rows: int = BATCH_ROWS, start: int = 0
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
@@ -238,10 +243,11 @@ def open_rows(path: Path, config: ModelConfig, cache: Path, needs: Sequence[str]
     """
     check_columns(path, needs)
     limits = f"{config.num_codebooks}x{config.num_codes}-{config.spk_emb_size}"
-    target = cache / f"{path.stem}-{file_key(path)}-{limits}-v{PACKING}.arrow"
+    content = content_of(path)
+    target = cache / f"{content}-{limits}-v{PACKING}.arrow"
     if not target.is_file():
         pack(path, target, config)
-    rows = PackedRows(target, path)
+    rows = PackedRows(target, path, content)
     if strict and rows.bad:
         raise DataError(str(rows.bad[0]))
     return rows
@@ -250,15 +256,16 @@ def open_rows(path: Path, config: ModelConfig, cache: Path, needs: Sequence[str]
 class PackedRows:
     """Random access to a packed file, a view into its memory map.  Pickles as its path."""
 
-    def __init__(self, packed: Path, source: Path) -> None:
-        self.packed, self.source = packed, source
+    def __init__(self, packed: Path, source: Path, content: str) -> None:
+        """content: of the source when it was packed (`content_of`)."""
+        self.packed, self.source, self.content = packed, source, content
         reader = pa.ipc.open_file(pa.memory_map(str(packed)))
         self.batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
         self.starts = np.cumsum([0] + [batch.num_rows for batch in self.batches])
         self.bad = [BadRow(**row) for row in json.loads(packed.with_suffix(".bad.json").read_text(encoding="utf-8"))]
 
     def __reduce__(self):
-        return PackedRows, (self.packed, self.source)
+        return PackedRows, (self.packed, self.source, self.content)
 
     def __len__(self) -> int:
         return int(self.starts[-1])

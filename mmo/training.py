@@ -217,6 +217,11 @@ def open_corpora(
     return corpora, [share for _, share, _ in mixture]
 
 
+def files_of_pass(profile: Profile, stage: StageConfig) -> list[Path]:
+    """The data files that a pass sees, its own and those it rehearses.  Raises DataError naming what is missing."""
+    return [path for each in (stage, *stage.rehearsal) for path in find_files(profile.data_dir, each.data)]
+
+
 def validation_files(profile: Profile, pattern: str) -> list[Path]:
     """The held-out files of a pass's files: those with "validation" for "train" in their names, or what was set aside of them."""
     held_out = pattern.replace("train", "validation")
@@ -553,6 +558,7 @@ class StageRun:
         self.start = ""  # SHA-256 of the weights it starts from; process 0 knows it
         self.rows: list[str] = []  # the packed rows of the pass that is open: file, checksum, limits
         self.saved_rows: list[str] | None = None  # those of the state that is gone on from
+        self.files: dict[str, list[str]] = {}  # by pass, the data files it has seen: name and checksum
         self.progress, self.counts = Progress(), Counts()
         self.bad: dict[tuple[str, int], BadRow] = {}
         self.saved: dict[str, Tensor] | None = None
@@ -578,7 +584,7 @@ class StageRun:
                 f"anew: fresh=True in train(), --fresh on the command line"
             )
         self.progress, self.counts = Progress(**about["progress"]), Counts(**about["counts"])
-        self.start, self.saved_rows = about.get("start", ""), about.get("rows")
+        self.start, self.saved_rows, self.files = about.get("start", ""), about.get("rows"), about.get("files", {})
         return True
 
     def model(self) -> OmniModel:
@@ -621,6 +627,7 @@ class StageRun:
         for corpus in corpora:
             self.bad |= {(row.file, row.row): row for row in corpus.bad()}
         self.rows = [file.rows.packed.name for corpus in corpora for file in corpus.files]
+        self.files[stage.name] = sorted({file.rows.content for corpus in corpora for file in corpus.files})
         if self.saved is not None and self.saved_rows not in (None, self.rows):
             others = ", ".join(name for name in self.rows if name not in self.saved_rows) or "fewer files"
             raise ValueError(f"{self.state_file} was made on other rows than are there now ({others}). Put those back, or start anew: fresh=True in train(), --fresh on the command line")
@@ -656,7 +663,7 @@ class StageRun:
             log.close()
         if self.group.first:
             save_model(model, stage_file(self.run_dir, self.stage))
-            write_made(self.run_dir, self.stage, self.key(), self.settings["budget"], self.start)
+            write_made(self.run_dir, self.stage, self.key(), self.settings["budget"], self.start, self.files)
             self.state_file.unlink(missing_ok=True)
         self.group.wait()  # the next stage begins with this file
         return True
@@ -752,7 +759,7 @@ class StageRun:
 
     def save(self, stepper: Stepper, log: Log) -> None:
         """The state of this moment; the log reaches exactly as far."""
-        about = {"key": self.key(), "start": self.start, "rows": self.rows, "progress": asdict(self.progress), "counts": asdict(self.counts)}
+        about = {"key": self.key(), "start": self.start, "rows": self.rows, "files": self.files, "progress": asdict(self.progress), "counts": asdict(self.counts)}
         save_state(self.state_file, stepper.tensors(), about)
 
     def report_bad(self) -> tuple[BadRow, ...]:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 import worlds
@@ -126,6 +127,22 @@ def test_weights_from_another_start_and_weights_that_do_not_tell_are_trained_ane
         assert unknown in done.output and steps == ["t2a"] * 6 and done.output.count("done already") == 2, "it became what it was, so the others stay"
 
 
+def test_a_stage_whose_rows_have_changed_is_trained_anew(world, steps, tmp_path):
+    """Of its own file, or of one that it rehearses; files that are gone tell nothing."""
+    assert mmo_train(tmp_path).exit_code == 0
+    for name, again in (("i2t-train", ["i2t-projector"] * 6 + ["i2t"] * 6), ("a2a-train", ["a2a-projector"] * 6 + ["a2a"] * 6 + ["i2t-projector"] * 6 + ["i2t"] * 6)):
+        file = world.data_dir / f"{name}.parquet"
+        pq.write_table(pq.read_table(file).slice(1), file)
+        steps.clear()
+        done = mmo_train(tmp_path)
+        assert done.exit_code == 0 and steps == again, name
+        assert f"was made on other rows than are there now ({name}.parquet); it is trained anew" in done.output
+        assert mmo_train(tmp_path).output.count("done already") == 3, name
+    file.unlink()
+    steps.clear()
+    assert mmo_train(tmp_path).output.count("done already") == 3 and not steps
+
+
 def test_an_unfinished_stage_is_not_gone_on_with_from_other_weights(world, steps, tmp_path):
     train(world, "t2a", run_dir=tmp_path, progress_bar=False, workers=0)
     train(world, "a2a", run_dir=tmp_path, progress_bar=False, workers=0, pause=lambda: len(steps) == 9)
@@ -134,7 +151,7 @@ def test_an_unfinished_stage_is_not_gone_on_with_from_other_weights(world, steps
     train(world, "t2a", run_dir=tmp_path, progress_bar=False, workers=0, seed=1)
     steps.clear()
     done = mmo_train(tmp_path, "--seed", 1, "--minutes", 1e-9)
-    assert f"a2a: {unfinished} started from other weights than are there now; it begins anew" in done.output
+    assert f"{unfinished} started from other weights than are there now; the stage begins anew" in done.output
     assert steps == ["a2a-projector"] and "t2a: done already" in done.output
 
 
