@@ -115,14 +115,19 @@ def with_setting(profile, place: str, setting: str, value):
     part, dot, name = setting.partition(".")
     if dot and part in ("decoding", "model"):
         return replace(profile, **{part: replace(getattr(profile, part), **{name: value})})
-    stages = {stage: tuple(each if place not in ("", stage, each.name) else changed_pass(each, setting, value) for each in passes) for stage, passes in profile.stages.items()}
+    stages = {stage: tuple(each if place not in ("", stage, each.name) else changed_pass(each, setting, value, not place) for each in passes) for stage, passes in profile.stages.items()}
     return replace(profile, stages=stages)
 
 
-def changed_pass(stage: StageConfig, setting: str, value) -> StageConfig:
-    """One pass with a setting changed; steps take the place of epochs and the other way round."""
+def changed_pass(stage: StageConfig, setting: str, value, rehearsed: bool = False) -> StageConfig:
+    """One pass with a setting changed; steps take the place of epochs and the other way round.
+
+    Draws are those of the pass's own rows; with `rehearsed` also of those that it rehearses, which are another stage's.
+    """
     if setting.startswith("draws."):
-        return stage.replace(draws=replace(stage.draws, **{setting.removeprefix("draws."): value}))
+        change = {setting.removeprefix("draws."): value}
+        others = tuple(replace(each, draws=replace(each.draws, **change)) for each in stage.rehearsal) if rehearsed else stage.rehearsal
+        return stage.replace(draws=replace(stage.draws, **change), rehearsal=others)
     other = {"steps": "epochs", "epochs": "steps"}.get(setting)
     return stage.replace(**{setting: value} | ({other: None} if other and value is not None else {}))
 

@@ -76,17 +76,20 @@ class Assistant:
 
         return VisionEncoder.load(self.settings.vision_encoder_dir)
 
-    def prompt(self, text: str = "", sound: np.ndarray | None = None, picture: Image | None = None, voice: str | None = None, seed: int = 0) -> Prompt:
+    def prompt(
+        self, text: str = "", sound: np.ndarray | None = None, picture: Image | None = None, voice: str | None = None, seed: int = 0,
+        decoding: Decoding | None = None,
+    ) -> Prompt:  # fmt: skip
         """One question as training laid it out: words, a sound (N,) at 16 kHz, a picture, or several of these.
 
-        Raises ValueError where there is nothing to answer, or no such voice.
+        decoding: by whose hearings and looks; default the profile's.  Raises ValueError where there is nothing to answer, or no such voice.
         """
         if not text and sound is None and picture is None:
             raise ValueError("nothing to answer: give text, sound or picture")
         if voice is not None and voice not in self.voices:
             raise ValueError(f"no voice {voice!r}; there are {', '.join(self.voices)}")
         speaker = self.voices[voice] if voice else next(iter(self.voices.values()), None)
-        decoding = self.settings.decoding
+        decoding = decoding or self.settings.decoding
         heard = () if sound is None else self.speech_encoder.encode_at(sound, decoding.hearings)
         seen = () if picture is None else self.vision_encoder.encode_at(picture, decoding.looks)
         return lay_out(self.generator.tokenizer, self.generator.config, text, heard, seen, speaker, seed)
@@ -96,4 +99,4 @@ class Assistant:
         decoding: Decoding | None = None,
     ) -> Answer:  # fmt: skip
         """The answer to one question, text and speech; see `prompt`."""
-        return self.generator.answer(self.prompt(text, sound, picture, voice, seed), decoding)
+        return self.generator.answer(self.prompt(text, sound, picture, voice, seed, decoding), decoding)

@@ -1,7 +1,7 @@
 """Where a run of all stages stands: which stages are done, so that the same command goes on at the boundary where it was stopped.
 
     standing = find_standing(profile("mini"), "t2a", "full", Path("runs/mini"))
-    standing.done     # its weights are finished, of these settings, of these rows, and of these weights to start from: pass it over
+    standing.done     # its weights are finished, of these settings, rows and features, and of these weights to start from: pass it over
     standing.words    # a line for people, "" where there is nothing to say
 
 Beside its log a stage keeps how its finished weights were made, and their checksum (`checkpoint.how_made`): a record of other weights counts for nothing.
@@ -11,15 +11,17 @@ Whether an unfinished state may be gone on from is asked where that is done (`St
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmo import training
 from mmo.checkpoint import how_made, stage_file, state_file, told
 from mmo.config import StageConfig
 from mmo.digests import sha256_of
 from mmo.profiles import Profile
-from mmo.rows import DataError, content_of
-from mmo.training import files_of_pass, planned_passes, settings_key, start_of
+from mmo.rows import DataError
+from mmo.training import planned_passes, settings_key, start_of
 
 
 @dataclass(frozen=True)
@@ -44,22 +46,19 @@ def find_standing(profile: Profile, stage: str, budget: str, run_dir: Path, *, s
     now = start_of(profile, stage, run_dir)
     if now and made.get("start") != now:  # where they are gone, nothing says that others were meant
         return Standing(words=f"{stage}: {told(finished)} was made from other weights than are there now; it is trained anew")
-    if others := other_files(profile, passes, made.get("files", {})):
-        return Standing(words=f"{stage}: {told(finished)} was made on other rows than are there now ({', '.join(others)}); it is trained anew")
+    if others := other_rows(profile, passes, made.get("seen", {})):
+        return Standing(words=f"{stage}: {told(finished)} was made on other rows than are there now ({others}); it is trained anew")
     return Standing(done=True, words=f"{stage}: done already, with these settings ({told(finished)}); --fresh trains it anew")
 
 
-def other_files(profile: Profile, passes: Sequence[StageConfig], made_on: dict[str, list[str]]) -> list[str]:
-    """Data files of which there is another content now than the finished weights have seen, one that came or one that went.
+def other_rows(profile: Profile, passes: Sequence[StageConfig], seen: dict[str, dict[str, str]]) -> str:
+    """What the finished weights have seen otherwise than it is now, by name: data files, features of an encoder; "" where nothing.
 
-    made_on: by pass, what `checkpoint.how_made` tells; a pass that it does not name is not asked about.  Where files cannot be read, nothing says that others were meant.
+    seen: by pass, as `checkpoint.how_made` tells it; a pass that it does not name is not asked about.  Where files cannot be read, nothing says that others were meant.
     """
-    changed: set[str] = set()
+    encoders, found = training.default_encoders(profile, profile.device()), {}
     for each in passes:
-        if each.name in made_on:
-            try:
-                now = {content_of(path) for path in files_of_pass(profile, each)}
-            except (DataError, OSError):
-                continue
-            changed |= now ^ set(made_on[each.name])
-    return sorted({f"{name.rpartition('-')[0]}.parquet" for name in changed})
+        if each.name in seen:
+            with suppress(DataError, OSError):
+                found |= dict.fromkeys(filter(None, training.unlike(training.seen_by(profile, each, encoders), seen[each.name]).split(", ")))
+    return ", ".join(found)

@@ -71,7 +71,7 @@ class ChatTokenizer:
     def load(cls, folder: str | Path) -> ChatTokenizer:
         """Read a folder with tokenizer.json and tokenizer_config.json (or chat_template.jinja).
 
-        Raises FileNotFoundError naming what is missing, ValueError where there is no chat template.
+        Raises FileNotFoundError naming what is missing, ValueError where there is no chat template or a file is damaged.
         """
         folder = Path(folder)
         for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -82,7 +82,11 @@ class ChatTokenizer:
         template = own_file.read_text(encoding="utf-8") if own_file.is_file() else settings.get("chat_template")
         if not template:
             raise ValueError(f"{folder}: no chat template, neither in tokenizer_config.json nor in chat_template.jinja")
-        return cls(Tokenizer.from_file(str(folder / "tokenizer.json")), template, settings["eos_token"])
+        try:
+            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        except Exception as error:  # the library raises nothing more special
+            raise ValueError(f"{folder / 'tokenizer.json'} is no tokenizer, or damaged ({error}); fetch it again") from error
+        return cls(tokenizer, template, settings["eos_token"])
 
     def __len__(self) -> int:
         """Tokens in the vocabulary."""

@@ -2,7 +2,7 @@
 
     runs/tiny/t2a.state.safetensors     while a stage runs: weights, average, optimiser (fp32), random state, position
     runs/tiny/t2a.safetensors           when it is done: the weights alone, as `omni.save_model` writes them
-    runs/tiny/log/t2a.made.json         how these weights were made: settings, budget, the weights they started from, the data files of each pass
+    runs/tiny/log/t2a.made.json         how these weights were made: settings, budget, the weights they started from, the rows of each pass
     runs/tiny/snapshots/t2a-00800.safetensors   if asked for: the weights on the way, to listen to
 
 A state is one file, written beside its place and moved there in one go: whenever the process is killed, the file is the old state
@@ -80,12 +80,12 @@ def made_file(run_dir: Path, stage: str) -> Path:
     return run_dir / "log" / f"{stage}.made.json"
 
 
-def write_made(run_dir: Path, stage: str, key: str, budget: str, start: str, files: dict[str, list[str]]) -> None:
+def write_made(run_dir: Path, stage: str, key: str, budget: str, start: str, seen: dict[str, dict[str, str]]) -> None:
     """Write down how finished weights were made.  key: of the settings.  start: SHA-256 of the weights that the stage began with.
 
-    files: by pass, the data files it has seen (`rows.content_of`).
+    seen: by pass, what it has learnt from (`data.DataFile.seen`).
     """
-    made = {"key": key, "budget": budget, "start": start, "files": files, "weights": sha256_of(stage_file(run_dir, stage))}
+    made = {"key": key, "budget": budget, "start": start, "seen": seen, "weights": sha256_of(stage_file(run_dir, stage))}
     write_whole(made_file(run_dir, stage), lambda unfinished: unfinished.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8"))
 
 

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -49,6 +50,7 @@ ON_DISK = {  # what the system says of a file that is the caller's to put right
     errno.EDQUOT: "your share of that disk is used up; make room there, or give another place", errno.EEXIST: "a file stands where a folder is wanted",
     errno.ENOTDIR: "a file stands where a folder is wanted", errno.EISDIR: "it is a folder, and a file is wanted", errno.ENAMETOOLONG: "the name is too long",
 }  # fmt: skip
+MOST_SEED = 2**63 - 1  # what torch's generators take
 PLACES = " (runs go to MMO_RUNS, caches to MMO_CACHE, downloads to MMO_DOWNLOADS)"
 
 
@@ -153,7 +155,7 @@ def say(
     profile: ProfileOption = None,
     weights: Annotated[Path | None, typer.Option("--weights", help="A model file instead of the latest.")] = None,
     out: Annotated[Path, typer.Option("--out", help="Where the speech goes.")] = Path("say.wav"),
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed, another reading.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=MOST_SEED, help="Another seed, another reading.")] = 0,
     greedy: Annotated[bool, typer.Option("--greedy", help="Always the most likely token and code.")] = False,
     precision: PrecisionOption = None,
 ) -> None:
@@ -174,6 +176,8 @@ def test(
     changed: Annotated[bool, typer.Option("--changed", help="Only the notebooks that your changes since the last commit touch.")] = False,
 ) -> None:
     """Run the tests, units first and then the notebooks, side by side; what follows `--` goes to pytest."""
+    if fast and changed:
+        raise typer.BadParameter("--fast leaves the notebooks out, --changed chooses among them: give one of the two")
     chosen = ["-m", "not notebook"] if fast else []
     if changed:
         from mmo.course.changed import changed_files, touched
@@ -207,7 +211,7 @@ def train(
     budget: BudgetOption = "full",
     minutes: Annotated[float | None, typer.Option("--minutes", min=0, help="Pause after so long, all stages together; the same command goes on.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Another number of steps in all: the recipe, scaled.")] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=MOST_SEED)] = 0,
     run: Annotated[Path | None, typer.Option("--run", help="Folder of the run; default runs/<profile>.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget an interrupted run of this stage; with all, finished stages, too.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row instead of leaving it out.")] = False,
@@ -220,12 +224,13 @@ def train(
 
     With --stage all the same command goes on at the stage where it was stopped: stages that are done with these settings are passed over.
     """
+    from mmo.loader import LoaderDied
     from mmo.pausing import pausing
     from mmo.profiles import STAGES
     from mmo.profiles import profile as find_profile
 
     options = dict(steps=steps, seed=seed, fresh=fresh, strict=strict, workers=workers, compile=compile)
-    with plain_errors("mmo train"), stopped_at_once(), pausing(typer.echo) as pause:
+    with plain_errors("mmo train", LoaderDied), stopped_at_once(fresh), pausing(typer.echo) as pause:
         train_stages(find_profile(profile), STAGES if stage == "all" else (stage,), budget, run, minutes, pause, options)
         if pause and pause():
             raise typer.Exit(130)
@@ -253,7 +258,7 @@ def train_stages(chosen, stages: Sequence[str], budget: str, run: Path | None, m
             say(standing.words)
         if not standing.done:
             if late:
-                say(f"the {minutes:g} minutes are over before {each}: the same command goes on")
+                say(f"the {minutes:g} minutes are over before {each}: the same command{' without --fresh' if options['fresh'] else ''} goes on")
                 return
             left = None if deadline is None else max(deadline - time.monotonic(), 1e-3) / 60
             finished = train_stage(chosen, each, budget, run, pause=pause, minutes=left, **options).finished
@@ -268,12 +273,12 @@ def train_stages(chosen, stages: Sequence[str], budget: str, run: Path | None, m
 
 
 @contextmanager
-def stopped_at_once() -> Iterator[None]:
-    """A second Ctrl-C while training: say that nothing but the last minutes is lost."""
+def stopped_at_once(fresh: bool) -> Iterator[None]:
+    """A second Ctrl-C while training: say that nothing but the last minutes is lost.  fresh: the command was told to begin anew, and would again."""
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo("\nmmo train: stopped at once; the same command goes on from what was saved last", err=True)
+        typer.echo(f"\nmmo train: stopped at once; the same command{' without --fresh' if fresh else ''} goes on from what was saved last", err=True)
         raise typer.Exit(130) from None
 
 
@@ -408,7 +413,7 @@ def world_build(
 
 @world.command("card")
 def world_card() -> None:
-    """Print the data card data/tiny/README.md from the files and their figures."""
+    """Write the data card data/tiny/README.md from the files and their figures."""
     from mmo.world.card import main
 
     main()
@@ -440,7 +445,7 @@ BaselineOption = Annotated[Literal["padded", "none"], typer.Option("--baseline",
 RoundsOption = Annotated[int, typer.Option("--rounds", min=1, help="Rounds that count; one more warms up.")]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda; default the profile's.", show_default=False)]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write everything here.")]
-SeedOption = Annotated[int, typer.Option("--seed", min=0)]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, max=MOST_SEED)]
 
 
 def known_precisions(names: list[str] | None) -> list[str] | None:
@@ -689,9 +694,10 @@ def course_reset(
     numbers = [each.number for each in read_course()]
     if notebook not in numbers:
         raise typer.BadParameter(f"no notebook {notebook!r}; there are {', '.join(numbers)}")
-    print(f"{notebook}: {reset(notebook)} entries forgotten")
-    if file:
-        print(f"{restore(notebook)} is as it was handed out")
+    with plain_errors("mmo course reset"):  # the file first: where it cannot be made, nothing is forgotten
+        if file:
+            print(f"{restore(notebook)} is as it was handed out")
+        print(f"{notebook}: {reset(notebook)} entries forgotten")
 
 
 @course.command("book")
@@ -936,10 +942,13 @@ def course_run(
 
     if bool(notebooks) == bool(resume):
         raise typer.BadParameter("give --notebooks for a new run, or --resume and the folder of an earlier one")
+    if resume and (profile or settings or to or budget != "full" or edition != "solutions"):
+        raise typer.BadParameter("--resume goes on with what was asked for then; beside it only --jobs and --minutes can be given anew")
 
     def ask():
         if resume:
-            return read_batch(resume), resume
+            earlier = read_batch(resume)
+            return (earlier if minutes is None else replace(earlier, minutes=minutes)), resume
         batch = Batch(expand(notebooks, read_course()), find_profile(profile).full_name, budget, read_settings(settings or ()), edition, minutes)
         return batch, new_folder(to)
 

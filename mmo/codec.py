@@ -356,8 +356,9 @@ class Codec:
     def streaming(self, batch: int = 1, largest: int = 8) -> Iterator[StreamingDecoder]:
         """Decode codes as they come: `with codec.streaming(batch) as stream: stream.decode(codes)`.
 
-        largest: the most frames in one call.  One stream at a time for one codec; leaving the block forgets its state.
+        largest: the most frames in one call.  One stream at a time for one codec, else RuntimeError; leaving the block forgets its state.
         """
+        self.check_idle()
         with self.model.streaming(batch):
             widen_context(self.model, batch, largest)
             yield StreamingDecoder(self, largest)

@@ -103,6 +103,11 @@ class Compilation:
         self.tell(f"torch.compile is off and training goes on without it: {reason}")
 
 
+def uncompiled(model: OmniModel) -> None:
+    """The blocks as they are written, where an earlier pass has compiled them."""
+    restore([module for module in model.modules() if isinstance(module, Block)])
+
+
 def restore(blocks: list[nn.Module]) -> None:
     """Each block's own `forward` again."""
     for block in blocks:

@@ -28,7 +28,8 @@ from mmo.examination import SIZES, Candidate, Ear, Exam, of_tier, spread_voices
 from mmo.omni import OmniModel
 from mmo.profiles import Profile, runs_root
 from mmo.profiles import profile as find_profile
-from mmo.training import Encoders, Stepper, open_corpora, planned_passes, train
+from mmo.training import Encoders, Stepper, open_corpora, planned_passes, read_log, train
+from mmo.weights import write_whole
 
 TRIED = 8  # steps on the clock, behind two that warm up
 
@@ -58,9 +59,11 @@ def train_point(profile: Profile, minutes: float, step_seconds: float, folder: P
     done = folder / "point.json"
     if done.is_file():
         return json.loads(done.read_text(encoding="utf-8"))
-    steps = max(10, round(60 * minutes / step_seconds))
+    plan = folder / "plan.json"  # a point that was begun is gone on with, whatever a step takes today
+    steps = json.loads(plan.read_text(encoding="utf-8"))["steps"] if plan.is_file() else max(10, round(60 * minutes / step_seconds))
+    write_whole(plan, lambda unfinished: unfinished.write_text(json.dumps({"steps": steps}) + "\n", encoding="utf-8"))
     result = train(profile, "t2a", "full", folder, steps=steps)
-    took = result.seconds / 60
+    took = sum(entry["seconds"] for entry in read_log(result.log_file)) / 60  # of all steps, in however many sittings
     point = {"wanted_minutes": minutes, "minutes": round(steps * step_seconds / 60 if given else took, 2), "took": round(took, 2), "steps": result.steps}
     done.write_text(json.dumps(point) + "\n", encoding="utf-8")
     return point
@@ -81,7 +84,7 @@ def listen(profile: Profile, folders: dict[float, Path], sentences: int) -> dict
     found = {}
     for name, texts in said.items():
         errors = measures.word_errors(texts, ear[name])
-        found[name] = {"wer": errors.wer, "interval": errors.interval(), "answers": len(items)}
+        found[name] = {"wer": errors.wer, "interval": errors.interval(groups=[item.truth for item in items]), "answers": len(items)}
     return found
 
 

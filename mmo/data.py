@@ -57,6 +57,11 @@ class DataFile:
                 found.setdefault(row.row, row)
         return [found[number] for number in sorted(found)]
 
+    def seen(self) -> dict[str, str]:
+        """What is learnt from here, by name, each with a checksum: the file, and the features with all that made them."""
+        stores = [store for store in (self.sounds, self.pictures) if store is not None]
+        return {self.rows.source.name: self.rows.key} | {features_of(self.rows.source, store.made.column): store.made.key() for store in stores}
+
     def usable(self) -> np.ndarray:
         """Indices of the packed rows whose sounds and pictures could be read, too, without those set aside."""
         numbers = self.rows.numbers()
@@ -577,6 +582,11 @@ def cut_at(examples: Sequence[Example], budget: int) -> list[list[Example]]:
 def useful_share(batches: Sequence[Batch]) -> float:
     """Positions that are no padding, of all that are computed."""
     return sum(batch.useful for batch in batches) / sum(batch.size for batch in batches)
+
+
+def features_of(path: Path, column: str) -> str:
+    """What features of a file's column are called: "a2a-train.parquet: features of question_audios"."""
+    return f"{path.name}: features of {column}"
 
 
 def find_files(folder: Path, patterns: Sequence[str]) -> list[Path]:

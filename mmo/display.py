@@ -475,7 +475,7 @@ class Curves:
                 axes.set_title(name)
             last = [f"{name} {value:.3g}" for name, value in zip(self.names, self.points[-1][1:] if self.points else ()) if value is not None]
             last += [f"{name}, held out, {dots[-1][1]:.3g}" for name, dots in self.dots.items() if dots]
-            return finish(figure, f"Curves of {', '.join(self.names)} over {len(self.points)} steps; last: {', '.join(last) or 'nothing yet'}.")
+            return finish(figure, f"Curves of {', '.join(self.names)} over {len({point[0] for point in self.points})} steps; last: {', '.join(last) or 'nothing yet'}.")
 
     def show(self) -> None:
         """Draw in the place of the last picture; in a script there is no page to show it on."""

@@ -83,7 +83,7 @@ class Machine:
 
 
 # tiny: the bounds of the course. mini: a 3090 reports 25.3 GB; memory and disk are estimates, not measured yet.  With a T4's 15.6 GB it would
-# do, counted (`mmo plan --profile mini --card t4`: 10.9 GB in float32).
+# do, counted (`mmo plan --profile mini --card t4`: 9.6 GB in float32, without the attention scores).
 NEEDS = {
     "tiny": Needs(memory=6, disk=2),
     "tiny-moe": Needs(memory=6, disk=2),
@@ -163,9 +163,6 @@ def look_at_machine() -> Machine:
     """Measure cores, memory, free disk where downloads and runs lie (the scarcer of both), and GPUs. Needs torch."""
     import torch
 
-    from mmo.manifest import downloads_root
-    from mmo.profiles import runs_root
-
     def gpu(number: int) -> Gpu:
         found = torch.cuda.get_device_properties(number)
         return Gpu(f"{found.name}, sm_{found.major}{found.minor}", found.total_memory / 1e9, found.major >= 8)
@@ -173,9 +170,17 @@ def look_at_machine() -> Machine:
     return Machine(
         cores=os.cpu_count() or 1,
         memory=memory_limit() / 1e9,
-        disk=min(free_at(place) for place in (downloads_root(), runs_root())) / 1e9,
+        disk=free_at(scarcest()) / 1e9,
         gpus=tuple(gpu(number) for number in range(torch.cuda.device_count())),
     )
+
+
+def scarcest() -> Path:
+    """Of the folders that fill, downloads and runs, the one with less room."""
+    from mmo.manifest import downloads_root
+    from mmo.profiles import runs_root
+
+    return min((runs_root(), downloads_root()), key=free_at)
 
 
 def free_at(place: Path) -> int:
@@ -204,7 +209,7 @@ def check_machine(machine: Machine) -> Iterator[Finding]:
                       f"{'yes' if gpu.bf16 else 'no'}")
     free = psutil.virtual_memory().available / 1e9
     yield Finding("memory", f"{machine.memory:.1f} GB, {free:.1f} GB free now")
-    yield Finding("disk", f"{machine.disk:.0f} GB free in {REPOSITORY}")
+    yield Finding("disk", f"{machine.disk:.0f} GB free in {scarcest()}")
     yield check_runs()
 
 
@@ -287,7 +292,7 @@ def check_profile(name: str, machine: Machine) -> Finding:
     wanted = needs.disk - (0 if name.startswith("tiny") else held_for(name) / 1e9)  # what is fetched already needs no room
     if machine.disk < wanted:
         lacking.append(f"{wanted:.0f} GB of free disk")
-        advice.append(f"make room in {REPOSITORY}, or set MMO_DOWNLOADS and MMO_RUNS to folders on another disk")
+        advice.append(f"make room in {scarcest()}, or set MMO_DOWNLOADS and MMO_RUNS to folders on another disk")
     if not needs.cards(machine.gpus, slowly=True):
         lacking.append(f"{needs.gpus} GPU with {needs.gpu_memory:.0f} GB")
         advice.append("a driver and a CUDA build of torch if the card is there (docs/install.md), else use tiny")

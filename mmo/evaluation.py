@@ -148,7 +148,7 @@ def ask_i2t(exam: Exam, candidate: Candidate, ear: Ear):
         return replace(prompts[n], image_features=prompts[other].image_features, looks=prompts[other].looks)
 
     answers, spoken, wrong = ask_inputs("i2t", items, prompts, partners, swap_in, exam, candidate, ear)
-    right = [answer.text.strip() == item.truth for answer, item in zip(answers, items)]
+    right = exactly([answer.text for answer in answers], items)
     rare = {tier: measures.spread(of_tier(exam.shown, tier), exam.sizes.rare_inputs) for tier in TIERS[1:]}
     rare_texts = {
         tier: candidate.texts(exam.seen_prompts(found), f"i2t {tier}") for tier, found in rare.items() if found
@@ -161,12 +161,17 @@ def ask_i2t(exam: Exam, candidate: Candidate, ear: Ear):
             "exact_match_interval": measures.share_interval(right, exam.seed),
             "exact_match_swapped_pictures": measures.share(wrong),
         }
-        return found | {tier: {"pictures": len(rare[tier]), "exact_match": accuracy(texts, rare[tier])} for tier, texts in rare_texts.items()}
+        return found | {tier: {"pictures": len(rare[tier]), "exact_match": measures.share(exactly(texts, rare[tier]))} for tier, texts in rare_texts.items()}
 
     def mark_spoken() -> dict:
         return spoken_extras(spoken, ear, exam)
 
     return mark, mark_spoken, spoken
+
+
+def exactly(texts: Sequence[str], items: Sequence[Item]) -> list[bool]:
+    """Whether each text is the description, to the letter."""
+    return [text.strip() == item.truth for text, item in zip(texts, items, strict=True)]
 
 
 def accuracy(texts: Sequence[str], items: Sequence[Item]) -> float | None:

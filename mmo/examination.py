@@ -216,14 +216,14 @@ class Spoken:
         found = {
             "answers": len(places),
             "answer_accuracy": measures.share(right),
-            "answer_accuracy_interval": measures.share_interval(right, seed),
+            "answer_accuracy_interval": measures.share_interval(right, seed, truths),  # by sentence: each voice is asked for the same ones
             "wer": errors.wer,
-            "wer_interval": errors.interval(seed),
+            "wer_interval": errors.interval(seed, truths),
             "wer_insertions": errors.insertions,
             "wer_deletions": errors.deletions,
             "wer_substitutions": errors.substitutions,
             "spoken_accuracy": measures.share(spoken),
-            "spoken_accuracy_interval": measures.share_interval(spoken, seed),
+            "spoken_accuracy_interval": measures.share_interval(spoken, seed, truths),
             "spoken_accuracy_content": measures.share(content),
             "runaways": measures.share([not answer.stopped or not answer.text_ended for answer in answers]),
             "early_stops": measures.share(early),
@@ -239,7 +239,7 @@ def reference_figures(truths: Sequence[str], heard: Sequence[str], suffix: str, 
     errors = measures.word_errors(truths, heard)
     return {
         f"wer_{suffix}": errors.wer,
-        f"wer_{suffix}_interval": errors.interval(seed),
+        f"wer_{suffix}_interval": errors.interval(seed, truths),
         f"spoken_accuracy_{suffix}": measures.share([measures.same_words(*pair) for pair in zip(heard, truths)]),
         f"spoken_accuracy_content_{suffix}": measures.share([measures.same_content(*pair) for pair in zip(heard, truths)]),
     }
@@ -259,7 +259,7 @@ class Candidate:
 
     def __init__(self, weights: Path | OmniModel, exam: Exam) -> None:
         model = weights.eval() if isinstance(weights, OmniModel) else load_model(weights)
-        model = model.to(exam.device, exam.dtype)
+        model = model.to(exam.device) if exam.precision else model.to(exam.device, exam.dtype)  # a precision is made of the weights as they are
         self.exam = exam
         self.generator = Generator(model, exam.codec, exam.tokenizer, exam.decoding, precision=exam.precision)
 

@@ -35,7 +35,7 @@ import soxr
 from filelock import FileLock
 from tqdm.auto import tqdm
 
-from mmo.rows import BadRow, DataError, file_key, open_parquet, read_batches
+from mmo.rows import BadRow, DataError, check_columns, file_key, open_parquet, read_batches
 
 SAMPLE_RATE = 16_000
 JOURNAL = "journal.jsonl"  # of a store on its way
@@ -266,6 +266,11 @@ def cells_of(batch: pa.RecordBatch, column: str, path: Path) -> list[list[bytes]
     return found
 
 
+def store_name(path: Path, made: Made) -> str:
+    """The name of a store's folder in the cache."""
+    return f"{path.stem}-{made.column}-{made.key()}"
+
+
 def cache_features(
     path: Path,
     column: str,
@@ -285,7 +290,7 @@ def cache_features(
     Raises DataError where the store is damaged, where there is none and compute is False, and for the first bad row if strict.
     """
     wanted = made_from(path, column, frozen, copies, seed)
-    folder = cache / f"{path.stem}-{column}-{wanted.key()}"
+    folder = cache / store_name(path, wanted)
     if not folder.is_dir():
         stale = "".join(f"\n  {old} is refused: {why}" for old, why in stale_stores(cache, path, wanted))
         if not compute:
@@ -306,6 +311,7 @@ def compute_features(path: Path, frozen: Frozen, folder: Path, made: Made) -> No
 
     Another process that wants the same store waits until this one has made it.
     """
+    check_columns(path, (made.column,))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.lock")):
         if folder.is_dir():  # another process was quicker
@@ -343,7 +349,7 @@ class Draft:
         self.bad: list[dict] = []
         self.digest = hashlib.sha256()
         self.values = open(folder / "features.f16", "a+b")
-        self.journal = open(folder / JOURNAL, "a+", encoding="utf-8")
+        self.journal = open(folder / JOURNAL, "a+", encoding="utf-8", newline="\n")
         self.go_on()
         self.begun = None if self.counts else (time.monotonic(), time.process_time())  # what a whole making took
 
@@ -356,22 +362,22 @@ class Draft:
         """Take over what an interrupted run left."""
         self.values.seek(0)
         self.journal.seek(0)
-        kept, size = [], 0
-        for line in self.journal.read().splitlines():
+        kept, size = 0, 0
+        for line in self.journal.read().splitlines(keepends=True):
             try:
                 entry = json.loads(line)
             except json.JSONDecodeError:
+                break
+            if not line.endswith("\n"):
                 break
             data = self.values.read(2 * self.dim * sum(entry["lengths"]))
             if zlib.crc32(data) != entry["crc"] or len(data) != 2 * self.dim * sum(entry["lengths"]):
                 break
             self.take(entry, data)
-            kept.append(line)
+            kept += len(line)  # bytes, too: JSON here is ASCII
             size += len(data)
         self.values.truncate(size)
-        self.journal.truncate(0)
-        self.journal.write("".join(f"{line}\n" for line in kept))
-        self.journal.flush()
+        self.journal.truncate(kept)  # cut, never written anew: a kill or a full disk costs no line that was whole
 
     def take(self, entry: dict, data: bytes) -> None:
         self.counts += entry["counts"]

@@ -15,7 +15,7 @@ changes nothing that is heard (`tail`).
 
 A question that is heard may be written down first (`Decoding.write_down`), in the think block with which an answer may begin and of which
 nothing is spoken.  That is a run of its own, for text alone, up to "</think>"; then the prompt ends behind the block, and the above begins.
-No other block is opened: where nothing was heard, there is nothing to write down.
+No other block is opened: speech would begin inside it.
 
 The same sound may be heard several times, at other speeds (`Prompt.again`): then every token of the block is the one that all hearings together
 find likeliest, their probabilities multiplied.  What one hearing takes for "two" another takes for "ten"; the answer is to the first.
@@ -52,6 +52,9 @@ from mmo.streaming import SpeechStream
 from mmo.twin import Precision, for_decoding
 
 
+PICTURE_QUESTION = "What do you see?"  # where there is a picture and nothing else; no picture was trained on without words
+
+
 # --- What goes in and what comes out -----------------------------------------------------------------------------
 
 
@@ -82,7 +85,13 @@ def lay_out(
     """A question as training laid it out: words, a sound, a picture, or several of these.
 
     heard: (N, D_audio) at each speed, the sound as it is first.  seen: (P, D_image) at each look, the picture as it is first.
+    Raises ValueError where a picture's features are not what the model reads.
     """
+    wanted = (config.image_token_len, config.image_hidden_size)
+    if strange := [tuple(look.shape) for look in seen if tuple(look.shape) != wanted]:
+        raise ValueError(f"a picture became features of shape {strange[0]}, the model reads {wanted}: this vision encoder is not the one that the weights were trained with")
+    if seen and not text and not heard:
+        text = PICTURE_QUESTION
     if seen and IMAGE_MARK not in text:
         text = f"{IMAGE_MARK}\n{text}" if text else IMAGE_MARK
 
@@ -134,6 +143,7 @@ class Heard:
 
     text: str
     row: int = 0
+    ended: bool = True  # False: `max_text` cut it, and what is answered is its beginning
 
 
 @dataclass(frozen=True)
@@ -478,12 +488,12 @@ class Generator:
     def start(
         self, prompts: Sequence[Prompt], decoding: Decoding | None, speech: bool, end_token: int | None = None, together: Sequence[int] | None = None
     ) -> Decoder:
-        """Collate and read the prompts.  Where think blocks are written down (`listen`), an answer opens none of its own.
+        """Collate and read the prompts.  No answer opens a think block of its own: speech would begin inside it.
 
         together: of the prompts as they are; without it each answers for itself, its further looks beside it.
         """
         decoding = decoding or self.decoding
-        unsaid = self.tokenizer.id("<think>") if decoding.write_down and self.tokenizer and end_token is None else None
+        unsaid = self.tokenizer.id("<think>") if self.tokenizer and end_token is None else None
         answering = len(prompts)
         if together is None and any(prompt.looks for prompt in prompts):
             prompts, together = with_looks(prompts)
@@ -491,15 +501,16 @@ class Generator:
         seeds = [prompt.seed for prompt in prompts]
         return Decoder(self.model, batch, seeds, decoding, speech, self.graph, end_token, unsaid, together, answering)
 
-    def listen(self, prompts: Sequence[Prompt], decoding: Decoding | None) -> tuple[list[Prompt], list[str]]:
+    def listen(self, prompts: Sequence[Prompt], decoding: Decoding | None) -> tuple[list[Prompt], list[str], set[int]]:
         """Let the model write down what it hears, where `Decoding.write_down` wants it; what is heard `again` has a say in it.
 
-        Returns the prompts, those with a sound ending behind their think block now, and the words of each ("" where there was no sound).
+        Returns the prompts, those with a sound ending behind their think block now; the words of each ("" where there was no sound); and the
+        places of those whose words came to no end within `max_text`: they are answered as far as they go.
         """
         prompts, heard = list(prompts), [""] * len(prompts)
         asking = [number for number, prompt in enumerate(prompts) if prompt.audio_features is not None]
         if not (asking and (decoding or self.decoding).write_down):
-            return prompts, heard
+            return prompts, heard, set()
         if self.tokenizer is None:
             raise ValueError("write_down needs a tokenizer: its think block is text")
         opening, closing = (self.tokenizer.encode(part) for part in (THINK_START, THINK_END))
@@ -509,12 +520,12 @@ class Generator:
         decoder = self.start(opened, decoding, False, self.tokenizer.id("</think>"), together)
         for _ in decoder.run(drop=True):
             pass
-        written = {number: ids for (*_, number), (ids, *_) in zip(hearings, decoder.results(), strict=True)}  # all hearings of one wrote the same
+        written = {number: (ids, ended) for (*_, number), (ids, _, ended, _) in zip(hearings, decoder.results(), strict=True)}  # all hearings of one wrote the same
         for number in asking:
-            heard[number] = self.tokenizer.decode(written[number]).strip()
+            heard[number] = self.tokenizer.decode(written[number][0]).strip()
             words = self.tokenizer.encode(heard[number])  # without the newline, which is the closing's
             prompts[number] = replace(prompts[number], text_ids=[*prompts[number].text_ids, *opening, *words, *closing], again=())
-        return prompts, heard
+        return prompts, heard, {number for number, (_, ended) in written.items() if not ended}
 
     @torch.no_grad()
     def stream(
@@ -529,8 +540,8 @@ class Generator:
         """
         clock = Clock()
         with evaluating(self.model):
-            prompts, heard = self.listen(prompts, decoding)
-            yield from clock.outside([Heard(text, row) for row, text in enumerate(heard) if text])
+            prompts, heard, cut = self.listen(prompts, decoding)
+            yield from clock.outside([Heard(text, row, row not in cut) for row, text in enumerate(heard) if text])
             decoder = self.start(prompts, decoding, speech=True)
             rows = [RowStream(self, row) for row in range(len(prompts))]
             with self.sounding(len(prompts), largest) as speech:
@@ -580,12 +591,13 @@ class Generator:
         with evaluating(self.model):
             for first in range(0, len(order), batch):
                 chosen = order[first : first + batch]
-                asked, heard = self.listen([prompts[number] for number in chosen], decoding)
+                asked, heard, _ = self.listen([prompts[number] for number in chosen], decoding)
                 decoder = self.start(asked, decoding, speech)
                 for _ in decoder.run(drop=True):
                     pass
                 for number, words, (ids, codes, text_ended, stopped) in zip(chosen, heard, decoder.results(), strict=True):
                     answers[number] = Answer(self.text(ids), ids, codes, text_ended, stopped, heard=words)
+                del decoder  # its cache goes before the next batch's comes
                 if progress:
                     progress(len(chosen))
         found = [answers[number] for number in range(len(prompts))]

@@ -45,6 +45,16 @@ def default_workers(device: torch.device) -> int:
     return int(cores > 1 and sys.platform == "linux")
 
 
+class LoaderDied(RuntimeError):
+    """A loader process has ended, and no batch will come of it."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(
+            f"a loader process died ({str(error).splitlines()[0]}). Too little memory, or too little shared memory (/dev/shm; in a "
+            "container: --shm-size)? `mmo train --workers 0` goes on without such processes"
+        )
+
+
 class Chunks(IterableDataset):
     """One worker's share of the chunks, batch by batch; an error comes as a value, so that it arrives as it is."""
 
@@ -64,7 +74,8 @@ class BatchesAhead:
     """The batches of `batches.start(chunk, number)`, made by `workers` processes (0: here, when asked).
 
     pin: put them into pinned memory, from where a copy to a CUDA device need not be waited for.
-    Raises what making a batch raises, and RuntimeError where a process died.
+    Raises what making a batch raises, and LoaderDied where a process died.  torch notices that by a signal, so the error may come up
+    anywhere in the block; it leaves the block as LoaderDied.
     """
 
     def __init__(self, batches: Batches, chunk: int = 0, number: int = 0, workers: int = 0, pin: bool = False) -> None:
@@ -104,10 +115,7 @@ class BatchesAhead:
         try:
             batch = next(self.streams[self.turn])
         except RuntimeError as error:
-            raise RuntimeError(
-                f"a loader process died ({str(error).splitlines()[0]}). Too little memory, or too little shared memory (/dev/shm; in a "
-                "container: --shm-size)? `mmo train --workers 0` goes on without such processes"
-            ) from error
+            raise LoaderDied(error) from error
         if isinstance(batch, Exception):
             raise batch
         if batch.position[0] != self.chunk:  # the chunk's last batch: the next chunk is the next worker's
@@ -117,8 +125,10 @@ class BatchesAhead:
     def __enter__(self) -> BatchesAhead:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, _, error: BaseException | None, __) -> None:
         self.close()
+        if isinstance(error, RuntimeError) and not isinstance(error, LoaderDied) and "DataLoader worker" in str(error):
+            raise LoaderDied(error) from error
 
     def close(self) -> None:
         """End the processes; what they have made and nobody took is forgotten."""

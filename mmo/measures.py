@@ -6,7 +6,8 @@
 What counts as a word is the judge's business: `split`, here `words`, elsewhere `WhisperJudge.split`.
 
 Intervals are bootstrap intervals by utterance (Bisani & Ney 2004): utterances, not words, are drawn anew, because the
-words of one utterance go wrong together.
+words of one utterance go wrong together.  Where a sentence is asked several times (in two voices, say), `groups` names it: then
+sentences are drawn, for what makes one of its answers wrong makes the other wrong, too.
 """
 
 from __future__ import annotations
@@ -47,10 +48,17 @@ def same_content(one: str, other: str) -> bool:
     return content_words(one) == content_words(other)
 
 
-def interval(errors: np.ndarray, sizes: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> list[float] | None:
-    """95 % bootstrap interval of sum(errors) / sum(sizes), utterances (N,) drawn with replacement; None where N is 0."""
+def interval(errors: np.ndarray, sizes: np.ndarray, seed: int = 0, resamples: int = RESAMPLES, groups: Sequence | None = None) -> list[float] | None:
+    """95 % bootstrap interval of sum(errors) / sum(sizes), utterances (N,) drawn with replacement; None where N is 0.
+
+    groups: one label an utterance; what has the same is drawn together.
+    """
     if not len(errors):
         return None
+    if groups is not None:
+        places: dict = {}
+        index = [places.setdefault(label, len(places)) for label in groups]
+        errors, sizes = np.bincount(index, errors), np.bincount(index, sizes)
     drawn = np.random.default_rng(seed).integers(len(errors), size=(resamples, len(errors)))
     rates = errors[drawn].sum(axis=1) / np.maximum(sizes[drawn].sum(axis=1), 1)
     return [round(float(edge), 4) for edge in np.percentile(rates, [2.5, 97.5])]
@@ -90,9 +98,9 @@ class Errors:
     def substitutions(self) -> float | None:
         return self.rate(self.substituted)
 
-    def interval(self, seed: int = 0) -> list[float] | None:
-        """95 % interval of the error rate."""
-        return interval(self.errors, self.sizes, seed) if self.sizes.sum() else None
+    def interval(self, seed: int = 0, groups: Sequence | None = None) -> list[float] | None:
+        """95 % interval of the error rate; groups as in `interval`."""
+        return interval(self.errors, self.sizes, seed, groups=groups) if self.sizes.sum() else None
 
 
 class WordErrors(Errors):
@@ -148,9 +156,9 @@ def share(hits: Sequence[bool]) -> float | None:
     return round(float(np.mean(hits)), 4) if len(hits) else None
 
 
-def share_interval(hits: Sequence[bool], seed: int = 0) -> list[float] | None:
-    """95 % interval of `share`."""
-    return interval(np.asarray(hits, dtype=float), np.ones(len(hits)), seed)
+def share_interval(hits: Sequence[bool], seed: int = 0, groups: Sequence | None = None) -> list[float] | None:
+    """95 % interval of `share`; groups as in `interval`."""
+    return interval(np.asarray(hits, dtype=float), np.ones(len(hits)), seed, groups=groups)
 
 
 def spread(items: Sequence, count: int) -> list:

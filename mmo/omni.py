@@ -368,15 +368,15 @@ def load_weights(model: OmniModel, state: dict[str, Tensor], source: str) -> Non
     model.load_state_dict(state | {TIED: state[EMBEDDING]})
 
 
-def save_model(model: OmniModel, path: str | os.PathLike, dtype: torch.dtype | None = None) -> None:
-    """Write weights (as `dtype`, default as they are) and configuration to one .safetensors file, atomically."""
+def save_model(model: OmniModel, path: str | os.PathLike, dtype: torch.dtype | None = None, onto_disk: bool = False) -> None:
+    """Write weights (as `dtype`, default as they are) and configuration to one .safetensors file, atomically; onto_disk as in `write_tensors`."""
     state = {name: value.to(dtype or value.dtype) for name, value in model.state_dict().items() if name != TIED}
-    write_model(state, model.config, path)
+    write_model(state, model.config, path, onto_disk=onto_disk)
 
 
-def write_model(state: dict[str, Tensor], config: ModelConfig, path: str | os.PathLike, about: dict[str, str] | None = None) -> None:
+def write_model(state: dict[str, Tensor], config: ModelConfig, path: str | os.PathLike, about: dict[str, str] | None = None, onto_disk: bool = False) -> None:
     """What `save_model` does, from weights by name (without the tied head); `about` is further metadata."""
-    write_tensors(path, state, {"config": json.dumps(config.to_dict())} | (about or {}))
+    write_tensors(path, state, {"config": json.dumps(config.to_dict())} | (about or {}), onto_disk)
 
 
 def read_model(path: str | os.PathLike, config: ModelConfig | None = None) -> tuple[dict[str, Tensor], ModelConfig, dict[str, str]]:

@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock
 
 from mmo.config import ModelConfig
 from mmo.digests import sha256_of
@@ -100,11 +101,6 @@ def file_key(path: Path) -> str:
     return sha256_of(path)[:16]
 
 
-def content_of(path: Path) -> str:
-    """The file's name, and what it holds: "t2a-train-0123456789abcdef".  Two files of one name and other rows have other ones."""
-    return f"{path.stem}-{file_key(path)}"
-
-
 def read_batches(
     path: Path, columns: Sequence[str], batch_rows: int = BATCH_ROWS, start: int = 0
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
@@ -140,6 +136,10 @@ def parse_conversation(text: str | None) -> list[dict]:
     for turn in turns:
         if turn.get("role") not in ROLES or not isinstance(turn.get("content"), str):
             raise ValueError(f"a turn needs role ({', '.join(ROLES)}) and content, got {str(turn)[:80]}")
+        try:
+            turn["content"].encode()
+        except UnicodeEncodeError:
+            raise ValueError("a turn's content holds half of a surrogate pair (a character that was cut in two), which no tokenizer reads") from None
     roles = [turn["role"] for turn in turns]
     if "assistant" not in roles or "user" not in roles[: roles.index("assistant")]:
         raise ValueError("no assistant turn that answers a user turn")
@@ -181,9 +181,21 @@ def check_row(row: dict[str, pa.Scalar | None], config: ModelConfig) -> None:
 
 
 def pack(path: Path, target: Path, config: ModelConfig) -> None:
-    """Check every row of a parquet file and write the good ones to `target`, the bad ones beside it (.bad.json)."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f"{target.name}.{os.getpid()}.part")
+    """Check every row of a parquet file and write the good ones to `target`, the bad ones beside it (.bad.json): all of it or nothing."""
+    beside = target.with_suffix(".bad.json")
+    rows, bad = (each.with_name(f"{each.name}.part") for each in (target, beside))
+    try:
+        found = pack_into(rows, path, config)
+        bad.write_text(json.dumps([asdict(row) for row in found]), encoding="utf-8")
+        os.replace(bad, beside)
+        os.replace(rows, target)  # at last: where this is there, all is
+    finally:
+        for part in (rows, bad):
+            part.unlink(missing_ok=True)
+
+
+def pack_into(unfinished: Path, path: Path, config: ModelConfig) -> list[BadRow]:
+    """Write the good rows of a parquet file to `unfinished`; the bad ones are returned."""
     bad: list[BadRow] = []
     with pa.ipc.new_file(unfinished, SCHEMA) as writer:
         for first, batch in read_batches(path, SCHEMA.names):
@@ -199,8 +211,7 @@ def pack(path: Path, target: Path, config: ModelConfig) -> None:
             arrays = [pa.array(np.array(good, np.int64) + first)]
             arrays += [columns[field.name].take(chosen).cast(field.type) for field in list(SCHEMA)[1:]]
             writer.write_batch(pa.record_batch(arrays, schema=SCHEMA))
-    target.with_suffix(".bad.json").write_text(json.dumps([asdict(row) for row in bad]), encoding="utf-8")
-    os.replace(unfinished, target)
+    return bad
 
 
 def column_of(batch: pa.RecordBatch, name: str, path: Path) -> pa.Array:
@@ -243,11 +254,14 @@ def open_rows(path: Path, config: ModelConfig, cache: Path, needs: Sequence[str]
     """
     check_columns(path, needs)
     limits = f"{config.num_codebooks}x{config.num_codes}-{config.spk_emb_size}"
-    content = content_of(path)
-    target = cache / f"{content}-{limits}-v{PACKING}.arrow"
+    key = file_key(path)
+    target = cache / f"{path.stem}-{key}-{limits}-v{PACKING}.arrow"
     if not target.is_file():
-        pack(path, target, config)
-    rows = PackedRows(target, path, content)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.with_name(f".{target.name}.lock")):
+            if not target.is_file():  # another process was quicker
+                pack(path, target, config)
+    rows = PackedRows(target, path, key)
     if strict and rows.bad:
         raise DataError(str(rows.bad[0]))
     return rows
@@ -256,16 +270,16 @@ def open_rows(path: Path, config: ModelConfig, cache: Path, needs: Sequence[str]
 class PackedRows:
     """Random access to a packed file, a view into its memory map.  Pickles as its path."""
 
-    def __init__(self, packed: Path, source: Path, content: str) -> None:
-        """content: of the source when it was packed (`content_of`)."""
-        self.packed, self.source, self.content = packed, source, content
+    def __init__(self, packed: Path, source: Path, key: str) -> None:
+        """key: of the source's content when it was packed (`file_key`)."""
+        self.packed, self.source, self.key = packed, source, key
         reader = pa.ipc.open_file(pa.memory_map(str(packed)))
         self.batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
         self.starts = np.cumsum([0] + [batch.num_rows for batch in self.batches])
         self.bad = [BadRow(**row) for row in json.loads(packed.with_suffix(".bad.json").read_text(encoding="utf-8"))]
 
     def __reduce__(self):
-        return PackedRows, (self.packed, self.source, self.content)
+        return PackedRows, (self.packed, self.source, self.key)
 
     def __len__(self) -> int:
         return int(self.starts[-1])

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +22,13 @@ from mmo.chat import ChatTokenizer
 from mmo.checkpoint import latest_weights
 from mmo.codec import Codec, codec_layout
 from mmo.config import Decoding
-from mmo.generation import Answer, Finished, Generator, Heard, Prompt, TextPiece, lay_out
+from mmo.generation import PICTURE_QUESTION, Answer, Finished, Generator, Heard, Prompt, TextPiece, lay_out
 from mmo.omni import load_model
 from mmo.profiles import Profile, profile, run_dir
 from mmo.twin import Precision
 from mmo.weights import read_tensors
 
-PICTURE_QUESTION = "What do you see?"  # where there is a picture and nothing else
+LONGEST = 4096  # positions of a sound, four minutes: the encoder's attention holds their square
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,9 @@ def hear(settings: Profile, path: Path, words: frozenset[str] | None) -> list[Te
         raise ValueError(f"{path}: {error}; WAV, FLAC, Ogg and MP3 work") from error
     if np.abs(samples).max() < 1e-3:
         note(f"{path} is almost silent.")
-    if feature_count(len(samples)) > settings.model.max_position_embeddings:  # before the encoder, whose work grows with the square of the length
-        raise ValueError(f"{path}: {len(samples) / 16_000:.0f} s are {feature_count(len(samples))} positions, the model has {settings.model.max_position_embeddings} in all; cut it shorter")
+    most = min(settings.model.max_position_embeddings, LONGEST)
+    if feature_count(len(samples)) > most:  # before the encoder, whose work grows with the square of the length
+        raise ValueError(f"{path}: {len(samples) / 16_000:.0f} s are {feature_count(len(samples))} positions, and there is room for {most}; cut it shorter")
     encoder = SpeechEncoder.load(settings.speech_encoder_dir)
     features = encoder.encode_at(samples, settings.decoding.hearings)
     if words is not None:  # the tiny ear spells; the real one's own text needs query tokens that we leave out
@@ -162,7 +163,8 @@ def say(
     Raises ValueError and FileNotFoundError whose messages say what to do, before anything is answered.
     """
     settings = profile(profile_name)
-    check_place(out)
+    settings = replace(settings, decoding=decoding or settings.decoding)
+    check_place(out, question)
     if weights is None:
         weights, which = latest_weights(settings, run_dir(settings))
         note(which)
@@ -182,10 +184,9 @@ def say(
     if device.type == "cpu":
         torch.set_num_threads(1 if model.config.hidden_size < 512 else threads)
     else:
-        model = model.to(device, settings.dtype(device))
+        model = model.to(device) if precision else model.to(device, settings.dtype(device))  # what is asked for is made of the weights as they are
     try:
-        decoding = decoding or settings.decoding
-        generator = Generator(model, codec, tokenizer, decoding.greedy() if greedy else decoding, precision=precision)
+        generator = Generator(model, codec, tokenizer, settings.decoding.greedy() if greedy else settings.decoding, precision=precision)
         answer = show(generator, prompt)
     finally:
         torch.set_num_threads(threads)
@@ -193,8 +194,8 @@ def say(
     return answer
 
 
-def check_place(out: Path) -> None:
-    """Raises ValueError where the speech could not be written there: better said now than after the answer."""
+def check_place(out: Path, question: Question) -> None:
+    """Raises ValueError where the speech could not or should not be written there: better said now than after the answer."""
     if out.suffix.lower() != ".wav":
         raise ValueError(f"--out {out}: speech is written as WAV; give a name that ends in .wav")
     if out.is_dir():
@@ -202,6 +203,9 @@ def check_place(out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(out if out.is_file() else out.parent, os.W_OK):
         raise ValueError(f"--out {out}: you may not write there; give another place")
+    for given in filter(None, (question.audio, question.image)):
+        if out.is_file() and given.is_file() and out.samefile(given):
+            raise ValueError(f"--out {out}: that is the question itself, which the answer would replace; give another name")
 
 
 def show(generator: Generator, prompt: Prompt) -> Answer:
@@ -209,6 +213,8 @@ def show(generator: Generator, prompt: Prompt) -> Answer:
     for event in generator.stream([prompt]):
         if isinstance(event, Heard):
             note(f"heard: {event.text}")
+            if not event.ended:
+                note("The question was too long to be written down whole: the answer is to its beginning.")
         elif isinstance(event, TextPiece):
             print(event.text, end="", flush=True)
         elif isinstance(event, Finished):

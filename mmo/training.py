@@ -41,12 +41,12 @@ from mmo.checkpoint import (
     latest_weights, load_state, random_state, save_state, set_random_state, snapshot_file, snapshots_of, stage_file, started_from, state_file, told,
     with_prefix, without_prefix, write_made,
 )  # fmt: skip
-from mmo.compiling import Compilation
+from mmo.compiling import Compilation, uncompiled
 from mmo.config import Draws, StageConfig
-from mmo.data import Batch, Batches, Corpus, Counts, DataFile, Layout, Whole, find_files
+from mmo.data import Batch, Batches, Corpus, Counts, DataFile, Layout, Whole, features_of, find_files
 from mmo.digests import sha256_of
 from mmo.distributed import Group
-from mmo.features import Frozen, cache_features, folder_fingerprint, frozen_speech, frozen_vision
+from mmo.features import Frozen, cache_features, folder_fingerprint, frozen_speech, frozen_vision, made_from
 from mmo.held_out import kept_rows, validation_file
 from mmo.loader import BatchesAhead, default_workers
 from mmo.omni import TIED, OmniModel, carry, labelled_places, load_model, loss_sums, save_model, start_talker
@@ -54,7 +54,7 @@ from mmo.optimiser import Average, Optimisers, choose_trainable, rate_factor
 from mmo.pieces import TooLarge, is_out_of_memory, next_smaller, pieces, shared_too_large
 from mmo.profiles import BUDGETS, STAGES, Profile
 from mmo.profiles import run_dir as default_run_dir
-from mmo.rows import BadRow, open_rows
+from mmo.rows import BadRow, file_key, open_rows
 from mmo.shares import Exchange, SharedBatches, Sharing
 from mmo.talker import draw_keep
 from mmo.thinker import load_thinker
@@ -96,9 +96,11 @@ class TrainResult:
     useful: float  # share of the computed positions that are no padding
     waited: float = 0.0  # seconds of this call in which the model waited for its next batch
     memory: int = 0  # bytes, at most: on the card, else of the process; of several the one with most
+    fresh: bool = False  # it was asked to forget an earlier run
 
     def __str__(self) -> str:
-        done = "done" if self.finished else f"paused at step {self.steps} of {self.total_steps}: the same command goes on"
+        same = "the same command without --fresh" if self.fresh else "the same command"
+        done = "done" if self.finished else f"paused at step {self.steps} of {self.total_steps}: {same} goes on"
         return (
             f"{self.stage} {done} after {self.seconds:.0f} s ({self.waited:.1f} s waiting for rows); {self.rows} rows, "
             f"{self.useful:.1%} of the positions useful, "
@@ -217,9 +219,24 @@ def open_corpora(
     return corpora, [share for _, share, _ in mixture]
 
 
-def files_of_pass(profile: Profile, stage: StageConfig) -> list[Path]:
-    """The data files that a pass sees, its own and those it rehearses.  Raises DataError naming what is missing."""
-    return [path for each in (stage, *stage.rehearsal) for path in find_files(profile.data_dir, each.data)]
+def seen_by(profile: Profile, stage: StageConfig, encoders: Encoders) -> dict[str, str]:
+    """What a pass would learn from now, its own and what it rehearses: data files and features of theirs, each with a checksum (`DataFile.seen`).
+
+    Raises DataError and FileNotFoundError as training would.
+    """
+    found = {}
+    for pattern in (name for each in (stage, *stage.rehearsal) for name in each.data):
+        for path in find_files(profile.data_dir, (pattern,)):
+            found[path.name] = file_key(path)
+            for use in features_used(path, stage, needs_of(pattern, stage), encoders, False):
+                found[features_of(path, use.column)] = made_from(path, use.column, use.frozen, use.copies, 0).key()
+    return found
+
+
+def unlike(one: dict[str, str], other: dict[str, str]) -> str:
+    """The names of what differs between two passes' `seen`, in words; features only where their file is the same."""
+    names = sorted(name for name in {*one, *other} if one.get(name) != other.get(name))
+    return ", ".join(name for name in names if name.split(":")[0] == name or name.split(":")[0] not in names)
 
 
 def validation_files(profile: Profile, pattern: str) -> list[Path]:
@@ -306,7 +323,7 @@ class Stepper:
         self.average = Average(parameters, stage.ema_decay)
         if device.type == "cpu":
             memory.keep(model.config.use_moe)
-        self.compilation = Compilation(model, device, dtype, tell=say) if stage.compile else None
+        self.compilation = Compilation(model, device, dtype, tell=say) if stage.compile else uncompiled(model)
         self.sharing = Sharing(model, group, self.own_losses) if group.size > 1 else None
 
     def autocast(self):
@@ -528,6 +545,7 @@ class Progress:
     useful: int = 0  # positions
     size: int = 0
     positions: int | None = None  # computed at once, where memory ran out before
+    averaged: int | None = None  # updates of the weights' average; fewer than steps where some taught nothing
 
 
 class Clock:
@@ -556,9 +574,7 @@ class StageRun:
         self.tokenizer = ChatTokenizer.load(profile.tokenizer_dir)
         self.state_file = state_file(run_dir, stage)
         self.start = ""  # SHA-256 of the weights it starts from; process 0 knows it
-        self.rows: list[str] = []  # the packed rows of the pass that is open: file, checksum, limits
-        self.saved_rows: list[str] | None = None  # those of the state that is gone on from
-        self.files: dict[str, list[str]] = {}  # by pass, the data files it has seen: name and checksum
+        self.seen: dict[str, dict[str, str]] = {}  # by pass, what it learns from (`seen_by`)
         self.progress, self.counts = Progress(), Counts()
         self.bad: dict[tuple[str, int], BadRow] = {}
         self.saved: dict[str, Tensor] | None = None
@@ -584,7 +600,7 @@ class StageRun:
                 f"anew: fresh=True in train(), --fresh on the command line"
             )
         self.progress, self.counts = Progress(**about["progress"]), Counts(**about["counts"])
-        self.start, self.saved_rows, self.files = about.get("start", ""), about.get("rows"), about.get("files", {})
+        self.start, self.seen = about.get("start", ""), about.get("seen", {})
         return True
 
     def model(self) -> OmniModel:
@@ -626,14 +642,13 @@ class StageRun:
             held_out = validation_batches(self.profile, stage, self.encoders, layout) if self.group.first else {}
         for corpus in corpora:
             self.bad |= {(row.file, row.row): row for row in corpus.bad()}
-        self.rows = [file.rows.packed.name for corpus in corpora for file in corpus.files]
-        self.files[stage.name] = sorted({file.rows.content for corpus in corpora for file in corpus.files})
-        if self.saved is not None and self.saved_rows not in (None, self.rows):
-            others = ", ".join(name for name in self.rows if name not in self.saved_rows) or "fewer files"
+        seen = {name: key for corpus in corpora for file in corpus.files for name, key in file.seen().items()}
+        if self.saved is not None and (others := unlike(seen, self.seen.get(stage.name, seen))):
             raise ValueError(f"{self.state_file} was made on other rows than are there now ({others}). Put those back, or start anew: fresh=True in train(), --fresh on the command line")
+        self.seen[stage.name] = seen
         of_batches = corpora, shares, layout, stage.token_budget, self.settings["seed"], stage.chunk_rows
         if self.group.size > 1:
-            self.group.must_agree("rows and settings", [self.key(), *self.rows])
+            self.group.must_agree("rows and settings", [self.key(), *(f"{name} {key}" for name, key in sorted(seen.items()))])
             batches = SharedBatches(*of_batches, rank=self.group.rank, size=self.group.size, exchange=Exchange(self.group))
         else:
             batches = Batches(*of_batches)
@@ -650,6 +665,8 @@ class StageRun:
 
         resumed = self.resume()
         model = self.model()
+        if not resumed and self.group.first:
+            self.state_file.unlink(missing_ok=True)  # its log ends here: nobody shall go on from it by mistake
         begun = self.progress.before + self.progress.step if resumed else 0
         log = Log(self.run_dir, self.stage, begun) if self.group.first else NoLog()
         for step, path in snapshots_of(self.run_dir, self.stage) if self.group.first else ():
@@ -662,8 +679,8 @@ class StageRun:
         finally:
             log.close()
         if self.group.first:
-            save_model(model, stage_file(self.run_dir, self.stage))
-            write_made(self.run_dir, self.stage, self.key(), self.settings["budget"], self.start, self.files)
+            save_model(model, stage_file(self.run_dir, self.stage), onto_disk=True)  # the state goes behind it
+            write_made(self.run_dir, self.stage, self.key(), self.settings["budget"], self.start, self.seen)
             self.state_file.unlink(missing_ok=True)
         self.group.wait()  # the next stage begins with this file
         return True
@@ -678,7 +695,7 @@ class StageRun:
         caps = [each for each in (at.positions, self.profile.positions_at_once) if each]
         stepper = Stepper(model, stage, steps, self.device, self.dtype, min(caps, default=None), self.group)
         if self.saved is not None:
-            stepper.load(self.saved, at.step)
+            stepper.load(self.saved, at.step if at.averaged is None else at.averaged)
             self.saved = None
         if self.group.size > 1:  # all draw the same dropout, whatever process 0 has had to do so far
             set_random_state(self.group.from_first(random_state(self.device)), self.device)
@@ -707,7 +724,7 @@ class StageRun:
                     self.fetch(pending, log, bar)
                 if at.step in validate_at and self.group.first:
                     self.validate(stepper, stage, held_out, log)
-                if save and at.step < steps:
+                if save and (at.step < steps or stop and stage is not self.passes[-1]):  # the next pass may have hours of features to make first
                     if self.group.first:
                         self.save(stepper, log)
                     saved_at = time.monotonic()
@@ -716,7 +733,7 @@ class StageRun:
                 if not pending:
                     self.clock = Clock()  # what was looked at and saved since the last step is no part of the next
         stepper.average.swap()
-        at.before, at.step, at.done, at.chunk, at.number = at.before + steps, 0, at.done + 1, 0, 0
+        at.before, at.step, at.done, at.chunk, at.number, at.averaged = at.before + steps, 0, at.done + 1, 0, 0, None
         return True
 
     def entry(self, stage: StageConfig, batch: Whole, steps: int) -> dict:
@@ -759,7 +776,8 @@ class StageRun:
 
     def save(self, stepper: Stepper, log: Log) -> None:
         """The state of this moment; the log reaches exactly as far."""
-        about = {"key": self.key(), "start": self.start, "rows": self.rows, "files": self.files, "progress": asdict(self.progress), "counts": asdict(self.counts)}
+        self.progress.averaged = stepper.average.updates
+        about = {"key": self.key(), "start": self.start, "seen": self.seen, "progress": asdict(self.progress), "counts": asdict(self.counts)}
         save_state(self.state_file, stepper.tensors(), about)
 
     def report_bad(self) -> tuple[BadRow, ...]:
@@ -945,6 +963,7 @@ def train(
             useful=at.useful / max(1, at.size),
             waited=run.waited,
             memory=max(group.gather(peak_memory(device))),
+            fresh=fresh,
         )
         if group.first:
             write_result(result, run_dir / "log" / f"{stage}.result.json", device)

@@ -53,15 +53,18 @@ class VisionEncoder:
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"{folder / name}: not there; a vision encoder is a folder with config.json, "
                                         "model.safetensors and preprocessor_config.json")
-        config = SiglipVisionConfig.from_pretrained(folder)
         try:
+            config = SiglipVisionConfig.from_pretrained(folder)
+            processor = SiglipImageProcessor.from_pretrained(folder, local_files_only=True)
             model, report = SiglipVisionModel.from_pretrained(folder, config=config, dtype=dtype, local_files_only=True, output_loading_info=True)
         except SafetensorError as error:
             raise ValueError(f"{folder / 'model.safetensors'} is no safetensors file, or damaged: {error}") from error
+        except (OSError, RuntimeError, ValueError) as error:  # a configuration cut short, or of another shape than the weights
+            raise ValueError(f"{folder}: cannot be loaded ({error}); fetch it again") from error
         if report["missing_keys"]:
             raise ValueError(f"{folder / 'model.safetensors'}: lacks {sorted(report['missing_keys'])[:5]} … "
                              "Is it the weights of a SiglipVisionModel with this config.json?")
-        return cls(model.to(device), SiglipImageProcessor.from_pretrained(folder, local_files_only=True))
+        return cls(model.to(device), processor)
 
     @property
     def device(self) -> torch.device:

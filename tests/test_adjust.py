@@ -26,6 +26,13 @@ def test_draws_decoding_and_model():
     assert found.model.keep_top1_gate and found.model.hidden_size == 192
 
 
+def test_draws_for_all_are_also_those_of_rehearsed_rows():
+    plain, every, own = (profile(name).stages["i2t"][-1] for name in ("tiny", "tiny,draws.hidden_history=0", "tiny,i2t.draws.hidden_history=0"))
+    assert {each.draws.hidden_history for each in plain.rehearsal} != {0.0}
+    assert {each.draws.hidden_history for each in every.rehearsal} == {every.draws.hidden_history} == {0.0}
+    assert own.draws.hidden_history == 0.0 and own.rehearsal == plain.rehearsal, "a stage's own are its own"
+
+
 def test_steps_take_the_place_of_epochs():
     assert all(each.steps == 50 and each.epochs is None for passes in profile("mini,steps=50").stages.values() for each in passes)
     assert profile("tiny,t2a.epochs=0.5").stages["t2a"][0].steps is None

@@ -1,5 +1,7 @@
 """The assistant that notebooks talk to: the same prompts as `mmo say`, and errors that name what is there."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -34,6 +36,18 @@ def test_answers_each_kind_of_question(assistant, question):
     ids = list(assistant.prompt(**given).text_ids)
     assert ids.count(config.image_ids[0]) == (config.image_token_len if question == "picture" else 0)
     assert (ids.count(config.audio_ids[0]) > 0) == (question == "sound")
+
+
+def test_a_picture_without_words_is_asked_what_training_asked(assistant):
+    picture = Image.new("RGB", (96, 96), "red")
+    assert assistant.prompt(picture=picture).text_ids == assistant.prompt("What do you see?", picture=picture).text_ids
+
+
+def test_looks_and_hearings_are_those_of_the_decoding(assistant):
+    picture, sound = Image.new("RGB", (96, 96), "red"), np.sin(np.arange(16_000) / 20).astype(np.float32) * 0.1
+    once = replace(SHORT, looks=((0.0, 0.0),), hearings=(1.0,))
+    assert assistant.prompt(picture=picture).looks and not assistant.prompt(picture=picture, decoding=once).looks
+    assert assistant.prompt(sound=sound).again and not assistant.prompt(sound=sound, decoding=once).again
 
 
 def test_the_voice_is_the_vector(assistant):

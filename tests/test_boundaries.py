@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -141,6 +142,16 @@ def test_a_stage_whose_rows_have_changed_is_trained_anew(world, steps, tmp_path)
     file.unlink()
     steps.clear()
     assert mmo_train(tmp_path).output.count("done already") == 3 and not steps
+
+
+def test_a_stage_of_another_encoder_is_trained_anew(world, steps, tmp_path, monkeypatch):
+    assert mmo_train(tmp_path).exit_code == 0
+    toy = worlds.toy_encoders()
+    monkeypatch.setattr(training, "default_encoders", lambda *_: replace(toy, speech=replace(toy.speech, fingerprint="another ear")))
+    steps.clear()
+    done = mmo_train(tmp_path)
+    assert "was made on other rows than are there now (a2a-train.parquet: features of question_audios); it is trained anew" in done.output
+    assert "t2a: done already" in done.output and "a2a" in steps and "t2a" not in steps
 
 
 def test_an_unfinished_stage_is_not_gone_on_with_from_other_weights(world, steps, tmp_path):

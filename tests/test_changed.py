@@ -168,6 +168,11 @@ def test_a_module_that_no_notebook_imports_touches_nothing(tree):
     assert after(tree, mmo__apart___py="x = 2\n", mmo__new___py="x = 3\n") == {}
 
 
+def test_a_module_that_is_gone_touches_those_that_import_it(tree):
+    (tree / "mmo" / "deeper.py").unlink()
+    assert after(tree) == {"00": "mmo/deeper.py, by mmo/deep.py"}
+
+
 def test_a_new_import_is_followed_at_once(tree):
     assert after(tree, mmo__deeper___py="import mmo.apart\n", mmo__apart___py="x = 2\n")["00"].startswith("mmo/deeper.py")
     git(tree, "commit", "-qam", "two")

@@ -71,6 +71,11 @@ def test_streams_do_not_remember_each_other(codec):
                 codec.decode(codes)  # it would be taken for the stream's next frames
 
 
+def test_a_second_stream_is_refused_in_words(codec):
+    with codec.streaming(), pytest.raises(RuntimeError, match="streaming"), codec.streaming():
+        pass
+
+
 def test_right_padding_is_not_heard(codec):
     short, long = random_codes(1, 3), random_codes(1, 6, seed=2)
     padded = torch.cat((short, torch.zeros(1, 8, 3, dtype=torch.long)), dim=-1)

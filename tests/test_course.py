@@ -766,6 +766,28 @@ def test_work_in_a_learners_notebook_is_kept_when_it_is_restored(repository, tmp
     assert [path.read_bytes() for path in (tmp_path / "runs" / "kept").iterdir()] == [worked]
 
 
+def test_answers_that_were_never_run_are_kept_too(repository, tmp_path):
+    """Written and not run, or all outputs cleared: the words are the work."""
+
+    def work(cells):
+        exercise_cell(cells).source = "# my own"
+
+    edit(learner(repository), work)
+    worked = learner(repository).read_bytes()
+    build.restore("07", repository)
+    assert [path.read_bytes() for path in (tmp_path / "runs" / "kept").iterdir()] == [worked]
+    build.restore("07", repository)
+    assert len(list((tmp_path / "runs" / "kept").iterdir())) == 1, "what is as it was handed out is nobody's work"
+
+
+def test_a_hand_out_has_nothing_to_restore_from(repository):
+    (repository / "solutions" / "07_sequence_and_delay.py").unlink()
+    before = learner(repository).read_bytes()
+    with pytest.raises(ValueError, match="this is a hand-out"):
+        build.restore("07", repository)
+    assert learner(repository).read_bytes() == before
+
+
 def test_course_yml_is_read_with_names_for_what_is_wrong(tmp_path):
     (tmp_path / "course.yml").write_text("notebooks:\n  - {number: '07', file: 08_x, title: t, aim: a, minutes: {}}\n")
     with pytest.raises(ValueError, match="must begin with its number"):

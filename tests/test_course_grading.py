@@ -659,6 +659,18 @@ def test_only_what_an_answer_needs_is_taken_from_other_cells():
     assert "math" not in before and "other" not in before and "LATER" not in before
 
 
+def test_what_is_tried_out_below_changes_no_answer():
+    """F is a module where the answer stands, a number at the notebook's end, and there something that is not on offer."""
+    answer = "@exercise('07.delay')\ndef f(x):\n    return F(x) + half(x)"
+    above = ["from math import floor as F", "def half(x):\n    return x / 2", answer]
+    for scratch in ("F = 3", "F = codes.shape[1]", "def half(x):\n    return 9"):
+        names: dict = {"exercise": lambda id: lambda function: function}
+        made = answers_of(code_cells({"cells": [{"cell_type": "code", "source": source} for source in (*above, scratch)]}))["07.delay"]
+        exec(f"{made.before}\n{made.source}", names)
+        assert names["f"](3.0) == 4.5, scratch
+    assert "F = 3" in answers_of(code_cells({"cells": [{"cell_type": "code", "source": source} for source in (answer, "F = 3", "def half(x):\n    return x")]}))["07.delay"].before
+
+
 def run_before(*sources: str, answer: str) -> dict:
     """The names that are there before an answer's cell runs, where other cells are these."""
     cells = code_cells({"cells": [{"cell_type": "code", "source": source} for source in (*sources, f"@exercise('07.delay')\n{answer}")]})

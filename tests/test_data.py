@@ -88,6 +88,7 @@ BAD_ROWS = {
     "no list": (spoil("conversations", '{"role": "user"}'), "no list"),
     "no answer": (spoil("conversations", worlds.conversation("Hello.")), "assistant"),
     "no content": (spoil("conversations", '[{"role": "user"}, {"role": "assistant", "content": "x"}]'), "content"),
+    "half a character": (spoil("conversations", '[{"role": "user", "content": "\\ud83d"}, {"role": "assistant", "content": "x"}]'), "surrogate"),
     "strange role": (spoil("conversations", '[{"role": "robot", "content": "x"}]'), "robot"),
     "code too large": (spoil("answer_audios", [[0] * 15 + [CONFIG.num_codes]]), f"0..{CONFIG.num_codes - 1}"),
     "code too large for 16 bits": (spoil("answer_audios", [[0] * 15 + [70_000]]), "70000"),

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from mmo.bench.features import EncodedEachTime, FeaturesBench, bench_features
 from mmo.config import Draws
 from mmo.data import Batches, Corpus, DataFile, Layout
-from mmo.features import PACE, FeatureStore, cache_features, made_from
+from mmo.features import PACE, Draft, FeatureStore, cache_features, made_from
 from mmo.omni import OmniModel
 from mmo.profiles import profile as named_profile
 from mmo.rows import DataError, open_rows
@@ -105,6 +105,25 @@ def test_what_a_crash_tore_is_cut_off(path, tmp_path):
         else:
             values.write_bytes(values.read_bytes()[:-2] + b"xy")
         assert files(cache_features(path, COLUMN, speech(), cache)) == files(whole), tear
+
+
+def test_a_full_disk_at_the_reopening_costs_no_line(path, tmp_path, monkeypatch):
+    """The journal is cut, never written anew."""
+    cache = tmp_path / "cache"
+    with pytest.raises(Interrupted):
+        cache_features(path, COLUMN, failing_after(speech(), 3), cache)
+    (part,) = cache.glob("*.part")
+    before = (part / "journal.jsonl").read_bytes()
+    (part / "journal.jsonl").write_bytes(before + b'{"torn')
+    draft = Draft(part, speech().dim)
+    assert draft.rows and (part / "journal.jsonl").read_bytes() == before
+    draft.__exit__()
+
+
+def test_a_column_that_is_missing_is_named(path, tmp_path):
+    with pytest.raises(DataError, match=f"{path.name}: missing column image_bytes"):
+        cache_features(worlds.write_rows(path, worlds.make_rows("a2a", 2), columns=["conversations"]), "image_bytes", speech(), tmp_path / "cache")
+    assert not [each for each in (tmp_path / "cache").glob("*") if each.is_dir()]
 
 
 # --- Stale or damaged --------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import torch
 
 from mmo.codec import Codec
 from mmo.config import Decoding
-from mmo.generation import Answer, Batch, Finished, Generator, Heard, Prompt, Sound, TextPiece, agree, for_decoding
+from mmo.generation import Answer, Batch, Finished, Generator, Heard, Prompt, Sound, TextPiece, agree, for_decoding, lay_out
 from mmo.omni import OmniModel
 from mmo.sampling import Chooser, Noise, allowed_codes
 from mmo.sequence import Markers, build_row
@@ -416,7 +416,7 @@ def test_hearings_that_agree_write_one_text(listener, asked):
             ids.append(int(logits.argmax()))
             if ids[-1] == 26:
                 break
-        _, heard = listener.listen([prompt, first], greedy)
+        _, heard, _ = listener.listen([prompt, first], greedy)
         assert heard[0] == listener.tokenizer.decode(ids[: ids.index(26)] if 26 in ids else ids).strip()
         assert heard[1] == listener.listen([first], greedy)[1][0], "another row's hearings have no say"
 
@@ -444,7 +444,7 @@ def test_drawn_words_are_the_same_in_all_hearings(listener, asked):
     assert one == two == three and len(one) > 1
     other, *_ = written((7, 8, 9))[1:]
     assert other != one, "the seed decides what is drawn"
-    prompts, _ = listener.listen([replace(asked[0], again=(asked[2], asked[3]))], drawn)
+    prompts, *_ = listener.listen([replace(asked[0], again=(asked[2], asked[3]))], drawn)
     assert prompts[0].text_ids[: len(asked[0].text_ids)] == list(asked[0].text_ids) and not prompts[0].again, "the answer is to the first hearing"
 
 
@@ -516,8 +516,8 @@ def test_a_picture_may_be_seen_and_a_sound_heard_several_times(listener, asked, 
     """Hearings write the block; looks choose the answer behind it."""
     mixed = replace(asked[0], text_ids=[*asked[0].text_ids[:6], 12, 12, 12, *asked[0].text_ids[6:]], image_features=shown[0].image_features)
     looks = tuple(prompt.image_features for prompt in shown[1:])
-    prompts, heard = listener.listen([replace(mixed, again=(mixed, mixed), looks=looks)], None)
-    assert heard == listener.listen([mixed], None)[1] and prompts[0].looks == looks and not prompts[0].again
+    prompts, heard, cut = listener.listen([replace(mixed, again=(mixed, mixed), looks=looks)], None)
+    assert heard == listener.listen([mixed], None)[1] and not cut and prompts[0].looks == looks and not prompts[0].again
     assert listener.answer(replace(mixed, again=(mixed,), looks=looks)).heard == heard[0]
 
 
@@ -525,10 +525,25 @@ def test_what_was_heard_comes_before_the_answer(listener, asked):
     together = listener.generate_batch(asked)
     for prompt, answer in zip(asked, together, strict=True):
         events = list(listener.stream([prompt]))
-        assert [event for event in events if isinstance(event, Heard)] == [Heard(answer.heard)] * bool(answer.heard)
+        assert [event.text for event in events if isinstance(event, Heard)] == [answer.heard] * bool(answer.heard)
         assert not answer.heard or isinstance(events[0], Heard)
         assert same(events[-1].answer, answer) and events[-1].answer.heard == answer.heard
         assert "".join(event.text for event in events if isinstance(event, TextPiece)) == answer.text
+
+
+def test_a_question_that_is_cut_is_told(listener, asked):
+    """More words than `max_text` holds: the answer is to their beginning, and whoever asked hears of it."""
+    whole = listener.answer(asked[0]).heard
+    for most, ended in ((64, True), (len(whole) - 1, False)):
+        heard = next(event for event in listener.stream([asked[0]], replace(listener.decoding, max_text=most)) if isinstance(event, Heard))
+        assert heard.ended is ended and whole.startswith(heard.text) and (heard.text == whole) is ended, most
+
+
+def test_pictures_of_another_eye_are_refused():
+    wanted = (TOY.image_token_len, TOY.image_hidden_size)
+    for shape in ((wanted[0] + 1, wanted[1]), (wanted[0], wanted[1] + 1)):
+        with pytest.raises(ValueError, match="not the one that the weights were trained with"):
+            lay_out(None, TOY, seen=[torch.zeros(shape)])
 
 
 class Musing(Biased):
@@ -543,13 +558,14 @@ class Musing(Biased):
 def test_where_nothing_was_heard_no_think_block_is_opened(codec, asked):
     torch.manual_seed(1)
     musing = Musing(TOY).eval()
-    assert Generator(musing, codec, Letters(), DECODING).answer(toy_prompt(9)).text_ids[0] == 25, "it would"
-    own = Generator(musing, codec, Letters(), replace(DECODING, write_down=True))
-    assert not any(25 in answer.text_ids for answer in [*own.generate_batch(asked), own.answer(toy_prompt(9))])
+    assert Generator(musing, codec, None, DECODING).answer(toy_prompt(9)).text_ids[0] == 25, "it would"
+    for write_down in (True, False):
+        own = Generator(musing, codec, Letters(), replace(DECODING, write_down=write_down))
+        assert not any(25 in answer.text_ids for answer in [*own.generate_batch(asked), own.answer(toy_prompt(9))])
 
 
 def test_greedy_answers_without_a_block_stay_as_they_were(model, codec):
-    plain, strict = (Generator(model, codec, Letters(), replace(DECODING.greedy(), write_down=on)) for on in (False, True))
+    plain, strict = (Generator(model, codec, tokenizer, DECODING.greedy()) for tokenizer in (None, Letters()))
     for one, other in zip(*(each.generate_batch([toy_prompt(7), toy_prompt(9)]) for each in (plain, strict)), strict=True):
         assert 25 in one.text_ids or same(one, other)
 

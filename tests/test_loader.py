@@ -10,7 +10,7 @@ import worlds
 from test_training import CPU, losses, profile, run  # noqa: F401  (profile is a fixture)
 
 from mmo.data import Batches, Counts, Layout
-from mmo.loader import BatchesAhead, default_workers
+from mmo.loader import BatchesAhead, LoaderDied, default_workers
 from mmo.omni import load_model
 from mmo.rows import DataError
 from mmo.training import open_corpora
@@ -132,6 +132,14 @@ def test_a_worker_that_dies_is_named(profile, monkeypatch):  # noqa: F811
     monkeypatch.setattr(Batches, "plan", killed)
     with pytest.raises(RuntimeError, match="a loader process died .*--workers 0"):
         take(make_batches(profile), 1, 1)
+
+
+def test_torchs_own_word_of_a_dead_worker_is_named_wherever_it_comes_up(profile):  # noqa: F811
+    """torch raises it from a signal, mostly while the model computes."""
+    with pytest.raises(LoaderDied, match="a loader process died .*--workers 0"), BatchesAhead(make_batches(profile), workers=0):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+    with pytest.raises(RuntimeError, match="^shapes do not fit$"), BatchesAhead(make_batches(profile), workers=0):
+        raise RuntimeError("shapes do not fit")
 
 
 def test_how_many_by_default(monkeypatch):

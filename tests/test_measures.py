@@ -55,6 +55,15 @@ def test_interval_holds_the_rate_is_seeded_and_shrinks_with_more_utterances():
     assert width[0] > 0.05 and width[1] == 0
 
 
+def test_what_belongs_together_is_drawn_together():
+    """Each of 100 sentences in two voices that are right or wrong together: as uncertain as 100 sentences, not as 200."""
+    hits = np.random.default_rng(0).binomial(1, 0.7, 100).astype(bool)
+    once, twice = measures.share_interval(hits), np.concatenate((hits, hits))
+    assert measures.share_interval(twice, groups=[*range(100), *range(100)]) == once
+    assert np.subtract(*measures.share_interval(twice)[::-1]) < 0.8 * np.subtract(*once[::-1])
+    assert measures.share_interval(hits, groups=range(100)) == once, "where all are different nothing changes"
+
+
 def test_interval_and_share_of_nothing_are_none():
     assert measures.interval(np.zeros(0), np.zeros(0)) is None
     assert measures.share([]) is None and measures.share_interval([]) is None

@@ -146,8 +146,16 @@ def test_a_sound_too_long_for_the_model_is_refused_before_it_is_encoded(toy, tmp
 
     monkeypatch.setattr(mmo.speech_encoder, "SpeechEncoder", SimpleNamespace(load=lambda folder: pytest.fail("it is loaded")))
     soundfile.write(tmp_path / "long.wav", 0.1 * np.ones(16_000 * 120), 16_000)
-    with pytest.raises(ValueError, match=r"long.wav: 120 s are 2000 positions, the model has \d+ in all; cut it shorter"):
+    with pytest.raises(ValueError, match=r"long.wav: 120 s are 2000 positions, and there is room for \d+; cut it shorter"):
         ask(audio=tmp_path / "long.wav")
+
+
+def test_the_question_is_not_written_over(toy, tmp_path):
+    soundfile.write(tmp_path / "say.wav", 0.1 * np.ones(16_000), 16_000)
+    before = (tmp_path / "say.wav").read_bytes()
+    with pytest.raises(ValueError, match="that is the question itself"):
+        say.say(say.Question(audio=tmp_path / "say.wav"), out=tmp_path / "say.wav")
+    assert (tmp_path / "say.wav").read_bytes() == before
 
 
 def test_a_picture_stands_where_the_question_says(toy, monkeypatch):

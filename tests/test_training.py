@@ -220,6 +220,47 @@ def test_state_of_other_settings_is_refused(profile, tmp_path):
     assert run(profile, "t2a", tmp_path / "run", seed=1, fresh=True).finished
 
 
+def test_what_was_to_be_forgotten_is_forgotten(profile, tmp_path, monkeypatch):
+    """Killed before it was saved, a fresh run leaves nothing of the one before that could be gone on with by mistake."""
+    assert not run(profile, "t2a", tmp_path / "run", minutes=1e-9).finished
+    monkeypatch.setattr(Stepper, "step", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run(profile, "t2a", tmp_path / "run", fresh=True)
+    assert not (tmp_path / "run" / "t2a.state.safetensors").exists()
+    monkeypatch.undo()
+    assert "the same command without --fresh goes on" in str(run(profile, "t2a", tmp_path / "run", fresh=True, minutes=1e-9))
+
+
+def test_a_pause_at_the_end_of_a_pass_is_one(profile, tmp_path):
+    """The next pass may have features of hours to make: the state is saved before, and all is as if there had been no pause."""
+    run(profile, "t2a", tmp_path / "run")
+    steps = iter(range(1, 100))
+    paused = run(profile, "a2a", tmp_path / "run", pause=lambda: next(steps) == 6)
+    assert not paused.finished and paused.steps == 6
+    resumed = run(profile, "a2a", tmp_path / "run")
+    run(profile, "t2a", tmp_path / "whole")
+    whole = run(profile, "a2a", tmp_path / "whole")
+    assert resumed.finished and losses(resumed.log_file) == losses(whole.log_file)
+    assert read_log(resumed.log_file, validation=True) == read_log(whole.log_file, validation=True)
+    assert resumed.model_file.read_bytes() == whole.model_file.read_bytes()
+
+
+def test_updates_of_the_average_are_counted_not_steps(profile, tmp_path, monkeypatch):
+    """A step that teaches nothing is none of the average's; a young average's decay depends on their number."""
+    step, taught = Stepper.step, []
+
+    def every_second(self, batch, number):
+        if number % 2:
+            return torch.zeros(5 + self.model.config.num_codebooks)
+        taught.append(self)
+        return step(self, batch, number)
+
+    monkeypatch.setattr(Stepper, "step", every_second)
+    assert not run(profile, "t2a", tmp_path / "run", pause=lambda: len(taught) == 2).finished
+    assert run(profile, "t2a", tmp_path / "run").finished
+    assert taught[-1].average.updates == 3 == len(taught), "of six steps"
+
+
 def test_state_of_other_rows_is_refused(profile, tmp_path):
     assert not run(profile, "t2a", tmp_path / "run", minutes=1e-9).finished
     path = profile.data_dir / "t2a-train.parquet"

@@ -66,7 +66,7 @@ def precision_lines(
     """The table, a column for each precision."""
     first = next(iter(answers.values()))
     errors = {name: measures.word_errors([answer.text for answer in found], ear[name]) for name, found in answers.items()}
-    intervals = {name: error.interval(settings.seed) or (None, None) for name, error in errors.items()}
+    intervals = {name: error.interval(settings.seed, [item.truth for item in items]) or (None, None) for name, error in errors.items()}
 
     def percent(name: str, values) -> Line:
         return Line(name, "%", tuple(None if value is None else 100 * value for value in values))

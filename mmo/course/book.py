@@ -86,9 +86,14 @@ def page(entry: Notebook, before: Notebook | None, behind: Notebook | None, root
         raise FileNotFoundError(f"{path}: no such notebook; run `mmo course build --execute {entry.number}`")
     notebook = for_reading(nbformat.read(path, 4), root)
     body, _ = PageExporter(template_name="lab", embed_images=True).from_notebook_node(notebook, {"metadata": {"name": f"{entry.number} · {entry.title}"}})
+    return without_network(body).replace("<main", f"{CSS}{navigation(before, behind)}<main", 1)
+
+
+def without_network(body: str) -> str:
+    """A page without what nbconvert's template would load from elsewhere."""
     for loaded in (MATHJAX, REQUIRE, MERMAID):
         body = loaded.sub("", body)
-    return body.replace("<main", f"{CSS}{navigation(before, behind)}<main", 1)
+    return body
 
 
 def navigation(before: Notebook | None, behind: Notebook | None) -> str:

@@ -227,28 +227,37 @@ def put(path: Path, text: str, changed: list[Path]) -> None:
     changed.append(path)
 
 
-def keep_work(path: Path, text: str) -> Path | None:
-    """Lay a worked-on learner's notebook aside; returns where, None where nothing was worked on."""
+def keep_work(path: Path, text: str, always: bool = False) -> Path | None:
+    """Lay a worked-on learner's notebook aside; returns where, None where nothing was worked on.  always: also where nothing was run."""
     try:
         cells = nbformat.reads(text, 4).cells
     except Exception:
         cells = []
-    if not any(cell.get("outputs") or cell.get("execution_count") for cell in cells):
+    if not always and not any(cell.get("outputs") or cell.get("execution_count") for cell in cells):
         return None
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     aside = runs_root() / "kept" / f"{path.stem}-{digest}.ipynb"
     aside.parent.mkdir(parents=True, exist_ok=True)
     aside.write_text(text, encoding="utf-8")
-    print(f"{path.name} held outputs; as it was it is kept in {aside}")
+    print(f"{path.name} was worked in; as it was it is kept in {aside}")
     return aside
 
 
 def restore(number: str, root: Path = REPOSITORY) -> Path:
-    """Make one learner's notebook as it was handed out; work in it is kept aside.  Raises ValueError for no such number."""
+    """Make one learner's notebook as it was handed out; one that differs is kept aside.
+
+    Raises ValueError for no such number, and in a hand-out, which has nothing to make it from.
+    """
     for entry in read_course(root):
         if entry.number == number:
             edition = Edition(entry, root)
-            put(edition.learner, contents(edition)[edition.learner], [])
+            if not edition.text.is_file():
+                raise ValueError(f"there is no {edition.text.name} here to make it from: this is a hand-out. Copy the notebook from the hand-out as you got it")
+            wanted = contents(edition)[edition.learner]
+            before = edition.learner.read_text(encoding="utf-8") if edition.learner.is_file() else wanted
+            if before != wanted:
+                keep_work(edition.learner, before, always=True)
+            edition.learner.write_text(wanted, encoding="utf-8")
             return edition.learner
     raise ValueError(f"no notebook {number!r} in course.yml")
 

@@ -100,12 +100,15 @@ def parents(name: str) -> Iterator[str]:
         name = name.rpartition(".")[0]
 
 
-def module_files(modules: Iterable[str], root: Path) -> set[str]:
-    """Where those modules stand, and the __init__.py that Python runs on the way; names of functions and of what is not there fall out."""
+def module_files(modules: Iterable[str], root: Path, gone: Iterable[str] = ()) -> set[str]:
+    """Where those modules stand, and the __init__.py that Python runs on the way; names of functions and of what is not there fall out.
+
+    gone: files that were there, and whose importers have changed with them.
+    """
     found = set()
     for name in {each for module in modules for each in parents(module)}:
         place = name.replace(".", "/")
-        found |= {path for path in (f"{place}.py", f"{place}/__init__.py") if (root / path).is_file()}
+        found |= {path for path in (f"{place}.py", f"{place}/__init__.py") if path in gone or (root / path).is_file()}
     return found
 
 
@@ -115,12 +118,12 @@ def read_in(path: str, root: Path) -> Used:
     return used(place.read_text(encoding="utf-8"), str(PurePosixPath(path).parent).replace("/", ".")) if place.is_file() else Used()
 
 
-def ways(start: str, also: Iterable[str], root: Path) -> dict[str, str]:
+def ways(start: str, also: Iterable[str], root: Path, gone: Iterable[str] = ()) -> dict[str, str]:
     """Every file of the package that code in `start` imports, nearest first -> the file that imports it.  also: modules that it uses without an import."""
     found: dict[str, str] = {path: start for path in sorted(also) if (root / path).is_file()}
     ahead = [start, *found]
     for path in ahead:  # grows while it is read
-        for each in sorted(module_files(read_in(path, root).modules, root)):
+        for each in sorted(module_files(read_in(path, root).modules, root, gone)):
             if each not in found and each != start:
                 found[each] = path
                 ahead.append(each)
@@ -175,7 +178,7 @@ def why_touched(entry: Notebook, files: set[str], root: Path, asked: Profile) ->
             return own
     start = f"solutions/{entry.file}.py"
     tasks = f"mmo/course/tasks/{TASKS[entry.number]}.py" if entry.number in TASKS else ""
-    found = ways(start, filter(None, [tasks]), root)
+    found = ways(start, filter(None, [tasks]), root, files)
     for path in found:
         if path in files:
             return by(path, start, found)

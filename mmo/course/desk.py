@@ -145,9 +145,17 @@ def predict(id: str, question: str, mine=None) -> Words:
     """
     if mine is None:
         return framed(f"{question} Write your answer in place of None, run the cell, then go on.", "Predict.")
+    mine = plain(mine)
     committed = mine if strict() else progress.note_prediction(id, mine=mine)["mine"]
     kept = "" if committed == mine else f" (you first said {committed}, and that one counts)"
     return framed(f"{question} You say {mine}{kept}.", "Predicted.")
+
+
+def plain(mine) -> bool | int | float | str:
+    """A prediction as it can be kept: what was computed, a tensor or an array of one number, as that number; anything else as it is written."""
+    if not isinstance(mine, str) and getattr(mine, "shape", None) in ((), (1,)):
+        mine = mine.item()
+    return mine if isinstance(mine, (bool, int, float, str)) else str(mine)
 
 
 def reveal(id: str, truth, unit: str = "") -> Words:

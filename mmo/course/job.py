@@ -35,10 +35,10 @@ def run_job(spec: dict) -> dict:
 
 def write_page(copy: Path, page: Path) -> None:
     """The executed copy as one HTML file that needs no network."""
-    from mmo.course.book import CSS, MATHJAX, PageExporter
+    from mmo.course.book import CSS, PageExporter, without_network
 
     body, _ = PageExporter(template_name="lab", embed_images=True).from_notebook_node(nbformat.read(copy, 4), {"metadata": {"name": copy.stem}})
-    page.write_text(MATHJAX.sub("", body).replace("<main", f"{CSS}<main", 1), encoding="utf-8")
+    page.write_text(without_network(body).replace("<main", f"{CSS}<main", 1), encoding="utf-8")
 
 
 def main(path: Path) -> int:

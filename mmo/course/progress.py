@@ -96,17 +96,20 @@ def save(progress: dict, path: Path | None = None) -> None:
 
 
 @contextlib.contextmanager
-def changing() -> Iterator[dict]:
-    """The progress, to be changed and then saved: one kernel after the other, so that none forgets what another has noted."""
+def changing(asked: bool = False) -> Iterator[dict]:
+    """The progress, to be changed and then saved: one kernel after the other, so that none forgets what another has noted.
+
+    asked: somebody has asked for the change itself; then it is made wherever they are, and an error is theirs to see.
+    """
     lock = FileLock(progress_file().with_suffix(".lock"), timeout=10)
-    if not is_nobodys():
+    if asked or not is_nobodys():
         with contextlib.suppress(OSError):  # a folder that cannot be written to (`save` says so), or a lock that nobody gives back
             progress_file().parent.mkdir(parents=True, exist_ok=True)
             lock.acquire()
     try:
         progress = load()
         yield progress
-        save(progress)
+        save(progress, progress_file() if asked else None)
     finally:
         lock.release()
 
@@ -174,11 +177,10 @@ def note_choice(id: str, words: str, right: bool) -> dict:
 
 def reset(notebook: str) -> int:
     """Forget a notebook ("07"); returns how many entries were forgotten."""
-    progress, forgotten = load(), 0
-    for part in ("exercises", "predictions", "ears", "clinic", "quizzes"):
-        for id in [id for id in progress[part] if id.split(".")[0] == notebook]:
-            del progress[part][id]
-            forgotten += 1
-    if forgotten:
-        save(progress, progress_file())  # somebody asked for it, wherever they are
+    forgotten = 0
+    with changing(asked=True) as progress:
+        for part in ("exercises", "predictions", "ears", "clinic", "quizzes"):
+            for id in [id for id in progress[part] if id.split(".")[0] == notebook]:
+                del progress[part][id]
+                forgotten += 1
     return forgotten

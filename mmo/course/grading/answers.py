@@ -172,13 +172,18 @@ def is_exercise(statement: ast.stmt) -> bool:
 
 
 def offered(cells: Sequence[Cell]) -> dict[str, ast.stmt]:
-    """Name -> the last statement outside the exercises that makes it.  A value that reads what is not on offer is none itself."""
+    """Name -> the last statement outside the exercises that makes it.  A value that reads what is not on offer is none itself: the one before it counts then."""
     statements = [statement for cell in cells for statement in makers(parsed(cell.source)) if not is_exercise(statement) and not is_star(statement)]
-    offers = {name: statement for statement in statements for name in bound_names(statement) if name not in read_at_once(statement)}
-    while unmade := [name for name, statement in offers.items() if read_at_once(statement) - set(offers) - set(dir(builtins))]:
+    offers: dict[str, list[ast.stmt]] = {}
+    for statement in statements:
+        for name in bound_names(statement) - read_at_once(statement):
+            offers.setdefault(name, []).append(statement)
+    while unmade := [name for name, made in offers.items() if read_at_once(made[-1]) - set(offers) - set(dir(builtins))]:
         for name in unmade:
-            del offers[name]
-    return offers
+            offers[name].pop()
+            if not offers[name]:
+                del offers[name]
+    return {name: made[-1] for name, made in offers.items()}
 
 
 def read_at_once(statement: ast.stmt) -> set[str]:
@@ -220,12 +225,14 @@ def needed(source: str, offers: dict[str, ast.stmt]) -> str:
 def answers_of(cells: Sequence[Cell], clean: Sequence[Cell] = ()) -> dict[str, Answer]:
     """Exercise id -> its answer; of several cells with one id the last counts, as it does in the notebook.
 
-    clean: the cells of the notebook as it is handed out, whose imports stand in where a student's are gone.
+    clean: the cells of the notebook as it is handed out, whose imports stand in where a student's are gone.  What a name is, is said by the
+    last cell up to the answer's that makes it, else by one below: what is tried out at the notebook's end does not change what the answer was checked with.
     """
-    offers, every = offered([*clean, *cells]), stars(cells)
-    found = {}
-    for cell in cells:
-        for id in ids_in(cell.source):
+    every, found = stars(cells), {}
+    for place, cell in enumerate(cells):
+        ids = ids_in(cell.source)
+        offers = offered([*clean, *cells[place + 1 :], *cells[: place + 1]]) if ids else {}
+        for id in ids:
             own = {name for statement in parsed(cell.source) for name in bound_names(statement) - read_at_once(statement)}
             found[id] = Answer(id, cell.source, every + needed(cell.source, {name: made for name, made in offers.items() if name not in own}))
     return found
