@@ -46,13 +46,15 @@ def part_file(profile: Profile, stage: str, part: str) -> Path:
     return profile.data_dir / f"{stage}-{part}.parquet"
 
 
-def validation_file(profile: Profile, path: Path) -> Path | None:
-    """Held-out rows for the validation of a training file, made where they are missing; None where the file has none."""
+def validation_file(profile: Profile, path: Path, make: bool = True) -> Path | None:
+    """Held-out rows for the validation of a training file, made where they are missing (unless `make` is False); None where the file has none."""
     stage = stage_of(profile, path)
     if stage is None:
         return None
-    set_aside(profile, (stage,))
-    return part_file(profile, stage, "validation")
+    if make:
+        set_aside(profile, (stage,))
+    part = part_file(profile, stage, "validation")
+    return part if make or part.is_file() else None
 
 
 def set_aside(profile: Profile, stages: tuple[str, ...] = STAGES) -> None:

@@ -36,14 +36,17 @@ class Wanted:
         return f"{self.path.name}, {self.use.column}"
 
 
-def wanted_features(profile: Profile, stage: str, budget: str, encoders: Encoders) -> list[Wanted]:
-    """Everything that training this stage will ask for, each once.  Raises DataError and FileNotFoundError as training would."""
+def wanted_features(profile: Profile, stage: str, budget: str, encoders: Encoders, make: bool = True) -> list[Wanted]:
+    """Everything that training this stage will ask for, each once.  Raises DataError and FileNotFoundError as training would.
+
+    make: held-out files, too, where they are missing; else they are left out.
+    """
     found = {}
     for each in planned_passes(profile, stage, budget, None):
         for pattern in (*each.data, *(name for rehearsed in each.rehearsal for name in rehearsed.data)):
             needs = needs_of(pattern, each)
             files = [(path, False) for path in find_files(profile.data_dir, (pattern,))] if set(needs) - {"answer_audios"} else []
-            files += [(path, True) for path in validation_files(profile, pattern)]
+            files += [(path, True) for path in validation_files(profile, pattern, make)]
             for path, plain in files:
                 for use in features_used(path, each, needs, encoders, plain):
                     copies = use.copies if use.frozen.augment else 1
@@ -51,12 +54,12 @@ def wanted_features(profile: Profile, stage: str, budget: str, encoders: Encoder
     return list(found.values())
 
 
-def each_wanted(profile: Profile, stages: Sequence[str], budget: str, say: Say) -> list[Wanted]:
-    """Of all stages, each once; says so where a stage needs none."""
+def each_wanted(profile: Profile, stages: Sequence[str], budget: str, say: Say, make: bool = True) -> list[Wanted]:
+    """Of all stages, each once; says so where a stage needs none.  make: as in `wanted_features`."""
     encoders = default_encoders(profile, profile.device())
     found = {}
     for stage in stages:
-        wanted = wanted_features(profile, stage, budget, encoders)
+        wanted = wanted_features(profile, stage, budget, encoders, make)
         if not wanted:
             say(f"{stage} needs no features: its questions are text")
         found |= {(each.path, each.use.column, each.use.copies, each.use.frozen.augment is None): each for each in wanted}
@@ -79,7 +82,7 @@ def make_features(profile: Profile, stage: str, budget: str = "full", say: Say =
 def check_features(profile: Profile, stage: str, budget: str = "full", say: Say = print) -> bool:
     """Compute nothing; read every store again and compare checksums.  False where one is missing, stale or damaged."""
     good = True
-    for wanted in each_wanted(profile, stages_named(stage), budget, say):
+    for wanted in each_wanted(profile, stages_named(stage), budget, say, make=False):
         try:
             store = wanted.store(profile, False, say)
             store.verify()

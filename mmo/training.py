@@ -239,12 +239,12 @@ def unlike(one: dict[str, str], other: dict[str, str]) -> str:
     return ", ".join(name for name in names if name.split(":")[0] == name or name.split(":")[0] not in names)
 
 
-def validation_files(profile: Profile, pattern: str) -> list[Path]:
-    """The held-out files of a pass's files: those with "validation" for "train" in their names, or what was set aside of them."""
+def validation_files(profile: Profile, pattern: str, make: bool = True) -> list[Path]:
+    """The held-out files of a pass's files: those with "validation" for "train" in their names, or what was set aside of them (now, if `make`)."""
     held_out = pattern.replace("train", "validation")
     if held_out != pattern:
         return sorted(profile.data_dir.glob(held_out))
-    found = (validation_file(profile, path) for path in find_files(profile.data_dir, (pattern,)))
+    found = (validation_file(profile, path, make) for path in find_files(profile.data_dir, (pattern,)))
     return [path for path in found if path is not None]
 
 

@@ -125,7 +125,7 @@ if answer.first_audio_ms is not None:
 # The same weights speak in each voice; one vector at one position differs. And nothing here reads a finished text aloud: words and codes are written
 # side by side, in the same steps. The first sound comes after a fixed number of these steps, however long the answer is.
 #
-# Its world has 231 words (`data/tiny/words.txt`, one a line): small sums, comparisons, counting, colours, shapes and where they are, a few facts about
+# Its world has 231 words (`data/tiny/words.txt`, one a line): small sums, comparisons, counting, colours, shapes and where they are, opposites, days and months, a few animals, a few facts about
 # itself. Outside this world it guesses. The world is closed on purpose: it is small enough to be learnt on a laptop, and since each question has one
 # right answer, every claim of the course can be checked.
 #
@@ -366,7 +366,7 @@ quiz("00")
 # - Rented and frozen: speech encoder, vision encoder and codec. Built by you: everything between them.
 #
 # **Often mistaken.** *"It reads a finished text aloud."* The Talker gets no text: it hears the Thinker's hidden states, while the Thinker goes on. *"Small means a toy."* Only the sizes are small; the classes are those of the
-# large model, and with `profile = "mini"` in its parameters a notebook runs it. *"A low loss means that it speaks well."* In notebook 08 the loss falls almost to zero, and the model can say one sentence.
+# large model, and with `profile = "mini"` in its parameters a notebook runs it (02, 03, 04 and A1 to A3 stay in the tiny world). *"A low loss means that it speaks well."* In notebook 08 the loss falls almost to zero, and the model can say one sentence.
 #
 # **To try.** Change the questions above. Ask for something outside its world ("What is love?") and watch what it does with words it does not know. Give `Prompt` in `ask` another
 # `seed` (1, 2, 3) and ask the same question again: what changes, the words or the melody?

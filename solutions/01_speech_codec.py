@@ -54,7 +54,7 @@ print(f"{len(recorded)} recordings that no part of the model was trained on")
 #
 # A language model writes one item of a finite list after the other. Sound is not like that: a microphone gives 24 000 numbers a second,
 # each of them any number. A **codec** stands between the two. Its *encoder* turns sound into codes, its *decoder* turns codes into sound.
-# Ours is Mimi, from `moshi`; we rent it and leave it as it is. This notebook opens it.
+# Ours is a Mimi, of `moshi`'s own class; we rent it and leave it as it is. In the tiny world it is a small one, trained as in [appendix A1](A1_train_a_codec.ipynb), of 512 codes a codebook; Kyutai's, which `mini` rents, has 2048. This notebook opens it.
 
 # %%
 said = next(item for item in recorded if item.kind == "where")
@@ -86,6 +86,7 @@ with torch.no_grad():
         if x.shape[-1] < before:
             rate = rate * x.shape[-1] / before
             shapes.append((f"convolution, stride {before // x.shape[-1]}", tuple(x.shape), rate))
+    shapes.append(("convolution, stride 1", tuple(x.shape), rate))
     (x,) = model.encoder_transformer(x)
     shapes.append(("transformer", tuple(x.shape), rate))
     before, x = x.shape[-1], model.downsample(x)
@@ -298,7 +299,7 @@ display(picture)
 # Mind the scale: each step takes a share of what is left, and so less and less. That is the shape of every residual quantiser, and the reason why the Talker's loss may weigh
 # the first codebooks more. (That the first one takes so much is no accident. In training the encoder is pulled towards the entries, so that there is little to lose.) It also means: what the last codebooks hold is fine detail, much like noise and hard to predict.
 #
-# In moshi the step is these lines. Yours and theirs differ in names:
+# In moshi the choice of the entry is these lines; what is left over is taken off in the loop around them:
 
 # %%
 import inspect
@@ -399,7 +400,7 @@ dictation("01.dictation", decoded[2], truths, codec.sample_rate, heard=hears)
 # %% [markdown]
 # ## Which codebook carries the words?
 #
-# Take one codebook, shuffle its codes in time, and leave the other seven as they are. What is lost is what this codebook said and no other one says.
+# Take one codebook, shuffle its codes in time, and leave the other seven as they are. What it said and no other one says is lost, and something false is said in its place.
 # Codebook 0 is the one that was taught the words. **Predict**:
 
 # %%
@@ -431,7 +432,7 @@ reveal("01.worst", max(cost, key=cost.get), f"({100 * max(cost.values()):.0f} % 
 
 # %% [markdown]
 # The long chain looks at the whole latent, words included, and its first step is a large one. So the *decoder* takes much of what it needs from codebook 1. That codebook 0 was taught the words helps
-# somebody else: the *model* that has to predict codes, and finds in codebook 0 a stream that follows the words closely. From the third codebook on you may shuffle nearly unpunished, as far as words go (a bar below the green line is chance: these are ten sentences).
+# somebody else: the *model* that has to predict codes, and finds in codebook 0 a stream that follows the words closely. From the third codebook on you may shuffle nearly unpunished, as far as words go (a bar below the green line is chance: these are ten sentences; one above 100 % means that the judge heard words too many, too).
 
 # %% [markdown]
 # ## Codes are names, not numbers
@@ -599,8 +600,8 @@ quiz("01")
 # - Mimi turns 1920 samples, 80 ms, into one latent, and the latent into eight codes: 12.5 Hz × 8 codebooks, a hundred numbers a second.
 # - A code names the nearest entry of a table. Residual quantisation puts tables in a row: each one quantises what is left. The way back is a sum.
 # - $Q$ tables of $C$ entries cost $Q \cdot C$ vectors and reach $C^Q$ places: $8 \cdot 2048$ vectors, $2^{88}$ places.
-# - Codebook 0 stands apart in Mimi and is taught the words; for the ear the first of the long chain counts as well. Few codebooks are understood; the others make it pleasant.
-# - Codes are names. $12.5 \cdot 8 \cdot \log_2 2048 = 1100$ bits a second at most; perplexity says how much of that is used.
+# - Codebook 0 stands apart in Mimi and is taught the words; for the ear the first of the long chain counts as well. A few codebooks are enough to be understood; what the others add is for your ears to say.
+# - Codes are names. $12.5 \cdot 8 \cdot \log_2 2048 = 1100$ bits a second at most (the tiny codec's nine bits a code: 900); perplexity says how much of that is used.
 #
 # **Often mistaken.** *"The words are in codebook 0."* Not only there: shuffle it and see. *"Codebook 1 refines codebook 0."* In Mimi it does not see it: both look at the latent. From codebook 2 on it is true. *"Each codebook is a frequency band."* None is;
 # each moves the whole latent. *"With half the codebooks half the words are gone."* Look at the curve. *"The codec understands speech."* It only finds it again: it codes

@@ -19,7 +19,7 @@
 # **You need** tensors and the idea of a Fourier transform: a sound as a sum of tones. From the course only this: the language model,
 # the *Thinker*, reads vectors, one a position. A sound must become a row of them.
 #
-# **The claim.** An encoder that was trained to write down words makes a sound sixfold slower and throws away what words do not need.
+# **The claim.** A sound becomes 16.67 vectors a second, and an encoder that was trained to write down words throws away what words do not need.
 # What it throws away is not what you would guess, and you can measure it.
 
 # %% tags=["parameters"]
@@ -73,7 +73,7 @@ display(listen(sound, SAMPLE_RATE, question["text"]))
 #
 # $$16\,000 \times 1 \;\to\; 100 \times 80 \;\to\; 16.67 \times 560 \;\to\; 16.67 \times D \quad\text{(vectors a second} \times \text{numbers each)}$$
 #
-# **Predict** how many vectors this question becomes. A window of 400 samples (25 ms) is cut every 160 (10 ms), and of the windows every sixth is kept.
+# **Predict** how many vectors this question becomes. A window of 400 samples (25 ms) is cut every 160 (10 ms), and around every sixth window one vector is made.
 
 # %%
 predict("02.vectors", f"{len(sound)} samples: how many vectors come out?", None)
@@ -206,7 +206,7 @@ reveal("02.scale", round(float((frames - unscaled)[unscaled > np.log(FLOOR) + 1]
 # *Exercise 02.stack · difficulty ●●○ · importance ●●● · 10 minutes · 3 points · stuck? `hint("02.stack")`*
 #
 # A hundred vectors a second are still many: a vowel lasts five to twenty of them. So seven frames are laid side by side, and that is done around every
-# sixth frame only. Row $n$ holds frames $6n - 3$ to $6n + 3$. No number is thrown away, and neighbouring rows share one frame. Where there is no frame, before the
+# sixth frame only. Row $n$ holds frames $6n - 3$ to $6n + 3$. Hardly a number is thrown away (at the very end up to two frames), and neighbouring rows share one frame. Where there is no frame, before the
 # first and behind the last, the edge is repeated.
 
 # %%
@@ -302,7 +302,7 @@ reveal("02.twice", "yes" if torch.equal(first, second) else "no")
 # ## From features to words
 #
 # The encoder is a stack of attention blocks, each with a short memory filter beside it (SAN-M). On top sits one matrix, the *CTC head*: for each vector it says which word
-# is written here, or *blank*, nothing new. One vector a word, blanks everywhere else. The text falls out by two simple steps:
+# is written here, or *blank*, nothing new. A word on one vector, or on a few in a row, and blanks everywhere else. The text falls out by two simple steps:
 #
 # $$\texttt{two two · two · · is} \;\xrightarrow{\text{merge}}\; \texttt{two · two · is} \;\xrightarrow{\text{drop blanks}}\; \texttt{two two is}$$
 #
@@ -385,8 +385,8 @@ reveal("02.forgot", max(errors, key=errors.get))
 
 # %% [markdown]
 # The two errors that move the numbers most are the factor and the file. Compare what they cost with "nothing forgotten": there is a reason why it can be so little. A factor on the samples is a constant on all
-# logarithms (and nearly one after the file, whose 560 factors are much alike), and the first thing in the first block is a LayerNorm: it takes the mean of the 560 numbers off and divides by their deviation. The stacking is another matter: the numbers look right, and 50 of every
-# 60 ms are gone. (Two dozen sentences are few: a difference of one or two percent is chance.) Do not build on being forgiven: with a threshold, a floor or another encoder it ends.
+# logarithms (and nearly one after the file, whose 560 factors are much alike), and the first thing in the first block is a LayerNorm: it takes the mean of the 560 numbers off and divides by their deviation. The stacking is another matter: the numbers look right, and five of every
+# six frames are gone. (Two dozen sentences are few: a difference of one or two percent is chance.) Do not build on being forgiven: with a threshold, a floor or another encoder it ends.
 #
 # How well does it hear voices that no part of it was trained on? Words wrong, of all words said:
 
@@ -404,7 +404,7 @@ for voice in sorted({each["voice"] for each in test}):
 # The encoder was asked for words and for nothing else. Its training sounds came in 50 voices, at all loudnesses. One would think that it learns to forget both.
 #
 # We ask with a **linear probe** (notebook 03 builds it by hand): one matrix from a sound's mean vector to the classes of one property, fitted on some sentences, tested on
-# *other sentences*. Three properties: which of 50 voices; how loud (we play each sound at a random level, in four steps); which of seven kinds of question. We ask the frontend's
+# *other sentences*. Three properties: which of 50 voices; how loud (we play each sound at a random level, up to 20 decibels down; the classes are four steps of 5); which of seven kinds of question. We ask the frontend's
 # frames first, then the output of each block.
 
 # %%
@@ -460,7 +460,7 @@ display(picture)
 reveal("02.voice", scores["voice"][-1], f"percent; loudness {scores['loudness'][-1]}, the kind of question {scores['kind of question'][-1]}")
 
 # %% [markdown]
-# Blue: what the loss asked for rises, block by block. Green: loudness is in plain sight in the frames and gone at the end. You have met one reason, the norm at the entrance; the blocks do the rest. Orange is the surprise: nobody asked for the voice. Compare the last figure of its line with the one under "frequent", which is what naming always the same voice would give. Whatever lies above it is left of the voice. Forgetting
+# Blue: what the loss asked for rises, block by block. Green: loudness can be read off the frames, and at the end no linear map finds it. You have met one reason, the norm at the entrance; the blocks do the rest. Orange is the surprise: nobody asked for the voice. Compare the last figure of its line with the one under "frequent", which is what naming always the same voice would give. Whatever lies above it is left of the voice. Forgetting
 # costs work, and a loss that only asks for words pays for no more forgetting than it needs.
 #
 # So be careful with "it only keeps the words". What a probe can read, a projector can read too. What it cannot read may still be there, folded away.
@@ -500,8 +500,8 @@ for each in chosen:
 #
 # ## The same in the package
 #
-# `SpeechEncoder.encode` is the whole chain. Two more things it does: it stays in float32 and outside autocast, whatever surrounds it, and it zeroes what is padding, so that a sound's features do
-# not depend on its neighbours in the batch. `mmo.world.train_speech_encoder` writes the frontend out as you did, to train the encoder.
+# `SpeechEncoder.encode` is the whole chain. Two more things it does: it stays in float32 and outside autocast, whatever surrounds it, and it zeroes what comes out where there was only padding. (That a sound's features do not depend on its
+# neighbours in the batch is the work of the mask inside the encoder, made from the lengths.) `mmo.world.train_speech_encoder` writes the frontend out as you did, to train the encoder.
 
 # %%
 import inspect

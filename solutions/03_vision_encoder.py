@@ -111,7 +111,7 @@ display(show_maps([as_picture(patch.view(3, size, size)) for patch in patches], 
 #
 # *Exercise 03.embed · difficulty ●○○ · importance ●●● · 8 minutes · 2 points · stuck? `hint("03.embed")`*
 #
-# Each patch $x_p$ becomes $D$ features: $e_p = W x_p + b + \mathrm{pos}_p$. In the model $W$ is stored as a convolution of $D$ filters
+# Each patch $x_i$ becomes $D$ features: $e_i = W x_i + b + \mathrm{pos}_i$. In the model $W$ is stored as a convolution of $D$ filters of $p \times p$ pixels,
 # $(D, C, p, p)$ whose stride is its own size: it never looks at two patches at once, so it is this matrix product.
 
 # %%
@@ -227,7 +227,7 @@ display(show_maps([*(as_picture(each) for each in ready), *(each.numpy() for eac
 #
 # $$L = -\frac{1}{B} \sum_{i,j} \log \sigma(s_{ij} z_{ij})$$
 #
-# This one teaches the pooled vector. The tiny encoder had two more, on the 64 vectors themselves: what is in the picture, and of which thing each patch is a part ([appendix A3](A3_train_a_vision_encoder.ipynb)).
+# This one teaches the one vector of the whole picture, which is gathered (*pooled*) from the 64. The tiny encoder had two more, on the 64 vectors themselves: what is in the picture, and of which thing each patch is a part ([appendix A3](A3_train_a_vision_encoder.ipynb)).
 #
 # Nearly all pairs are false. **Predict:** 64 pictures, 64 captions, all products zero. What is $L$ with $b = 0$?
 

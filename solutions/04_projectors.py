@@ -411,7 +411,7 @@ reveal("04.after", round(100 * figures["aloud, projector trained"][1]), "percent
 # projector sees *one vector at a time*. It can change what a vector says, but it cannot gather three into one, nor drop any. That work is left to the Thinker's attention, which is frozen and never learnt it.
 #
 # Is that the reason? An experiment will tell, and no trained part need change for it. The encoder's own CTC head (notebook 02), which writes at each vector a word or a blank, knows where the words are. We keep one vector a word, the first at which the head
-# writes it, and leave out the rest. Same encoder, same features, a projector of the same size, as many steps.
+# writes it, and leave out the rest. Same encoder, same features, a projector of the same size, as many steps. (Not as many questions: a batch is filled up to 1280 positions, and where rows are shorter more of them fit in. Part of what is gained may be that.)
 
 # %%
 class OnePerWord:
@@ -550,7 +550,7 @@ quiz("04")
 # **Often mistaken.** *"The projector translates speech into words."* It makes vectors. Nobody asked that they resemble words, only that the right answer follow. *"The Thinker gets the transcript."* It gets nothing but these vectors. *"A falling loss means that it
 # hears."* The loss falls as soon as the shape of the answers is known; look at the control.
 #
-# **To try.** Leave out the GELU (one matrix, in effect): how much is lost? Leave out the LayerNorm and multiply the features by ten. Train `vision_proj` alone on `i2t-train` with the same function. Fill the *last* run instead of the first with two runs
+# **To try.** Leave out the GELU (one matrix, in effect): how much is lost? Leave out the LayerNorm and multiply the features by ten. Train `vision_proj` alone on `i2t-train`: in copies of `spoken` and `train`, put `("image_bytes",)` for `("question_audios",)` and `"vision_proj"` for `"audio_proj"`. Fill the *last* run instead of the first with two runs
 # in the prompt: what does the model answer to?
 #
 # **Where to read on.** In this course: `mmo/projector.py`, then [notebook 05](05_thinker.ipynb), the model that reads the stream. Papers:

@@ -14,7 +14,7 @@
 # *Takes 60 minutes (tiny) · runs in 90 s on one core (tiny) · builds on 05 · 4 exercises, 12 points*
 #
 # **At the end** you have built a mixture of experts: a router, the sorting that makes it fast, and the loss that keeps it even. You have seen one expert starve and another one dead,
-# and you can say why the original's router never learns what is right for the task.
+# and you can say why the router of the original (MiniMind-O, the model that this course builds anew) never learns what is right for the task.
 #
 # **You need** notebook 05's feed-forward layer and softmax. The course goes on without this notebook: `tiny` and `mini` are dense, only `tiny-moe` and `mini-moe` have experts.
 #
@@ -108,7 +108,7 @@ for name, (stored, active) in sizes.items():
 reveal("06.size", round(sizes["mini-moe"][0] / 1e6), "million")
 
 # %% [markdown]
-# The blue bars of a pair are nearly alike: the same work a position. The grey rest must still be held in memory, and the optimiser holds two more numbers for each.
+# The blue bars of a pair are nearly alike: the same work a position. The grey rest must still be held in memory, and the optimiser holds one or two more numbers for each (Muon one, AdamW two).
 #
 # ## A real stream to route
 #
@@ -448,7 +448,7 @@ display(picture)
 # ## Full experts and dropped positions
 #
 # On many cards every expert gets a buffer of fixed size: **capacity** = factor times $N k / E$. What does not fit is *dropped*: it passes the layer by on the residual stream. GShard and Switch work so; the sizes are known beforehand,
-# and a compiler likes that. Here nothing is dropped. The price is that the counts must be known on the host, once a layer. **Predict:** with buffers a quarter larger than the even share, how many of the first run's positions would be lost?
+# and a compiler likes that. Here nothing is dropped. The price is that the counts must be known on the host, the processor that gives the card its work, once a layer. **Predict:** with buffers a quarter larger than the even share, how many of the first run's positions would be lost?
 
 # %%
 predict("06.dropped", "Percent of positions dropped at a capacity factor of 1.25, in the run 'renormalised' (no balance)?", None)
@@ -494,13 +494,13 @@ quiz("06")
 #
 # - A mixture stores $E$ feed-forward layers and uses $k$: more memory, the same work a position.
 # - Sorted once, each expert is one dense product.
-# - Without a balance loss the shares stay as chance made them, or a favourite takes most. With it they come together, which is not yet used well.
+# - Without a balance loss the shares stay as chance made them, or a few favourites take most. With it they come together, which is not yet used well.
 # - Renormalised top-1 gates are 1: the router learns from the balance loss alone. Keeping the score as the gate cures it.
 #
 # **Often mistaken.** *"Experts are experts for topics."* Mostly for tokens: routers split by what a vector looks like, and that is the token. *"A mixture is faster."* Than a dense model of the same *stored* size; beside one of the same
 # active size it is somewhat slower. *"The balance loss makes the router learn."* It makes it even.
 #
-# **To try.** Set `top_k` to 2 in the small trainings: is the renormalised router still deaf? (Two gates that add up to 1 are no constants.) Raise the coefficient to 1 and watch the loss.
+# **To try.** Set `num_experts_per_tok=2` in `small` (and count all columns of `picked` in `watch`): is the renormalised router still deaf? (Two gates that add up to 1 are no constants.) Raise the coefficient to 1 and watch the loss.
 #
 # **Where to read on.** In this course: `mmo/moe.py`; [notebook 14](14_dense_against_moe.ipynb) trains both kinds side by side. Papers:
 #

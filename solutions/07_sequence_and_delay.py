@@ -225,7 +225,7 @@ display(show_delay(laid.input_ids[:, :shown], config, first, words))
 #
 # ## What is learnt, and what is not
 #
-# A label says what should come *next*. Most positions have none: the question was asked by somebody else, the reference voice is
+# A label says what should come *next*. Many places have none: the question was asked by somebody else, the reference voice is
 # given, pads mean nothing. Their label is -100, which cross-entropy skips. **Predict** before you count:
 
 # %%
@@ -373,7 +373,7 @@ import inspect
 print(inspect.getsource(cut_at))
 
 # %% [markdown]
-# **Padding is not all that is computed for nothing.** The original pads, and then runs every layer and all nine heads over every position. A head is a product with its weights, and `mini`'s are large:
+# **Padding is not all that is computed for nothing.** The original (MiniMind-O, which this course builds anew) pads, and then runs every layer and all nine heads over every position. A head is a product with its weights, and `mini`'s are large:
 
 # %%
 with torch.device("meta"):  # its shapes, without memory for its weights
@@ -391,7 +391,7 @@ print(
 )
 
 # %% [markdown]
-# So much for a position of the question, which has no code to learn. What else training leaves out or joins, each with the loss and the gradients as they were:
+# All of that is computed for every position of the question, too, which has no code to learn. What else training leaves out or joins, each with the loss and the gradients as they were:
 #
 # | what is done | where |
 # |---|---|

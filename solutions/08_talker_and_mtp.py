@@ -306,7 +306,7 @@ print(f"scales, 3 and 1 at the start of training: text {talker.text_scale.item()
 assert torch.allclose(mine, package, atol=1e-3)
 
 # %% [markdown]
-# In `mmo/talker.py` these are `CodeEmbedding`, `CodeHead` and `Talker`. The loops over codebooks are gone there: the adapters are stacked and multiplied at once.
+# In `mmo/talker.py` these are `CodeEmbedding`, `CodeHead` and `Talker`. The loops over codebooks are gone there where there are many positions: the adapters are stacked and multiplied at once. (For as few as here `CodeEmbedding` still loops.)
 #
 # ## Eight at once is a diagonal, not a frame
 #
@@ -438,8 +438,8 @@ untrained = OmniModel(config).eval()
 
 
 @torch.no_grad()
-def by_codebook(which: OmniModel, spoken: list[Spoken], stop_weight: float) -> list[float]:
-    """The loss of each codebook over some rows, with your `audio_loss`: all the weight on one codebook at a time."""
+def by_codebook(which: OmniModel, spoken: list[Spoken], stop_weight: float) -> tuple[list[float], Tensor]:
+    """The loss of each codebook over some rows, with your `audio_loss`: all the weight on one codebook at a time; and the logits (Q, N, A)."""
     logits, labels = [], []
     for each in spoken:
         logits.append(which(each.inputs, speaker=each.speaker).audio_logits[0])  # (Q, T, A)
@@ -473,7 +473,7 @@ reveal("08.start", round(start[0], 2), f"(ln {A} is {math.log(A):.2f})")
 # %%
 words = one.words[one.first : one.last]
 print(f"{len(words)} tokens of text: {words}")
-print(f"{one.codes.shape[1]} frames of speech; the text is over at {one.last - one.first} of {one.codes.shape[1] + Q} steps")
+print(f"{one.codes.shape[1]} frames of speech; the text is over at {one.last - one.first} of {one.codes.shape[1] + Q} steps, the first of which writes a word and no code")
 predict("08.knows", "Mostly by which: 'look', 'told' or 'continue'?", None)
 
 # %% [markdown]
@@ -679,7 +679,7 @@ reveal("08.lies", round(100 * counts["a lie"][0] / made_out) if made_out else "n
 # %% [markdown]
 # The first line is the judge's and the Talker's own accuracy; the second is what the lie does to it. The more often the true number is heard there, the less the written word counts.
 #
-# **Not to be confused.** The Talker does not receive what the Thinker wrote. It receives what the Thinker, half-way up its stack, *was about to* write. Where the two agree, which is nearly always, nobody notices. It is also why text and
+# **Not to be confused.** The Talker does not read what the Thinker wrote. The states that it gets hold the written word, too, but what it says is what the Thinker, half-way up its stack, *was about to* write. Where the two agree, which is nearly always, nobody notices. It is also why text and
 # speech of such a model can drift apart, and why `mmo/evaluation.py` measures its speech against its own text.
 #
 # ### Which part of the input carries the words?

@@ -244,7 +244,7 @@ check("09.overlap")
 # %% [markdown]
 # ## The whole stack, by hand
 #
-# Mimi's last part is nothing but these two layers, activations that look at one value at a time, and residual blocks of the two. So your two functions
+# Mimi's last part is nothing but these two layers, activations that look at one value at a time, and residual blocks of convolutions and such activations. So your two functions
 # run all of it. `memory` holds one tensor a layer; an empty one means the sound begins here.
 
 # %%
@@ -287,7 +287,7 @@ assert torch.allclose(by_hand, whole, atol=1e-4)
 display(listen(by_hand, codec.sample_rate, f"in {F} pieces, by your two functions: {words}"))
 
 # %%
-predict("09.numbers", "How many numbers do all convolutions of the decoder keep between two frames, together? (A frame of sound is 1920.)", None)
+predict("09.numbers", "How many numbers do the convolutions of the decoder's last part keep between two frames, together? (A frame of sound is 1920.)", None)
 
 # %%
 shapes = {}
@@ -300,7 +300,7 @@ reveal("09.numbers", sum(kept.numel() for kept in memory.values()), "numbers")
 # %% [markdown]
 # ### Which memory clicks?
 #
-# The decoder has two kinds of memory: the convolutions' few values, and the keys and values of its transformer, which reach ten seconds back. Lose one and keep the other.
+# The decoder has two kinds of memory: the convolutions' few values (those above, and 320 sums of the upsampling, which is left whole here), and the keys and values of its transformer, which reach ten seconds back. Lose one and keep the other.
 # **Predict** which loss makes the seams jump.
 
 # %%
@@ -321,7 +321,7 @@ reveal("09.which", "convolutions" if jumps["the convolutions forget"] > jumps["t
 
 # %% [markdown]
 # Two losses, two sounds. Missing inputs and sums make a jump. Missing attention makes none: the seams stay smooth, and what is between them drifts from
-# what was meant. An error can be large and smooth, or small and a click; one number for both hides which it is.
+# what was meant. Here the click is the larger error, too. It need not be: one number for both hides which it is.
 #
 # ## The same in the package
 #
@@ -370,9 +370,9 @@ reveal("09.stale", "all" if touched > 0.9 else "half" if touched > 0.3 else "few
 # So much for the sound. Now for the codes that it is made of. In each step the model gives logits $z_{k,v}$ for each codebook $k$ and each code $v$.
 # One code is drawn from
 #
-# $$p_v = \frac{\exp(z_v / \tau)}{\sum_{w \in \text{best } k} \exp(z_w / \tau)} \quad \text{for } v \text{ among the best } k, \text{ else } 0.$$
+# $$p_v = \frac{\exp(z_{k,v} / \tau)}{\sum_{w \in \text{best } n} \exp(z_{k,w} / \tau)} \quad \text{for } v \text{ among the best } n, \text{ else } 0.$$
 #
-# $\tau$ is the *temperature*: towards 0 the best one takes all, at 1 it is the model's own belief, above 1 all become alike. *top-k* cuts the long tail: each
+# $\tau$ is the *temperature*: towards 0 the best one takes all, at 1 it is the model's own belief, above 1 all become alike. *top-k* (of $n$ codes here) cuts the long tail: each
 # of five hundred unlikely codes is unlikely, but together they are not. And a code drawn wrongly is not only heard once; it is in the history of all that follow.
 #
 # Randomness comes from outside, as one uniform number $u$ a choice. Lay the shares end to end, the best first; the chosen one is where $u$ falls. So a
@@ -470,7 +470,7 @@ print(f"{delayed.shape[1]} steps in, {len(whole_frames)} frames out, never more 
 #     codebook 1      c.3  c.4  c.5  c.6  STOP  -
 #     codebook 2      c.2  c.3  c.4  c.5  c.6  STOP
 #
-# A common mistake, and one the original's generator makes: to go on feeding what is sampled behind the stop. Nobody hears it there, but the model reads
+# A common mistake, and one that the generator of the original, MiniMind-O, makes: to go on feeding what is sampled behind the stop. Nobody hears it there, but the model reads
 # it, in a place where training never had anything but pads.
 #
 # ## Exercise: the end of the speech
@@ -578,7 +578,7 @@ spoken = torch.cat(sounds) if sounds else torch.zeros(0)
 written = tokens[: tokens.index(config.im_end_token)] if config.im_end_token in tokens else tokens
 said = tokenizer.decode(written)
 print(f"asked: {question}   answered: {said}   in {fed.shape[1]} steps")
-display(show_codes(fed[:, 1:].where(fed[:, 1:] < config.num_codes, 0), config.num_codes, "as fed: a slant at both ends"))
+display(show_codes(fed[:, 1:].where(fed[:, 1:] < config.num_codes, 0), config.num_codes, "as fed, a column a step: a slant at both ends (no code: the colour of code 0)"))
 display(listen(spoken, codec.sample_rate, said))
 
 # %% [markdown]
@@ -665,7 +665,7 @@ if ready:
 # ## Three numbers, not one
 #
 # **Time to first sound** is what you have just seen. **Real-time factor** is seconds of work per second of speech: below 1 the speech never ends up waiting *in the long run*.
-# **The earliest start without a gap** is the later of the two worries: play too early, and a piece that is late leaves a hole, though every average is fine. With pieces ready at $r_i$ that
+# **The earliest start without a gap** is the third: play too early, and a piece that is late leaves a hole, though every average is fine. With pieces ready at $r_i$ that
 # play for $\ell_i$, it is $\max_i \left( r_i - \sum_{j<i} \ell_j \right)$: `mmo.streaming.earliest_start`.
 #
 # How many frames to decode in one call? More at a time cost less each; the listener waits for all of them. (On a busy machine two neighbours below may change places.)
@@ -700,7 +700,7 @@ if len(at) > 4:
     print(f"but playing may begin at {earliest_start(hiccup, plays):.0f} ms instead of {at[0]:.0f}, or there is a gap")
 
 # %% [markdown]
-# So a player on a real line waits a little on purpose. `mmo.streaming.SpeechStream` has both: single frames until something is heard, then pieces that grow. Until something *is heard*, because the first frames
+# So a player on a real line waits a little on purpose. As to the size of the pieces, `mmo.streaming.SpeechStream` has the best of both: single frames until something is heard, then pieces that grow. Until something *is heard*, because the first frames
 # may be silence: the breath before a word. The clock that counts for a person runs until the first frame that is loud enough.
 
 # %%

@@ -96,7 +96,7 @@ display(show_delay(streams.input_ids[:, :44], config, start, words[:44]))
 #
 # - **dropout** on the projected code embedding, as the prenet of Tacotron has it;
 # - **stretches about a word long are hidden** from the history, half of them as pads, half as random codes;
-# - **some positions hold random codes**: the original's scheduled sampling, 5 % of the answer.
+# - **some positions hold random codes**, 5 % of the answer. It is a plain form of *scheduled sampling*: there the model's own guesses are put in, more and more of them; here dice are, and always as many.
 #
 # ## Exercise: a past that lies
 #
@@ -235,7 +235,7 @@ predict("10.memory", "And how many MB will this kernel have held at its peak, wi
 #
 # *Exercise 10.even · difficulty ●●○ · importance ●●○ · 10 minutes · 3 points · stuck? `hint("10.even")`*
 #
-# What Muon remembers of a matrix is a running mean $M$ of its gradients. Taken apart, $M = U S V^\top$, it is loud in a few directions and faint in all the others, which may hold the rarer things to be learnt. So Muon makes the loud ones about equally loud and lifts the faint ones before it steps.
+# What Muon remembers of a matrix is a running mean $M$ of its gradients. Taken apart into singular values, $M = U S V^\top$ (the columns of $U$ and $V$ are directions, and the numbers on the diagonal of $S$, the *singular values*, say how loud each is), it is loud in a few directions and faint in all the others, which may hold the rarer things to be learnt. So Muon makes the loud ones about equally loud and lifts the faint ones before it steps.
 # An SVD in every update would be slow; products are enough. First $X = M / \lVert M \rVert$ (the root of the sum of squares), so that no singular value is above 1. Then five rounds, each of which keeps the directions and puts every singular value $s$ through
 #
 # $$p(s) = 3.4445\, s - 4.775\, s^3 + 2.0315\, s^5,$$
@@ -437,7 +437,7 @@ quiz("10")
 # ## Summary
 #
 # - One matrix of hidden states is all that passes from the Thinker to the Talker, and it is enough to speak from.
-# - The past is made untrustworthy, so that the bridge is read. The rate warms up and falls, a step favours no direction, the average of the weights is kept.
+# - The past is made untrustworthy, so that the bridge is read. The rate warms up and falls, a step favours no direction that stands out of the noise, the average of the weights is kept.
 # - The first codebooks are learnt first, and best; a loss is not speech.
 # - Where a loss begins can be counted beforehand, and so can what a training costs; what it made forgotten can only be asked.
 #

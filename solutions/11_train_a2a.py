@@ -128,7 +128,7 @@ assert sum(errors) == measures.word_errors([item.question for item in asked], he
 #
 # The features are computed once and kept (`mmo.features`), in several differently disturbed copies: other speeds, rooms and noises.
 #
-# **Written down first.** The Thinker knows what to do with *words*. So in the second pass an answer begins with a think block (`Draws.write_down`): the model writes what it hears, closes the block, and then answers.
+# **Written down first.** The Thinker knows what to do with *words*. So in the second pass the answer to a question that is heard (four fifths of its rows; the others are asked in writing) begins with a think block (`Draws.write_down`): the model writes what it hears, closes the block, and then answers.
 # Nothing of the block is spoken: the layout starts the sound behind it (`audio_start`, [notebook 07](07_sequence_and_delay.ipynb)). Every word of the question is a label now, also one on which the answer does not hang; and the answer may look back at words.
 # The original answers at once. So does the first pass here: a frozen Thinker has never seen such a block.
 
@@ -220,7 +220,7 @@ for name, text_labels, sound_labels in zip(sources, *found.tolist()):
     print(f"{name:20} {text_labels:4.0%} of the text labels, {sound_labels:4.0%} of the sound's")
 
 # %% [markdown]
-# So the few spoken rows of the rehearsal are most of what the Talker learns from, and the hearing is learnt in writing. The rows of text alone are there for the Thinker: it had read, for instance, what comes after each number, and what nobody speaks of it forgets.
+# So the few spoken rows of the rehearsal are most of what the Talker learns from, and the hearing is learnt in writing. The rows of text alone are there for the Thinker: in its pretraining it had read, for instance, what comes after each number, and it forgets what no row mentions any more. (The count takes all of the pass's own rows as heard. The fifth that is asked in writing has no block: the blocks' share is some two points lower.)
 #
 # ## Exercise: what freezing saves
 #
@@ -292,6 +292,8 @@ for entry in read_log(result.log_file, validation=True):
         print(f"{entry['pass']:14} step {entry['step'] + 1:5}: text, held out {entry['text']:.3f}")
 
 # %% [markdown]
+# (The two passes' losses are not to be compared: in the second the words of the block are labels, too, and the answer is read behind the true block, not behind the model's own.)
+#
 # ## Misheard, or misunderstood?
 #
 # Each question is asked three ways: as it was spoken; as the encoder's own head wrote it down; as it was meant. The second way is an *oracle* for the projector: all
@@ -321,7 +323,7 @@ for name, part in (("heard whole", whole), ("something misheard", ~whole)):
 
 # %% [markdown]
 # Where the first two figures are near each other, the encoder is the bottleneck. Where the first is well below the second, words that the encoder can write did not get through: its features of these voices are
-# unlike those of the training voices, and projector and Thinker have learnt from no others. The questions that were heard whole tell the two apart.
+# unlike those of the training voices, and projector and Thinker have learnt from no others. The questions that were heard whole tell the two apart. (An interval of no width is no certainty: where no answer is wrong, the bootstrap can draw no mistake. With $n$ of $n$ right the share may still be as low as about $1 - 3/n$.)
 #
 # The model's own think blocks tell more: what *it* heard, beside what the encoder's head heard in the same features.
 

@@ -161,7 +161,7 @@ print(f"at most {result.memory / 1e6:.0f} MB")
 reveal("12.minutes", round(result.seconds / 60, 1), "minutes, with looking at held-out rows and saving")
 
 # %% [markdown]
-# The codebooks on the right are rehearsal: nothing about speech is new here. On held-out rows, all that was measured on the way, the text loss of each task and the codebooks:
+# The codebooks on the right are nearly all rehearsal; new is only that some answers are spoken behind a picture. (The minutes are those of the machine and the hour; the line at the top of this notebook was measured at another one.) On held-out rows, all that was measured on the way, the text loss of each task and the codebooks:
 
 # %%
 for entry in read_log(result.log_file, validation=True):
@@ -287,6 +287,8 @@ low, high = interval(hits, drawn).tolist()
 print(f"{hits.float().mean():.0%} of {len(hits)}: between {low:.0%} and {high:.0%}, nineteen times in twenty")
 
 # %% [markdown]
+# (Where all are right, or none, the bootstrap has nothing else to draw and gives an interval of no width. That is no certainty: with $n$ of $n$ right the share may still be as low as about $1 - 3/n$.)
+#
 # **The control.** With the pictures swapped, the answers must swap too.
 
 # %%

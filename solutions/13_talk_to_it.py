@@ -278,11 +278,13 @@ recorded = Corpus([DataFile(open_rows(settings.data_dir / "t2a-test.parquet", co
 batch = Batches([recorded], [1.0], layout, 4 * layout.max_length).validation(16 if budget == "full" else 4)[0]
 with torch.inference_mode():
     hidden = generator.model.hidden_states(**batch.inputs(next(generator.model.parameters()).device)).audio
-    here = (batch.audio_labels >= 0).any(dim=1)[list(batch.speaking)]  # (B, T): where a code is learnt
+    labels = batch.audio_labels[list(batch.speaking)].movedim(1, -1)  # (B, T, Q)
+    here = (labels >= 0).any(dim=-1)  # (B, T): where a code of any codebook is learnt
     logits = generator.model.audio_head(hidden[here.to(hidden.device)]).movedim(-2, 0).float().cpu()  # (Q, N, A)
-print(f"{logits.shape[1]} places, {logits.shape[2]} entries; the mean number in play by codebook")
+learnt = (labels[here] >= 0).T  # (Q, N): the codebooks begin and end one after the other
+print(f"{int(learnt[0].sum())} places a codebook, {logits.shape[2]} entries; the mean number in play by codebook")
 for temperature in (0.2, 0.6, 1.0):
-    print(f"temperature {temperature}: " + "  ".join(f"{count:6.1f}" for count in in_play(logits, temperature).mean(dim=1)))
+    print(f"temperature {temperature}: " + "  ".join(f"{count:6.1f}" for count in (in_play(logits, temperature) * learnt).sum(dim=1) / learnt.sum(dim=1)))
 print(f"(in decoding only the likeliest {generator.decoding.top_k} may be drawn)")
 
 # %% [markdown]
@@ -304,7 +306,7 @@ for temperature in (0.0, 0.2, 0.6, 1.0):
 #
 # *Exercise 13.likeness · difficulty ●○○ · importance ●●○ · 6 minutes · 2 points · stuck? `hint("13.likeness")`*
 #
-# A speaker encoder (`mmo/speaker.py`) is not shipped with the tiny world. A plain stand-in: the *long-term spectrum* of a sound, the mean over its louder half of 64 mel bands in decibels; the mean over some recordings of a voice is its *portrait*. What all
+# A speaker encoder (`mmo/speaker.py`) is not shipped with the tiny world. A plain stand-in: the *long-term spectrum* of a sound, each of 64 mel bands in decibels, its mean over the louder half of the frames, less the mean over all bands; the mean over some recordings of a voice is its *portrait*. What all
 # speech has in common tells nobody apart, so take the mean of the portraits off, from the portraits and from the sound, and give the cosine to each voice. (It knows timbre, not melody, and a loudspeaker would fool it.)
 
 # %%

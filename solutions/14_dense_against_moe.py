@@ -125,7 +125,7 @@ check("14.names")
 # %%
 load_thinker(models[DENSE].model, settings.thinker_file)  # a trained Thinker, an untrained Talker: where T2A starts
 state = models[DENSE].state_dict()
-fresh = models[MIXED].state_dict()
+fresh = {name: weight.clone() for name, weight in models[MIXED].state_dict().items()}  # cloned: it is asked again below, when these weights have learnt
 # The projectors have an .mlp. of their own, which stays dense: what the mixture knows by its old name keeps it.
 mine = {target: weight for name, weight in state.items() for target in ([name] if name in fresh else names(name, profiles[MIXED].model.num_experts))}
 mine |= {name: weight for name, weight in fresh.items() if name.endswith(".mlp.gate.weight")}  # the routers
@@ -358,17 +358,18 @@ for name in mixtures:
     load /= load.sum()
     print(f"{labels[name]:10} the expert tells {trained[name]:.0%} of the kind; shares {' '.join(f'{each:.0%}' for each in load.tolist())}")
 
-weights = {name: module.gate.weight.detach().clone() for name, module in mixtures.items()}
-for name, module in mixtures.items():  # the same model with the routers it began with
-    module.gate.weight.data.copy_(package[f"{name}.gate.weight"])
-look(models[MIXED].eval())
+with steppers[MIXED].averaged() as model:  # the same weights with the routers they began with
+    weights = {name: module.gate.weight.detach().clone() for name, module in mixtures.items()}
+    for name, module in mixtures.items():
+        module.gate.weight.data.copy_(package[f"{name}.gate.weight"])
+    look(model)
+    for name, module in mixtures.items():
+        module.gate.weight.data.copy_(weights[name])
 print("with routers that never learnt:", ", ".join(f"{labels[name]} {told(name):.0%}" for name in mixtures))
-for name, module in mixtures.items():
-    module.gate.weight.data.copy_(weights[name])
 
 # %% [markdown]
 # A share of 0 % would mean that every kind is spread over the experts alike. Positions of sound look alike to a router and unlike text, so some division comes from the vectors themselves. That is why the last line is there: the routers as
-# they were drawn, on the trained model. Only what goes beyond it was learnt, and a clear map by itself is no proof of learning.
+# they were drawn, on the trained model. Only what goes beyond it was learnt, and a clear map by itself is no proof of learning. Where the trained routers tell *less* than the drawn ones, training has evened out what chance had sorted: the balance loss asks for even shares, and no loss asks an expert to tell the kind.
 
 # %% [markdown]
 # ## Four questions
@@ -390,7 +391,7 @@ quiz("14")
 #
 # **Often mistaken.** *"Same active size, same speed."* The work is the same, the time is not. *"Compare at equal steps."* That compares recipes in which one side pays more for each step. *"An even load means that the experts differ."* Copies of one layer, evenly used, are even too.
 #
-# **To try.** Put `keep_top1_gate=True` into both ends of the comparison: does the start still agree? (It cannot: what factor comes in?) Quadruple `token_budget` and measure the ratio of the step times again.
+# **To try.** Build the mixture with `keep_top1_gate=True`: does the start still agree with the dense model? (It cannot: what factor comes in?) Quadruple `token_budget` and measure the ratio of the step times again.
 #
 # **Where to read on.** In this course: `mmo/moe.py`, [notebook 06](06_mixture_of_experts.ipynb). Papers:
 #

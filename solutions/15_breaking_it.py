@@ -151,7 +151,7 @@ with drawing(7.0, 2.2) as figure:
     picture = finish(figure, "Word error rates: " + ", ".join(f"{name} {rate:.0f} percent" for name, rate in zip(order, rates)))
 display(picture)
 before = errors["all 8 true"].wer / max(errors["the Talker's"].wer, 1e-9)
-reveal("15.codec", round(100 * before), "percent of the Talker's word errors are there with the true codes")
+reveal("15.codec", round(100 * before), "percent: the errors with the true codes, of the Talker's")
 
 # %% [markdown]
 # ## Exercise: who is to blame?
@@ -637,7 +637,7 @@ check("15.choose")
 #
 # *Exercise 15.fate · difficulty ●○○ · importance ●●● · 8 minutes · 2 points · stuck? `hint("15.fate")`*
 #
-# So far the way forward. On the way back the numbers are *small*: each gradient is one of a mean over many places. And `float16` has an end below, too. Its smallest number with all its digits is 6.1e-5; below it come *subnormal* ones with fewer and fewer digits, down to 6.0e-8; and what is less
+# So far the way forward. On the way back the numbers are *small*: each is the gradient of a mean over many places. And `float16` has an end below, too. Its smallest number with all its digits is 6.1e-5; below it come *subnormal* ones with fewer and fewer digits, down to 6.0e-8; and what is less
 # than half of that is stored as 0. Then the weight hears nothing. The remedy is **loss scaling**: multiply the loss by a large number, and all gradients are multiplied by it; divide by it in float32, before the update. How large may it be? Of the values that are not 0, give the share that becomes 0
 # and the share that becomes infinite when `scale` times the value is stored as `kind`.
 

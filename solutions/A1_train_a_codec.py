@@ -18,7 +18,7 @@
 # of; and you have seen a codec collapse, and why it did.
 #
 # **You need** PyTorch's `backward` and `detach`, and from the course what a codec gives: every 80 ms of sound become one *frame* of eight
-# codes, one from each of eight *codebooks*, of which the first two look at the same vector, and each later one refines what those before it left.
+# codes, one from each of eight *codebooks*, of which the first two look at the same vector, and each later one refines what the second and those behind it left.
 #
 # **The claim.** The network is the easy part. A codec lives or dies by three small things around it: what is compared, how a gradient passes the codes, and
 # whether the codebooks stay alive.
@@ -331,7 +331,7 @@ display(picture)
 # Watch the dotted line: there the codes begin. **Predict:** does the mel distance jump up at that step, or does it go on falling?
 
 # %%
-predict("A1.jump", "When codes take the place of the latent, does the mel distance 'jump' or 'go on falling'?", None)
+predict("A1.jump", "When codes take the place of the latent, does the mel distance go 'up' or 'down'?", None)
 
 # %%
 STEPS = 24 if smoke else 800
@@ -367,7 +367,7 @@ by_step = [point[1] for point in curves.points]
 window = max(2, STEPS // 32)
 before, after = np.mean(by_step[recipe.quantise_from - window : recipe.quantise_from]), np.mean(by_step[recipe.quantise_from : recipe.quantise_from + window])
 print(f"mean mel distance of {window} steps before the codes: {before:.2f}, behind: {after:.2f}")
-reveal("A1.jump", "jump" if after > before else "go on falling")
+reveal("A1.jump", "up" if after > before else "down")
 
 # %% [markdown]
 # The same sentence as training went on. The first is what fresh weights make of it.
@@ -433,11 +433,11 @@ display(listen(shipped_codec.decode(shipped_codec.encode(original))[0, 0], SAMPL
 display(listen(my_codec.decode(my_codec.encode(original))[0, 0], SAMPLE_RATE, f"your codec, 8 codebooks: {example.text}"))
 
 # %% [markdown]
-# An honest word. Minutes give the melody of speech and few of its words. The shipped codec is of the same class and was trained by the same losses; it is a little wider, and took the steps printed above, on more than ten hours of two voices.
+# An honest word. Minutes give the melody of speech and few of its words. The shipped codec is of the same class and was trained by the same losses; it is a little wider, and its last sitting alone took the steps printed above, on more than ten hours of two voices.
 # Mimi itself is far wider, heard far more, and in the end was trained without any such distance: by an adversary, a second network that learns to tell its sound from real sound. That is what takes away the hum.
 #
 # What the tiny one has instead: in a part of its steps the later codebooks are left out (`codebook_dropout`), or hold codes of other frames (`FalseCodes`), so that its decoder lives with the mistakes of a Talker. Which codebooks a Talker can predict decided more
-# than how good the codec was with all of them true. At last the decoder was taught alone (`mmo/world/train_decoder.py`): in half of the steps every code behind codebooks 0 and 1 is false, and a second loss compares what the frozen *speech encoder*
+# than how good the codec was with all of them true. At last the decoder was taught alone (`mmo/world/train_decoder.py`): in half of the steps the codes behind codebooks 0 and 1 are false, all of them or at least half, and a second loss compares what the frozen *speech encoder*
 # makes of the decoded sound and of the true one. A third asks that the decoded sound's cepstra *vary* as much as the recording's: a decoder that is only told how far off it is says the mean of all that its codes may stand for, and a mean is too smooth. Encoder and codebooks rest in this sitting, so not one stored code changes, and the Talker need not learn anew.
 
 # %% [markdown]
@@ -460,7 +460,7 @@ quiz("A1")
 # **Often mistaken.** *"The mel distance fell, so it can be understood."* Vowels are most of the energy, consonants most of the words. *"More entries, better sound."* Only those in use count. *"A codec is trained on speech tokens."* Nobody gives it
 # tokens: the codes are what it came up with, from sound and, for codebook 0, a hint of what is said.
 #
-# **To try.** Train with `floor = 5e-3`: which parts of the spectrogram change? Set `letters=0`: look at codebook 0. Set `quantise_from=0` but keep the variance: which of the two cures did more? Use the voice `joe`, which is harder. Start from the shipped codec: `Trainer(..., start_from=settings.codec_file)`
+# **To try.** Train with a floor of 5e-3 (`mel = MelLoss(distance=lambda heard, wanted, floor: mel_loss(heard, wanted, 5e-3))` before `prepared` is called): which parts of the spectrogram change? Set `letters=0`: look at codebook 0. Set `quantise_from=0` but keep the variance: which of the two cures did more? Use the voice `joe`, which is harder. Start from the shipped codec: `Trainer(..., start_from=settings.codec_file)`
 # needs its sizes (`CodecTraining()`) and a third of the rate.
 #
 # **Where to read on.** In this course: `mmo/world/train_codec.py` and `mmo/world/train_decoder.py` (the shipped codec's own training), `mmo/codec.py`. Papers:

@@ -71,7 +71,7 @@ print(f"{len(tokens)} tokens: {', '.join(tokens[:3])}, then words, from {tokens[
 # %% [markdown]
 # ## Few voices, disguised
 #
-# These voices come from a handful of synthesisers, and an encoder could learn them by heart. So no clip is heard the same way twice. It is played faster or slower, sent through another microphone and another room, noise is added; the axis of pitches is
+# These voices come from a handful of synthesisers, and an encoder could learn them by heart. So a clip is mostly heard another way each time. It is played faster or slower, sent through another microphone and another room, noise is added; the axis of pitches is
 # stretched, as if by a longer or shorter throat. And parts of the spectrogram are hidden, so that a word is not known by one of its features alone.
 #
 # ## Exercise: hiding what is heard
@@ -137,7 +137,7 @@ for number, each in enumerate(disguised, 1):
 predict("A2.ways", "How many ways are there to write five different words into 33 places?", None)
 
 # %%
-reveal("A2.ways", comb(33 + 5, 2 * 5), "ways; in general (N + U over 2 U)")
+reveal("A2.ways", comb(33 + 5, 2 * 5), "ways; in general N + U choose 2 U, if no word follows itself")
 
 # %% [markdown]
 # Nobody adds up so many one by one. Put blanks around the words: $\ell = (\varnothing, w_1, \varnothing, w_2, \varnothing, \dots, w_U, \varnothing)$, $2U + 1$ states. Let $\alpha_n(s)$ be the probability of all ways that stand in state $s$ at vector $n$. Into state $s$ one comes

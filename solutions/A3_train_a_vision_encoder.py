@@ -96,7 +96,7 @@ one_step = [pictures.Scene((pictures.Thing(*each),)) for each in (("large", "red
 display(show_maps([np.asarray(pictures.draw(scene, 11)) for scene in one_step], [scene.caption[:-1] for scene in one_step], size=1.8))
 
 # %% [markdown]
-# In a picture of two things the relation can be turned as well: above and below, left and right. The package takes for each picture its own caption, one with an attribute changed and one with the relation turned: $3B$ captions for $B$ pictures.
+# In a picture of two things the relation can be turned as well: above and below, left and right. The package takes for each picture its own caption, one with an attribute changed and one with the relation turned (where there is none, another attribute changed): $3B$ captions for $B$ pictures.
 #
 # ## Exercise: which pairs are true
 #
@@ -117,7 +117,7 @@ def together(pictures: Tensor, captions: Tensor) -> Tensor:
 check("A3.together")
 
 # %% [markdown]
-# Now a real batch. First some thousand pictures are drawn and kept for this notebook's time; then `draw_batch` picks, disturbs (noise, brightness, a pixel's shift) and numbers them. Each row below is a picture, each column a caption; the three blocks are the own captions, those with an attribute changed, those with the relation
+# Now a real batch. First a few thousand pictures are drawn and kept for this notebook's time; then `draw_batch` picks, disturbs (noise, brightness, contrast, a shift of up to three pixels) and numbers them. Each row below is a picture, each column a caption; the three blocks are the own captions, those with an attribute changed, those with the relation
 # turned. White is true.
 
 # %%
@@ -224,7 +224,7 @@ half_way = {name: next((each["step"] for each in readings if each[name] > (1 + f
 reveal("A3.first", min(half_way, key=lambda name: (half_way[name], -readings[0][name])))
 
 # %% [markdown]
-# Compare each column with its last line before you call something learnt: most pictures show one or two things, so "one" is right nearly always. And mind the recall: it is already high. To find a caption among others, colours and sizes do.
+# Compare each column with its last line before you call something learnt: nearly all pictures show one thing, or one beside one other, and for both "how many" is answered by "one". And mind the recall: it is already high. To find a caption among others, colours and sizes do.
 #
 # ## What minutes do not reach
 #
@@ -288,7 +288,7 @@ display(show_maps(grids, [f"patches of {patch}" for patch in costs], size=2.6))
 reveal("A3.cost", round(costs[6] / costs[12], 1), "times as long")
 
 # %% [markdown]
-# Four times the vectors are four times the work in every layer, and sixteen times the pairs in attention. Larger patches are cheap, but then a small thing is a few pixels in one patch, and one linear map must tell its shape.
+# Four times the vectors are four times the work in every layer, and sixteen times the pairs in attention. Larger patches are cheap, but then a small thing lies within a single patch, and one linear map must tell its shape.
 #
 # ## The same eyes, two schools
 #

@@ -196,7 +196,7 @@ print(inspect.getsource(mmo.distributed.average_gradients))
 # %%
 @exercise("A4.denominator")
 def denominator(own_sum: Tensor, own_count: Tensor, whole_count: Tensor, size: int) -> Tensor:
-    """Sum of losses and number of labels of this rank, number of labels of all -> this rank's loss, whose average over ranks is the mean over all labels."""
+    """Sum of losses and number of labels of this rank, number of labels of all -> this rank's loss, whose average over ranks is the mean over all labels; 0 where no rank has one."""
     ### BEGIN SOLUTION
     return size * own_sum / whole_count.clamp(min=1)
     ### END SOLUTION
@@ -374,7 +374,7 @@ print(f"one step of one card {step_seconds(one_batch):.2f} s; exchange among 8 {
 # | learning rate | $\eta$ | more: for Adam about $\sqrt{8}\,\eta$, for SGD up to $8\eta$; with a longer warm-up, and checked on a small run |
 # | gains of a larger batch | | only up to the *critical batch*, where gradients of single batches stop disagreeing; small models with little data reach it soon |
 # | clipping | on the gradient | after averaging, not before: a norm of the mean is what is bounded |
-# | a step that is not finite | skipped | skipped by all or by none: the flag is exchanged too |
+# | a step that is not finite | skipped | skipped by all or by none: each makes the flag of the exchanged loss and gradients, which are the same everywhere |
 # | Muon, average of weights | | unchanged: all ranks have the same gradients, so they do the same |
 # | packed rows, features of frozen encoders | made once | by rank 0 first, the others wait and read |
 # | checkpoint, log, validation, progress bar | | rank 0; a state that knows nothing of $N$ goes on with any |
@@ -412,7 +412,7 @@ for times_mini in (1, 3, 10):
 # Hours of cards are what is paid, not hours of clocks: multiply the last two columns by eight. Write your prediction down before a run and compare; a factor of two off is a question worth an hour.
 #
 # **On eight cards** it is `torchrun --standalone --nproc-per-node 8 -m mmo train --profile full --stage t2a`, with nccl in place of gloo (the trial computes on CPUs wherever it runs). Look for what you have just
-# read in `mmo/training.py`: `Stepper.step` (loss, gradients, the flag), `StageRun.open` (shares of the plan), `StageRun.save`, `Log` and `validate` (rank 0 only). What holds it together is a test,
+# read in `mmo/training.py`: `Stepper.step` (loss, gradients, and the flag that follows from both), `StageRun.open` (shares of the plan), `StageRun.save`, `Log` and `validate` (rank 0 only). What holds it together is a test,
 # `tests/test_distributed.py`: two processes, a few steps, the weights of one.
 
 # %% [markdown]
@@ -446,7 +446,7 @@ answer = generator.answer(ask("What is three plus four?", between / between.norm
 display(listen(answer.samples, answer.sample_rate, f"a vector between {' and '.join(voices)}: {answer.text}"))
 
 # %% [markdown]
-# Read the world's answers aloud (`mmo.world.text` prints thousands; begin with 200), cut them into files, encode them with the codec, make rows (`mmo/world/rows.py`, the schema is in its first lines) and your vector
+# Read the world's answers aloud (`closed_facts` and `open_facts` in `mmo/world/text.py` give thousands; begin with 200), cut them into files, encode them with the codec, make rows (`mmo/world/rows.py`, the schema is in its first lines) and your vector
 # (`speaker_vectors` in `mmo/world/build.py`). Train T2A on from the finished weights, with old rows rehearsed.
 #
 # | | holds | good | excellent |
@@ -579,7 +579,7 @@ quiz("A4")
 #
 # - Data parallelism is exact: shares of one plan, one sum of counts, one mean of gradients.
 # - Equal numbers of batches, or somebody waits for ever; batches of like size, or all wait for the slowest.
-# - No gradient is a gradient of zeros.
+# - Where another rank has a gradient, none counts as zeros. Where no rank has one it stays none: an optimiser moves a weight whose gradient is 0, by momentum and decay.
 # - A mean of means is not the mean, and no curve shows it. Compare with one process, once.
 # - A ring sends each byte less than twice, but a small batch does not hide even that; a larger batch is another training.
 #

@@ -79,6 +79,14 @@ def test_the_next_pass_compiles_the_blocks_and_not_what_was_compiled(profile, tr
             assert block.forward._torchdynamo_orig_callable.__func__ is type(block).forward
 
 
+def test_a_pass_that_is_not_compiled_has_the_blocks_as_they_are_written(profile, traced):  # noqa: F811
+    model = OmniModel(profile.model).train()
+    blocks = Stepper(model, stage_config(trainable="audio_proj", compile=True), 10, CPU, torch.float32).compilation.blocks
+    assert all("forward" in vars(block) for block in blocks)
+    assert Stepper(model, stage_config(), 10, CPU, torch.float32).compilation is None
+    assert not any("forward" in vars(block) for block in blocks)
+
+
 def broken(*_):
     raise OSError("no C++ compiler was found")
 

@@ -419,6 +419,13 @@ def test_the_first_prediction_counts():
     assert repr(desk.reveal("07.other", 8, "steps")) == "It is 8 steps."
 
 
+@pytest.mark.parametrize("mine, kept", [(torch.tensor(4.5), 4.5), (np.int64(3), 3), (torch.ones(2), "tensor([1., 1.])"), (None, None), ([1, 2], "[1, 2]")])
+def test_a_prediction_may_be_computed(mine, kept):
+    """Nothing blocks: what is no plain number is kept as the number that it holds, or as it is written."""
+    desk.predict("07.x", "How many?", mine)
+    assert progress.load()["predictions"].get("07.x", {}).get("mine") == kept
+
+
 def test_of_several_truths_each_counts():
     desk.predict("07.x", "Which?", "size")
     assert repr(desk.reveal("07.x", ["shape", "size"])) == "It is shape and size. You predicted size, and that is it."

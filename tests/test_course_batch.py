@@ -157,7 +157,8 @@ def test_stopped_it_saves_and_says_how_to_go_on(root, tmp_path):
         process.kill()
     assert process.returncode == 130 and f"--resume {folder}" in complaint
     (job,) = json.loads((folder / "report.json").read_text())["jobs"]
-    assert job["state"] == "stopped" and (folder / job["copy"]).is_file() and (folder / job["page"]).is_file()
+    assert job["state"] == "stopped" and (folder / job["copy"]).is_file()
+    assert "<script src=" not in (folder / job["page"]).read_text(encoding="utf-8"), "a page that needs no network"
     assert read_batch(folder).notebooks == ("12",), "what was asked for is there to go on with"
 
 
@@ -256,6 +257,7 @@ def test_folders_are_dated_and_new(tmp_path):
 def test_the_command_says_what_is_wrong(tmp_path):
     for arguments, words in (
         (["run"], "give --notebooks"), (["run", "--notebooks", "10", "--resume", "x"], "give --notebooks"),
+        (["run", "--resume", "x", "--set", "lr=1"], "--resume goes on with what was asked for then"), (["run", "--resume", "x", "--budget", "smoke"], "--resume goes on"),
         (["run", "--notebooks", "77"], "no notebook '77'"), (["run", "--resume", str(tmp_path)], "holds no batch"),
         (["run", "--notebooks", "10", "--set", "nonsense=1", "--to", str(tmp_path)], "no notebook of this batch has a parameter 'nonsense'"),
     ):  # fmt: skip

@@ -600,7 +600,7 @@ PATIENTS = (
         complaint="It is hoarse, as if each sound carried a bit of its neighbour, and harder to make out than it was. The text is right. Training was fine, and so was its loss.",
         run=answer_one, place="mmo.generation.undelay", broken=undelay_refining_the_wrong_frame,
         choices=(
-            Choice("The streams are pushed back by one step too few: codebooks 1 to 7 refine the frame before theirs.",
+            Choice("The streams are moved back by one step too few: codebooks 1 to 7 refine the frame after theirs.",
                    "Codebook 0 agrees with a healthy run and the others do not, and they agree once you move them by one frame: they are the right codes in the wrong frame."),
             Choice("The sampling is too warm: codes are drawn that do not belong together.",
                    "Then codebook 0 would differ as well, for it is drawn the same way, and the speech would run off. Look at the agreement by codebook: which one is untouched?"),
@@ -719,7 +719,7 @@ PATIENTS = (
         complaint="A new training run looks wonderful: after two dozen steps its audio loss is lower than any run's before. But the model speaks no better for it.",
         run=train_on, place="mmo.data.collate", broken=collate_with_zeros,
         choices=(
-            Choice("Positions without a label are labelled 0, and 0 is a code: most of what is learnt is to say code 0.",
+            Choice("Positions without a label are labelled 0, and 0 is a code: much of what is asked is to say code 0.",
                    "Every place has a label now, the question's and the padding's too. Zeros are easy to predict: the loss begins high, since nobody taught them before, then falls below all that is honest. They are many, and the mean hides how the sounds fare."),
             Choice("The learning rate is too high, and the run has diverged.",
                    "A diverging loss rises. This one falls, below what two dozen steps can do for speech."),
@@ -789,7 +789,7 @@ PATIENTS = (
         choices=(
             Choice("Where training has pads, before a codebook's first frame and behind its stop, the codes just drawn are fed back.",
                    "The model meets at these places what it never saw there. In the middle of the speech there is no difference in the rule, only in the history it stands on."),
-            Choice("The streams are pushed back by one step too few.",
+            Choice("The streams are moved back by one step too few.",
                    "Then codebook 0 would agree with the healthy run all the way. Look at the agreement by codebook."),
             Choice("The stop sign can never be drawn.",
                    "Then the speech would run to its limit. It ends by itself, as the chart says, and where a healthy run ends."),

@@ -105,8 +105,8 @@ def last_sitting(data: Path) -> list[str]:
     found = figures(data, "decoder")
     each = [*found.get("before", []), found]
     told = ", then ".join(described(sitting) for sitting in each)
-    return [f"Its decoder was taught alone at last (`python -m mmo.world.train_decoder`: {told}): in {100 * found['settings']['unknown']:.0f} % of the steps",
-            "all codes behind codebooks 0 and 1 were those of other frames, and its cepstra were to vary as much as the recording's. Encoder and codebooks rested,",
+    return [f"Last of all its decoder was taught alone, in several trainings (\"sittings\"; `python -m mmo.world.train_decoder`: {told}): in {100 * found['settings']['unknown']:.0f} % of the steps",
+            "the codes behind codebooks 0 and 1 were those of other frames, all or at least half of them, and its cepstra were to vary as much as the recording's. Encoder and codebooks rested,",
             "so the codes in the rows are those of before.", ""]
 
 
@@ -127,9 +127,9 @@ def card(data: Path) -> str:
     total = sum(found for _, found, _ in weights)
     parts = [
         "# The tiny world: data card", "",
-        "`mmo world build` makes such files (seeded; needs `pip install .[world]` and the programs espeak-ng, flite and festival).",
+        '`mmo world build` makes such files (seeded; needs `pip install -c constraints.txt -e ".[world]"` and the programs espeak-ng, flite and festival).',
         *interim(data),
-        "This card is printed by `python -m mmo.world.card`.", "",
+        "This card is written by `python -m mmo.world.card`.", "",
         "A closed little world of small numbers, colours, shapes and greetings with one answer per question. Splits bind every trained part:",
         "`sentence` (known as text, never spoken or drawn), `pair` (a word pair that was never spoken), `fact` (in no text).", "",
         "## Rows", "", *rows_table(data), "",

@@ -90,7 +90,7 @@ NEAREST = Exercise(
         "codebook[codes] are the chosen entries, (N, D). What is left is the point minus its entry.",
     ),
     reference=nearest,
-    package_name="moshi's EuclideanCodebook.encode",
+    package_name="moshi's EuclideanCodebook.encode with the rest taken off behind it",
     cases=nearest_cases,
     bugs=(
         Bug("You take the entry with the largest scalar product. A long entry wins that even from far away; wanted is the smallest distance.", nearest_by(lambda x, book: x @ book.T)),

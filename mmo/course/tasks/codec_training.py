@@ -179,7 +179,7 @@ UPDATE_CODEBOOK = Exercise(
     cases=update_cases,
     bugs=(
         Bug("Old and new have changed places: with a decay near 1 the old must weigh most.", lambda usage, sums, latent, codes, decay: update_codebook(usage, sums, latent, codes, 1 - decay)),
-        Bug("The new part is added in full: (1 - decay) is missing, and both would grow without end.", lambda usage, sums, latent, codes, decay: tuple(decay * old + (new - decay * old) / (1 - decay) for old, new in zip((usage, sums), update_codebook(usage, sums, latent, codes, decay)))),
+        Bug("The new part is added in full: (1 - decay) is missing. Both settle 1 / (1 - decay) times too large, a hundredfold at 0.99, and are no means any more.", lambda usage, sums, latent, codes, decay: tuple(decay * old + (new - decay * old) / (1 - decay) for old, new in zip((usage, sums), update_codebook(usage, sums, latent, codes, decay)))),
         Bug("The batch's means are averaged, not its sums: then dividing by the usage divides twice.", update_means),
         Bug("Entries that nobody chose do not fade. They must, in usage and sum alike: so their place stays, and their death shows.", update_hit_only),
         Bug("Of several vectors with one code only the last is counted: indexed assignment overwrites. Add them up (one_hot, index_add, scatter_add).", update_overwriting),

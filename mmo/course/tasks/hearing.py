@@ -94,7 +94,7 @@ WINDOWS = Exercise(
         Bug("There is a window too many at the end, filled up with zeros. Only whole windows count.", windows_padded),
     ),
     gradients=(0,),
-    tolerance=1e-2,
+    tolerance=3e-3,
     picture=lambda wanted, theirs: compare_maps(wanted, theirs, xlabel="sample", ylabel="window"),
 )
 
@@ -169,7 +169,7 @@ MEL_BANK = Exercise(
         Bug("The bins' frequencies are off: bin i lies at i * rate / size, not at i * (rate / 2) / (size / 2 + 1).", lambda bands, size, rate, low: triangles(mel(torch.arange(size // 2 + 1) * (rate / 2) / (size // 2 + 1)), torch.linspace(float(mel(low)), float(mel(rate / 2)), bands + 2))),
         Bug("Each band is divided by its sum. That is another convention; here each triangle's peak would be 1.", lambda bands, size, rate, low: mel_bank(bands, size, rate, low) / mel_bank(bands, size, rate, low).sum(dim=0).clamp(min=1e-6)),
     ),
-    tolerance=1e-3,
+    tolerance=1e-4,
     picture=lambda wanted, theirs: compare_maps(wanted.T, theirs.T, xlabel="bin", ylabel="band"),
 )
 

@@ -35,7 +35,7 @@ PARAMETERS = Exercise(
         "Stored: the router and all experts. Active: the router and top_k experts.",
     ),
     reference=parameters,
-    package_name="mmo.moe.MixtureOfExperts",
+    package_name="a count of the weights in mmo.moe.MixtureOfExperts",
     cases=lambda: [Case("width 6, inner 10, 4 experts, 1 a position", (6, 10, 4, 1)), Case("width 8, inner 24, 8 experts, 2 a position", (8, 24, 8, 2))],
     bugs=(
         Bug("The router is missing: it has a row of weights for each expert.", lambda w, i, e, k: (e * 3 * w * i, k * 3 * w * i)),

@@ -359,7 +359,7 @@ LOSS = Exercise(
         "Divide each codebook's sum by its number of labels, (labels != -100).sum(dim=1).clamp(min=1); then (mean * codebook_weights).sum() / codebook_weights.sum().",
     ),
     reference=audio_loss,
-    package_name="mmo.omni.audio_loss_sums and LossSums.audio_loss",
+    package_name="mmo.omni.audio_loss_sums with LossSums.audio_loss",
     cases=loss_cases,
     bugs=(
         Bug("The stop counts no more than any other label. Multiply its cross-entropy by stop_weight.", lambda logits, labels, stop, stop_weight, weights: loss_by(logits, labels, stop, 1.0, weights)),

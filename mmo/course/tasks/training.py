@@ -234,7 +234,7 @@ EVEN = Exercise(
     difficulty=2,
     importance=2,
     minutes=10,
-    looks="A matrix of the same shape whose singular values lie between about 0.7 and 1.2; only what was fainter than a hundredth of the whole stays below.",
+    looks="A matrix of the same shape whose singular values lie between about 0.7 and 1.2; only what was fainter than about two thousandths of the whole stays below.",
     hints=(
         "Write X as U S Vᵀ, and multiply X Xᵀ X out: what is left of the U and V in the middle, and what became of S?",
         "X Xᵀ X = U S³ Vᵀ, and once more in front of it, (X Xᵀ)² X = U S⁵ Vᵀ. So a round is a sum of three matrices of the same shape. Before the first round divide by the norm: then no s is above 1.",

@@ -306,7 +306,7 @@ PROBE = Exercise(
         Bug("The strength is missing: without it, features that say the same twice make the solution wild.", lambda features, classes, number, strength: probe(features, classes, number, 0.0)),
         Bug("The strength is subtracted, not added.", lambda features, classes, number, strength: probe(features, classes, number, -strength)),
     ),
-    tolerance=1e-3,
+    tolerance=1e-4,
     picture=lambda wanted, theirs: compare_maps(wanted, theirs, xlabel="class", ylabel="feature, constant last"),
 )
 

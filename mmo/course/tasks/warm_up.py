@@ -58,7 +58,7 @@ FRAMES = Exercise(
         "A tensor of F · size numbers becomes (F, size) with .view(-1, size): rows are filled one after the other.",
     ),
     reference=cut_frames,
-    package_name="mmo.codec.Codec.whole_frames",
+    package_name="mmo.codec.Codec.whole_frames with a cut behind it",
     cases=frames_cases,
     bugs=(
         Bug("The last samples are lost: what does not fill a frame must be filled up with zeros, not dropped.", frames_without_rest),
