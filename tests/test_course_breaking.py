@@ -39,6 +39,9 @@ class Letters:
     def decode(self, ids) -> str:
         return "".join(chr(each) for each in ids)
 
+    def id(self, token: str) -> int:
+        return 19  # in front of all letters
+
 
 @pytest.fixture(scope="module")
 def generator():

@@ -176,8 +176,9 @@ def offered(cells: Sequence[Cell]) -> dict[str, ast.stmt]:
     statements = [statement for cell in cells for statement in makers(parsed(cell.source)) if not is_exercise(statement) and not is_star(statement)]
     offers: dict[str, list[ast.stmt]] = {}
     for statement in statements:
-        for name in bound_names(statement) - read_at_once(statement):
-            offers.setdefault(name, []).append(statement)
+        for name in bound_names(statement):
+            if name not in read_at_once(statement):
+                offers.setdefault(name, []).append(statement)
     while unmade := [name for name, made in offers.items() if read_at_once(made[-1]) - set(offers) - set(dir(builtins))]:
         for name in unmade:
             offers[name].pop()
