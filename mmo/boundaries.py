@@ -47,18 +47,18 @@ def find_standing(profile: Profile, stage: str, budget: str, run_dir: Path, *, s
     if now and made.get("start") != now:  # where they are gone, nothing says that others were meant
         return Standing(words=f"{stage}: {told(finished)} was made from other weights than are there now; it is trained anew")
     if others := other_rows(profile, passes, made.get("seen", {})):
-        return Standing(words=f"{stage}: {told(finished)} was made on other rows than are there now ({others}); it is trained anew")
+        return Standing(words=f"{stage}: {told(finished)} was made on other rows than are there now ({', '.join(others)}); it is trained anew")
     return Standing(done=True, words=f"{stage}: done already, with these settings ({told(finished)}); --fresh trains it anew")
 
 
-def other_rows(profile: Profile, passes: Sequence[StageConfig], seen: dict[str, dict[str, str]]) -> str:
-    """What the finished weights have seen otherwise than it is now, by name: data files, features of an encoder; "" where nothing.
+def other_rows(profile: Profile, passes: Sequence[StageConfig], seen: dict[str, dict[str, str]]) -> list[str]:
+    """What the finished weights have seen otherwise than it is now, by name: data files, features of an encoder.
 
     seen: by pass, as `checkpoint.how_made` tells it; a pass that it does not name is not asked about.  Where files cannot be read, nothing says that others were meant.
     """
-    encoders, found = training.default_encoders(profile, profile.device()), {}
+    encoders, found = training.default_encoders(profile, profile.device()), set()
     for each in passes:
         if each.name in seen:
             with suppress(DataError, OSError):
-                found |= dict.fromkeys(filter(None, training.unlike(training.seen_by(profile, each, encoders), seen[each.name]).split(", ")))
-    return ", ".join(found)
+                found.update(training.unlike(training.seen_by(profile, each, encoders), seen[each.name]))
+    return sorted(found)

@@ -22,7 +22,7 @@ from mmo.chat import ChatTokenizer
 from mmo.checkpoint import latest_weights
 from mmo.codec import Codec, codec_layout
 from mmo.config import Decoding
-from mmo.generation import PICTURE_QUESTION, Answer, Finished, Generator, Heard, Prompt, TextPiece, lay_out
+from mmo.generation import Answer, Finished, Generator, Heard, Prompt, TextPiece, lay_out
 from mmo.omni import load_model
 from mmo.profiles import Profile, profile, run_dir
 from mmo.twin import Precision
@@ -132,14 +132,13 @@ def make_prompt(question: Question, settings: Profile, model_config, voice: str 
     if not (question.text or question.audio or question.image):
         raise ValueError("nothing to answer: give a question in quotes, --audio FILE or --image FILE")
     words = read_words(settings)
-    text = question.text or (PICTURE_QUESTION if question.image and not question.audio else "")
-    if words is not None and (unknown := unknown_words(text, words)):
+    if words is not None and (unknown := unknown_words(question.text, words)):
         note(words_notice(unknown, words))
     speaker = read_voice(settings, voice)
     heard = hear(settings, question.audio, words) if question.audio else ()
     seen = see(settings, question.image) if question.image else ()
     tokenizer = ChatTokenizer.load(settings.tokenizer_dir)
-    return lay_out(tokenizer, model_config, text, heard, seen, speaker, seed), tokenizer
+    return lay_out(tokenizer, model_config, question.text, heard, seen, speaker, seed), tokenizer
 
 
 # --- The command -------------------------------------------------------------------------------------------------

@@ -233,10 +233,10 @@ def seen_by(profile: Profile, stage: StageConfig, encoders: Encoders) -> dict[st
     return found
 
 
-def unlike(one: dict[str, str], other: dict[str, str]) -> str:
-    """The names of what differs between two passes' `seen`, in words; features only where their file is the same."""
+def unlike(one: dict[str, str], other: dict[str, str]) -> list[str]:
+    """The names of what differs between two of `seen_by`; features only where their file is the same."""
     names = sorted(name for name in {*one, *other} if one.get(name) != other.get(name))
-    return ", ".join(name for name in names if name.split(":")[0] == name or name.split(":")[0] not in names)
+    return [name for name in names if name.split(":")[0] == name or name.split(":")[0] not in names]
 
 
 def validation_files(profile: Profile, pattern: str, make: bool = True) -> list[Path]:
@@ -644,7 +644,7 @@ class StageRun:
             self.bad |= {(row.file, row.row): row for row in corpus.bad()}
         seen = {name: key for corpus in corpora for file in corpus.files for name, key in file.seen().items()}
         if self.saved is not None and (others := unlike(seen, self.seen.get(stage.name, seen))):
-            raise ValueError(f"{self.state_file} was made on other rows than are there now ({others}). Put those back, or start anew: fresh=True in train(), --fresh on the command line")
+            raise ValueError(f"{self.state_file} was made on other rows than are there now ({', '.join(others)}). Put those back, or start anew: fresh=True in train(), --fresh on the command line")
         self.seen[stage.name] = seen
         of_batches = corpora, shares, layout, stage.token_budget, self.settings["seed"], stage.chunk_rows
         if self.group.size > 1:

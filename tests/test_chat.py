@@ -83,6 +83,10 @@ def test_bad_folders_and_turns(tmp_path, tokenizer):
     (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<|im_end|>"}')
     with pytest.raises(ValueError, match="no chat template"):
         ChatTokenizer.load(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
+    (tmp_path / "tokenizer.json").write_text((FOLDER / "tokenizer.json").read_text(encoding="utf-8")[:500], encoding="utf-8")
+    with pytest.raises(ValueError, match="tokenizer.json is no tokenizer, or damaged"):
+        ChatTokenizer.load(tmp_path)
     with pytest.raises(ValueError, match="role wizard"):
         tokenizer.prompt([{"role": "wizard", "content": "?"}])
     with pytest.raises(ValueError, match="no token"):

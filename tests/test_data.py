@@ -144,6 +144,17 @@ def test_a_vector_of_fixed_length_is_a_list(tmp_path):
     assert open_rows(path, CONFIG, tmp_path / "cache")[0].speaker.tolist() == [0.5] * worlds.SPEAKER
 
 
+def test_packing_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    """On a full disk the parts would be one more each time."""
+    path = worlds.write_rows(tmp_path / "a.parquet", worlds.make_rows("t2a", 20))
+    monkeypatch.setattr("mmo.rows.check_row", lambda *_: (_ for _ in ()).throw(OSError("no space left")))
+    with pytest.raises(OSError, match="no space left"):
+        open_rows(path, CONFIG, tmp_path / "cache")
+    assert [each for each in (tmp_path / "cache").iterdir() if each.suffix != ".lock"] == []
+    monkeypatch.undo()
+    assert len(open_rows(path, CONFIG, tmp_path / "cache")) == 20
+
+
 def test_files_that_are_none(tmp_path):
     with pytest.raises(DataError, match="no such data file"):
         open_rows(tmp_path / "absent.parquet", CONFIG, tmp_path)

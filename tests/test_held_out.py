@@ -12,6 +12,7 @@ from mmo.config import Draws
 from mmo.data import Batches, Layout
 from mmo.examination import SIZES
 from mmo.held_out import PARTS, kept_rows, part_file, read_note, set_aside, source_of, wanted_rows
+from mmo.prepare import check_features
 from mmo.profiles import HeldOut
 from mmo.rows import DataError
 from mmo.training import open_corpora, read_log, train, validation_batches
@@ -61,6 +62,13 @@ def test_training_never_sees_what_is_set_aside(profile):
                 kept = kept_rows(profile, source)
                 assert len(kept) == 7 and not kept & seen[source.name]
                 assert seen[source.name] == set(range(ROWS)) - kept, "nothing else is left out"
+
+
+def test_looking_at_features_sets_nothing_aside(profile, monkeypatch):
+    """`mmo features --check` makes nothing: neither features nor the held-out files whose features it would ask for."""
+    monkeypatch.setattr("mmo.prepare.default_encoders", lambda *_: worlds.toy_encoders())
+    before = sorted(profile.data_dir.iterdir())
+    assert not check_features(profile, "a2a", say=lambda *_: None) and sorted(profile.data_dir.iterdir()) == before
 
 
 def test_of_shards_the_first_gives_them(profile):

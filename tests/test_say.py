@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from mmo import cli, say
 from mmo.codec import codec_config, save_codec
 from mmo.config import Decoding, ModelConfig
+from mmo.generation import PICTURE_QUESTION
 from mmo.omni import OmniModel, save_model
 from mmo.profiles import REPOSITORY, Profile
 from mmo.profiles import profile as find_profile
@@ -177,7 +178,7 @@ def test_features_stand_at_their_placeholders(toy, monkeypatch):
         assert [each.text_ids.count(MODEL.audio_ids[0]) for each in prompt.again] == [5] * bool(sounds), "heard again at another speed"
         assert [float(look[0, 0]) for look in prompt.looks] == [1.0, 2.0] * bool(pictures), "seen again from another place"
     seen, tokenizer = say.make_prompt(say.Question(image="p.png"), toy, MODEL, None, 0)
-    assert say.PICTURE_QUESTION in tokenizer.decode(seen.text_ids)
+    assert PICTURE_QUESTION in tokenizer.decode(seen.text_ids)
 
 
 @pytest.mark.parametrize(

@@ -174,6 +174,16 @@ def test_missing_files_and_weights_are_named(folder, tmp_path):
         VisionEncoder.load(tmp_path)
 
 
+@pytest.mark.parametrize("name, text", [("config.json", '{"hidden'), ("preprocessor_config.json", '{"size'), ("config.json", json.dumps(SIZES | {"hidden_size": 64}))])
+def test_damaged_configurations_are_named(folder, tmp_path, name, text):
+    """Cut short, or of another shape than the weights."""
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        VisionEncoder.load(tmp_path)
+
+
 def test_a_folder_of_the_whole_siglip_gives_its_vision_half(tmp_path):
     torch.manual_seed(1)
     words = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2, vocab_size=50, max_position_embeddings=8)

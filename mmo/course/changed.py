@@ -119,7 +119,7 @@ def read_in(path: str, root: Path) -> Used:
 
 
 def ways(start: str, also: Iterable[str], root: Path, gone: Iterable[str] = ()) -> dict[str, str]:
-    """Every file of the package that code in `start` imports, nearest first -> the file that imports it.  also: modules that it uses without an import."""
+    """Every file of the package that code in `start` imports, nearest first -> the file that imports it.  also: modules that it uses without an import.  gone: as in `module_files`."""
     found: dict[str, str] = {path: start for path in sorted(also) if (root / path).is_file()}
     ahead = [start, *found]
     for path in ahead:  # grows while it is read
@@ -178,7 +178,7 @@ def why_touched(entry: Notebook, files: set[str], root: Path, asked: Profile) ->
             return own
     start = f"solutions/{entry.file}.py"
     tasks = f"mmo/course/tasks/{TASKS[entry.number]}.py" if entry.number in TASKS else ""
-    found = ways(start, filter(None, [tasks]), root, files)
+    found = ways(start, filter(None, [tasks]), root, {path for path in files if not (root / path).is_file()})
     for path in found:
         if path in files:
             return by(path, start, found)
