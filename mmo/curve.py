@@ -83,7 +83,7 @@ def listen(profile: Profile, folders: dict[float, Path], sentences: int) -> dict
     said["recorded.codec"] = [item.truth for item in items]
     found = {}
     for name, texts in said.items():
-        errors = measures.word_errors(texts, ear[name])
+        errors = measures.word_errors(texts, ear[name], exam.split)
         found[name] = {"wer": errors.wer, "interval": errors.interval(groups=[item.truth for item in items]), "answers": len(items)}
     return found
 
@@ -113,7 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--step-seconds", type=float, help="take this instead of measuring: minutes as of a quiet machine")
     options = parser.parse_args(arguments)
     profile = find_profile(options.profile)
-    root = runs_root() / f"{profile.name}-curve"
+    root = runs_root() / f"{profile.full_name}-curve"
     step_seconds = options.step_seconds or seconds_a_step(profile)
     print(f"a step takes {step_seconds:.2f} s; {torch.get_num_threads()} threads")
     for minutes in sorted(float(each) for each in options.minutes.split(",")):

@@ -276,8 +276,10 @@ def check_kernel() -> Finding:
 def missing_files(profile) -> list[str]:
     """What of a profile's frozen parts, pretrained Thinker and training data is not there."""
     missing = [str(path) for part in PARTS if not (path := getattr(profile, part)).exists()]
+    from mmo.rows import files_of
+
     patterns = dict.fromkeys(pattern for stage in profile.stages.values() for step in stage for pattern in step.data)
-    return missing + [str(profile.data_dir / name) for name in patterns if not any(profile.data_dir.glob(name))]
+    return missing + [str(profile.data_dir / name) for name in patterns if not files_of(profile.data_dir, name)]
 
 
 def check_profile(name: str, machine: Machine) -> Finding:

@@ -35,7 +35,7 @@ from mmo import measures
 from mmo.checkpoint import latest_weights, stage_file
 from mmo.codec import Codec
 from mmo.digests import sha256_of
-from mmo.examination import SIZES, TIERS, Candidate, Ear, Exam, Item, Spoken, of_tier, read_uncoded, spread_voices
+from mmo.examination import SIZES, TIERS, Candidate, Ear, Exam, Item, Spoken, from_each_voice, of_tier, read_uncoded, spread_voices
 from mmo.generation import Prompt, decode_all
 from mmo.profiles import STAGES, Profile
 from mmo.profiles import profile as profile_of
@@ -114,7 +114,7 @@ def ask_a2a(exam: Exam, candidate: Candidate, ear: Ear):
     )
     right = [measures.same_words(answer.text, item.truth) for answer, item in zip(answers, items)]
     written = [measures.same_words(answer.heard, item.question) for answer, item in zip(answers, items)]
-    disturbed = measures.spread(items, exam.sizes.swapped)
+    disturbed = from_each_voice(items, exam.sizes.swapped)
     in_rooms = candidate.texts(exam.heard_prompts(disturbed, augmented=True), "a2a in rooms")
     rare = {tier: measures.spread(of_tier(exam.asked, tier), exam.sizes.rare_inputs) for tier in TIERS[1:]}
     rare_texts = {tier: candidate.texts(exam.heard_prompts(found), f"a2a {tier}") for tier, found in rare.items() if found}
@@ -258,7 +258,7 @@ def ask_stages(exam: Exam, run_dir: Path, ear: Ear):
 
 def measure_streaming(exam: Exam, candidate: Candidate) -> dict:
     """Medians over some prompts, one at a time, after a first one that does not count."""
-    items = measures.spread(of_tier(exam.said, "sentence"), exam.sizes.streamed)
+    items = from_each_voice(of_tier(exam.said, "sentence"), exam.sizes.streamed)
     prompts = exam.text_prompts(items)
     answers = [candidate.generator.answer(prompt) for prompt in tqdm([prompts[0], *prompts], desc="streaming", unit="answer")][1:]
     spoken = [answer for answer in answers if answer.first_audio_ms is not None]

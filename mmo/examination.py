@@ -143,6 +143,19 @@ def spread_voices(items: Sequence[Item], sentences: int) -> list[Item]:
     return [item for truth in chosen for item in by_truth[truth]]
 
 
+def from_each_voice(items: Sequence[Item], count: int) -> list[Item]:
+    """`count` of the items (or all), evenly spread within each voice: where voices take turns, every other item would be one voice's."""
+    groups: dict[str, list[int]] = {}
+    for place, item in enumerate(items):
+        groups.setdefault(item.voice, []).append(place)
+    chosen, before, count = [], 0, min(count, len(items))
+    for places in groups.values():  # each voice's share, as it has items
+        until = before + len(places)
+        chosen += measures.spread(places, until * count // len(items) - before * count // len(items))
+        before = until
+    return [items[place] for place in sorted(chosen)]
+
+
 # --- Ear ---------------------------------------------------------------------------------------------------------
 
 

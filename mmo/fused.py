@@ -1,4 +1,5 @@
-"""What autograd or torch's kernels do slowly, done quicker: RMSNorm and rotation with their gradients by hand, attention in bfloat16 on a CPU.
+"""What autograd or torch's kernels do slowly, done quicker: RMSNorm, rotation and codes looked up with their gradients by hand; attention and losses in
+bfloat16 on a CPU.
 
 RMSNorm and the rotation of queries and keys do little arithmetic, but autograd derives their gradients step by step,
 and each step reads and writes a whole tensor.  The gradients below take about half the passes: forward and backward
@@ -16,6 +17,8 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from mmo.config import IGNORE
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -90,19 +93,26 @@ def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return turned.to(x.dtype)
 
 
-SHORT = 256  # positions up to which attention by products is the quicker one
-_longest = SHORT
+_as_on_a_card = False
 
 
 @contextmanager
 def as_on_a_card() -> Iterator[None]:
-    """Attention by torch's kernel alone, which keeps no squares for its gradient: for counting on a CPU what a card will hold."""
-    global _longest
-    _longest = 0
+    """Nothing but torch's kernels, which keep other tensors for their gradients: for counting on a CPU what a card will hold."""
+    global _as_on_a_card
+    _as_on_a_card = True
     try:
         yield
     finally:
-        _longest = SHORT
+        _as_on_a_card = False
+
+
+def trains_on_cpu(x: Tensor) -> bool:
+    """Whether gradients are wanted on a CPU, and nobody counts what a card would hold."""
+    return torch.is_grad_enabled() and x.device.type == "cpu" and not _as_on_a_card
+
+
+SHORT = 256  # positions up to which attention by products is the quicker one
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
@@ -111,9 +121,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -
     One of torch's fused kernels, but for training in bf16 on a CPU: there the kernel's gradient takes five times as long as the products it
     is made of (54 rows of 75 positions, one thread: 182 ms for 37), as long as their squares are small.
     """
-    short = causal and mask is None and q.shape[2] <= _longest
-    slow = torch.is_grad_enabled() and q.device.type == "cpu" and q.dtype == torch.bfloat16
-    if short and slow:
+    if causal and mask is None and q.shape[2] <= SHORT and q.dtype == torch.bfloat16 and trains_on_cpu(q):
         return attend_by_products(q, k, v)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=True)
 
@@ -126,3 +134,61 @@ def attend_by_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     q, k, v = q.reshape(B * G, -1, E), k.reshape(B * G, T, E), v.reshape(B * G, T, E)
     scores = torch.baddbmm(hidden, q, k.transpose(1, 2), alpha=E**-0.5)  # (B G, H / G T, T)
     return torch.bmm(scores.softmax(dim=-1), v).view(B, H, T, E)
+
+
+def mean_of_codes(tables: Tensor, codes: Tensor) -> Tensor:
+    """tables (Q, A, D), codes (B, Q, T) -> (B, T, D): each position's Q vectors, one of each codebook's table, averaged."""
+    Q, A, D = tables.shape
+    rows = codes.transpose(1, 2) + A * torch.arange(Q, device=codes.device)  # (B, T, Q) of all tables below each other
+    if trains_on_cpu(tables) and not torch.compiler.is_compiling():
+        return MeanOfCodes.apply(tables, codes, rows)
+    return F.embedding(rows, tables.flatten(0, 1)).mean(dim=2)
+
+
+class MeanOfCodes(torch.autograd.Function):
+    """The same sums, to the bit, without Q vectors a position in memory, there and back: 71 ms for 174 (Q = 8, 4 050 positions, D = 768, fp32, one thread)."""
+
+    @staticmethod
+    def forward(ctx, tables: Tensor, codes: Tensor, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(codes)
+        ctx.size = tables.shape[1]
+        return F.embedding_bag(rows.flatten(0, 1), tables.flatten(0, 1), mode="mean").view(*rows.shape[:2], -1)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        (codes,) = ctx.saved_tensors
+        each = (grad / codes.shape[1]).flatten(0, 1)  # (B T, D), what every codebook's vector gets
+        return torch.stack([torch.ops.aten.embedding_dense_backward(each, own.flatten(), ctx.size, -1, False) for own in codes.unbind(1)]), None, None
+
+
+def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
+    """logits (N, A), labels (N,), -100 where nothing is learnt -> (N,) fp32, 0 there: -log softmax(logits)[label].
+
+    In bf16 on a CPU some rows at a time: torch would write logits, their log softmax and two gradients of them in fp32, each twice as large as the logits.
+    """
+    if logits.dtype == torch.bfloat16 and trains_on_cpu(logits):
+        return CrossEntropies.apply(logits, labels)
+    return F.cross_entropy(logits.float(), labels, reduction="none", ignore_index=IGNORE)
+
+
+AT_ONCE = 1 << 18  # logits: 1 MiB in fp32, which stays in a core's cache
+
+
+class CrossEntropies(torch.autograd.Function):
+    """The gradient is softmax(logits), less 1 at the label; nothing is kept for it but the logits."""
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, labels: Tensor) -> Tensor:
+        ctx.save_for_backward(logits, labels)
+        rows = max(1, AT_ONCE // logits.shape[1])
+        some = zip(logits.split(rows), labels.split(rows))
+        return torch.cat([F.nll_loss(part.float().log_softmax(dim=-1), own, reduction="none", ignore_index=IGNORE) for part, own in some])
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        logits, labels = ctx.saved_tensors
+        grad, labels, result = torch.where(labels == IGNORE, 0, grad)[:, None], labels.clamp(min=0)[:, None], torch.empty_like(logits)
+        rows = max(1, AT_ONCE // logits.shape[1])
+        for part, own, wanted, into in zip(*(each.split(rows) for each in (logits, grad, labels, result))):
+            into.copy_(part.float().softmax(dim=-1).mul_(own).scatter_add_(1, wanted, -own))
+        return result, None

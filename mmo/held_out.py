@@ -19,8 +19,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from filelock import FileLock
 from safetensors.torch import save_file
 
+from mmo.features import read_sound
 from mmo.profiles import STAGES, Profile
 from mmo.rows import COLUMNS, DataError, check_row, files_of, open_parquet, read_batches
 
@@ -29,6 +31,7 @@ LEAST_SHARE = 16  # never more than one row of so many, for each part
 VOICES = 4
 BATCH_ROWS = 64  # rows with their sounds and pictures in memory
 NOTE = b"mmo.held_out"
+VERSION = 2  # of the rules by which rows are chosen: held-out files of an older one are made anew
 
 
 def source_of(profile: Profile, stage: str) -> Path:
@@ -68,8 +71,15 @@ def set_aside(profile: Profile, stages: tuple[str, ...] = STAGES) -> None:
         source = source_of(profile, stage)
         if not source.is_file():
             raise DataError(f"{source}: no such data file, so no {stage} rows can be set aside for testing; fetch it: mmo fetch --profile {profile.name} --stage {stage}")
-        if any(note_of(part_file(profile, stage, part)) != (*about(source), stage) for part in PARTS):
-            write_parts(profile, stage, source)
+        if not are_of(profile, stage, source):
+            with FileLock(profile.data_dir / ".held-out.lock"):  # a training and an examination may begin together
+                if not are_of(profile, stage, source):
+                    write_parts(profile, stage, source)
+
+
+def are_of(profile: Profile, stage: str, source: Path) -> bool:
+    """Whether both held-out files of a kind are there, and are this training file's."""
+    return all(note_of(part_file(profile, stage, part)) == (*about(source), stage, VERSION) for part in PARTS)
 
 
 def about(path: Path) -> tuple[str, int, int]:
@@ -78,9 +88,9 @@ def about(path: Path) -> tuple[str, int, int]:
 
 
 def note_of(path: Path) -> tuple | None:
-    """Which file a held-out file is of; None where it is not there or says nothing."""
+    """Which file a held-out file is of, and by which rules; None where it is not there or says nothing."""
     told = read_note(path)
-    return None if told is None else (told["file"], told["size"], told["of_rows"], told["stage"])
+    return None if told is None else (told["file"], told["size"], told["of_rows"], told["stage"], told.get("version", 1))
 
 
 def read_note(path: Path) -> dict | None:
@@ -126,7 +136,7 @@ def write_parts(profile: Profile, stage: str, source: Path) -> None:
     for part in PARTS:
         if not rows[part]:
             raise DataError(f"{source}: none of the rows chosen for {stage} {part} has {', '.join(needs)}; the file has {total} rows")
-        note = {"stage": stage, "file": name, "size": size, "of_rows": total, "rows": rows[part]}
+        note = {"stage": stage, "file": name, "size": size, "of_rows": total, "version": VERSION, "rows": rows[part]}
         table = pa.Table.from_batches(found[part])
         write_table(table.replace_schema_metadata({NOTE: json.dumps(note).encode()}), part_file(profile, stage, part))
 
@@ -138,9 +148,21 @@ def can_serve(batch: pa.RecordBatch, place: int, needs: list[str], profile: Prof
         return False
     try:
         check_row(row, profile.model)
+        for name in set(needs) & READERS.keys():
+            first = row[name].as_py()
+            READERS[name](first[0] if isinstance(first, list) else first)
     except ValueError:
         return False
     return True
+
+
+def read_picture(data: bytes) -> None:
+    from mmo.vision_encoder import open_picture  # transformers takes seconds
+
+    open_picture(data)
+
+
+READERS = {"question_audios": read_sound, "image_bytes": read_picture}  # a damaged cell would end an examination that has run for an hour
 
 
 def holds(value) -> bool:

@@ -35,6 +35,7 @@ from torch import Tensor, nn
 
 from mmo import memory
 from mmo.config import IGNORE, ModelConfig
+from mmo.fused import cross_entropies
 from mmo.projector import Projector, place_features
 from mmo.talker import Talker
 from mmo.thinker import Thinker
@@ -277,8 +278,7 @@ def audio_loss_sums(
     counts positions.
     """
     Q = len(labels)
-    flat = logits.reshape(-1, logits.shape[-1]).float()
-    each = F.cross_entropy(flat, labels.flatten(), reduction="none").view(Q, -1)
+    each = cross_entropies(logits.reshape(-1, logits.shape[-1]), labels.flatten()).view(Q, -1)
     labels = labels.reshape(Q, -1)
     each = torch.where(labels == stop_token, each * stop_weight, each)
     return each.sum(dim=1), (labels != IGNORE).sum(dim=1)

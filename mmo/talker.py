@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmo.config import ModelConfig
+from mmo.fused import mean_of_codes
 from mmo.moe import make_feed_forward
 from mmo.transformer import Block, KVCache, RMSNorm, Window, run_blocks
 
@@ -48,8 +49,7 @@ class CodeEmbedding(nn.Module):
         low = F.gelu(torch.stack([adapter[0].weight for adapter in self.adapters]))  # (Q, A, R)
         out = torch.stack([adapter[2].weight for adapter in self.adapters])  # (Q, D, R)
         tables = torch.baddbmm(self.base.weight.expand(Q, -1, -1), low, out.transpose(1, 2))  # (Q, A, D)
-        first = torch.arange(Q, device=codes.device) * tables.shape[1]  # where each codebook's table begins
-        return F.embedding(codes.transpose(1, 2) + first, tables.flatten(0, 1)).mean(dim=2)
+        return mean_of_codes(tables, codes)
 
 
 class CodeHead(nn.Module):

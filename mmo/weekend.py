@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from mmo.report import write_report
-from mmo.weekend_page import write_page
+from mmo.weekend_page import PAGE, write_page
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 NOTEBOOKS = {  # the key names the notebook's seconds in report.json
@@ -278,7 +278,7 @@ def run_weekend(
     except Timeout:
         raise NotebookFailed(f"another `mmo weekend` is at work in {run_dir}: wait for it, or give this one a folder of its own with MMO_RUNS") from None
     with lock:
-        begins = fresh or (run_dir / "report.json").is_file()
+        begins = fresh or (run_dir / PAGE).is_file()  # the last thing that a weekend writes; a report may be `mmo evaluate`'s
         if fresh:
             for state in run_dir.glob("*.state.safetensors"):
                 state.unlink()
@@ -292,7 +292,7 @@ def alone(
     """`run_weekend`, where no other works in the same folder."""
     # What was done in an earlier sitting is not on this one's clock.
     went_on = sorted(path.name for path in run_dir.glob("*.state.safetensors"))
-    for stale in ("report.json", "weekend.html"):  # an earlier run's figures must not stand beside this one's notebooks
+    for stale in (PAGE, "report.json"):  # an earlier run's figures must not stand beside this one's notebooks
         (run_dir / stale).unlink(missing_ok=True)
     watch = Watch(console)
     seconds: dict[str, float] = {}

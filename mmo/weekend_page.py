@@ -14,6 +14,7 @@ from nbconvert import HTMLExporter
 from mmo.report import is_open
 from mmo.settled import settle
 
+PAGE = "weekend.html"
 HEADLINES = {  # dotted key in report.json -> how the page calls it, how it is written
     "t2a.answer_accuracy": ("Text to speech: the answer is right", "{:.1%}"),
     "t2a.wer": ("… words heard wrong (WER against its own text)", "{:.1%}"),
@@ -108,6 +109,6 @@ def write_page(run_dir: Path, notebooks: list[Path], report: dict) -> Path:
         f"{figures_table(report)}<h2>Listen</h2>{players(run_dir / 'samples')}</div>"
     )
     at = body.index(">", body.index("<body")) + 1
-    page = run_dir / "weekend.html"
+    page = run_dir / PAGE
     page.write_text(body[:at] + head + body[at:], encoding="utf-8")
     return page

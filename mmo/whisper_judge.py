@@ -26,6 +26,7 @@ import torch
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
+from mmo.full_precision import full_float32
 from mmo.judge import RATE, Sound, at_16_khz, is_silent
 
 FILES = (
@@ -123,7 +124,7 @@ class WhisperJudge:
         longest = max(len(wave) for wave in waves)
         beyond = longest > self.window
         kept = {"truncation": False, "padding": "longest"} if beyond else {}  # else padded to the window, as in Whisper's training
-        with torch.autocast(self.model.device.type, enabled=False), torch.autocast("cpu", enabled=False):  # the mel frames are made on the processor
+        with full_float32(self.model.device), torch.autocast("cpu", enabled=False):  # the mel frames are made on the processor
             found = self.processor.feature_extractor(list(waves), sampling_rate=RATE, return_attention_mask=True, return_tensors="pt", **kept)
             tokens = self.model.generate(
                 input_features=found.input_features.to(self.model.device, self.model.dtype),

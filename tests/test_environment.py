@@ -225,6 +225,14 @@ def test_doctor_names_missing_training_data(profiles):
     assert not tiny.fine and "t2a-*.parquet" in tiny.found
 
 
+def test_doctor_takes_shards_for_their_file(profiles):
+    folder = profiles / "tiny" / "data_dir"
+    (folder / "t2a-train.parquet").rename(folder / "t2a-train-00000-of-00002.parquet")
+    profile = sys.modules["mmo.profiles"].profile("tiny")
+    profile.stages["t2a"][0].data = ("t2a-train.parquet",)
+    assert not doctor.missing_files(profile)
+
+
 def test_doctor_knows_the_needs_of_every_profile():
     from mmo.profiles import PROFILES, profile
 

@@ -5,6 +5,7 @@ A toy model knows nothing, so its answers are scripted where a figure must come 
 
 import io
 import json
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -313,6 +314,15 @@ def test_sentences_with_uncoded_speech_come_first_and_keep_all_voices():
     chosen = examination.spread_voices(items, 2)
     assert [(item.truth, item.voice) for item in chosen] == [("c", "joe"), ("c", "slt"), ("d", "joe"), ("d", "slt")]
     assert len(examination.spread_voices(items, 3)) == 6
+
+
+@pytest.mark.parametrize("count, voices", [(6, {"rms": 3, "kal": 3}), (4, {"rms": 2, "kal": 2}), (5, {"rms": 2, "kal": 3}), (99, {"rms": 6, "kal": 6})])
+def test_where_voices_take_turns_a_part_has_all_of_them(count, voices):
+    """Every other one of rms, kal, rms, kal, … is rms."""
+    items = [Item("", str(n), "sentence", "", voice) for n, voice in enumerate(("rms", "kal") * 6)]
+    chosen = examination.from_each_voice(items, count)
+    assert Counter(item.voice for item in chosen) == voices
+    assert [int(item.truth) for item in chosen] == sorted(int(item.truth) for item in chosen), "their order is kept"
 
 
 def test_the_ear_gives_each_name_its_own():

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from mmo.config import Draws
 from mmo.data import Batches, Layout
 from mmo.examination import SIZES
-from mmo.held_out import PARTS, kept_rows, part_file, read_note, set_aside, source_of, wanted_rows
+from mmo.held_out import PARTS, VERSION, kept_rows, part_file, read_note, set_aside, source_of, wanted_rows
 from mmo.prepare import check_features
 from mmo.profiles import HeldOut
 from mmo.rows import DataError
@@ -127,6 +127,24 @@ def test_rows_that_cannot_serve_are_not_taken(profile):
     worlds.write_rows(source_of(profile, "t2a"), rows)
     with pytest.raises(DataError, match="none of the rows chosen for t2a validation has answer_audios, spk_emb"):
         set_aside(profile, ("t2a",))
+
+
+@pytest.mark.parametrize("stage, column", [("a2a", "question_audios"), ("i2t", "image_bytes")])
+def test_what_cannot_be_read_cannot_serve(profile, stage, column):
+    """Training leaves such a row out and says so; an examination would end at it."""
+    rows = worlds.make_rows(stage, 32)
+    for row in rows[:20]:
+        row[column] = [b"no sound"] if column == "question_audios" else b"no picture"
+    worlds.write_rows(source_of(profile, stage), rows)
+    assert kept_rows(profile, source_of(profile, stage)) <= set(range(20, 32))
+
+
+def test_parts_of_older_rules_are_made_anew(profile, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr("mmo.held_out.VERSION", 1)
+        set_aside(profile, ("a2a",))
+    set_aside(profile, ("a2a",))
+    assert read_note(part_file(profile, "a2a", "test"))["version"] == VERSION
 
 
 def test_an_answer_without_codes_cannot_serve(profile):

@@ -441,6 +441,37 @@ def test_training_in_bf16_attends_by_products_where_it_is_quicker(monkeypatch):
     assert called
 
 
+@pytest.mark.parametrize("B, T", [(5, 7), (1, 90)])
+def test_codes_are_looked_up_to_the_bit_as_torch_does(B, T):
+    """Values and gradients of the tables, in fp32; some codes occur often, some never."""
+    torch.manual_seed(0)
+    tables, codes = torch.randn(3, 20, 6, requires_grad=True), torch.randint(0, 18, (B, 3, T))
+    codes[:, :, : T // 3] = 4
+    ours = fused.mean_of_codes(tables, codes)
+    with fused.as_on_a_card():
+        torchs = fused.mean_of_codes(tables, codes)
+    upstream = torch.randn_like(ours)
+    assert torch.equal(ours, torchs) and type(ours.grad_fn) is not type(torchs.grad_fn)
+    close(ours, torch.stack([tables[k][codes[:, k]] for k in range(3)]).mean(dim=0), atol=1e-6, rtol=0)
+    assert torch.equal(*(torch.autograd.grad(out, tables, upstream)[0] for out in (ours, torchs)))
+
+
+def test_losses_in_bf16_on_a_cpu_are_torchs():
+    """A few rows at a time, the last part shorter; where nothing is learnt there is no loss and no gradient."""
+    torch.manual_seed(0)
+    logits, labels = (3 * torch.randn(2 * fused.AT_ONCE // 500 + 7, 500)).bfloat16().requires_grad_(), torch.randint(0, 500, (2 * fused.AT_ONCE // 500 + 7,))
+    labels[::5] = IGNORE
+    ours = fused.cross_entropies(logits, labels)
+    with fused.as_on_a_card():
+        torchs = fused.cross_entropies(logits, labels)
+    assert torch.equal(ours, torchs) and type(ours.grad_fn) is not type(torchs.grad_fn)
+    upstream = torch.rand_like(ours)
+    mine, theirs = (torch.autograd.grad(out, logits, upstream)[0] for out in (ours, torchs))
+    close(mine.float(), theirs.float(), atol=1e-7, rtol=2**-7)
+    assert not mine[::5].any()
+    assert torch.equal(fused.cross_entropies(logits.float(), labels), torchs), "fp32 is torch's own"
+
+
 def test_what_several_products_read_is_rounded_once():
     """Queries, keys and values read one bf16 tensor, gate and up another: autocast alone would make a copy for each."""
     model, given = make_model().train(), {}

@@ -127,7 +127,7 @@ def bench_chain(profile: Profile, settings: ChainBench, device: torch.device | N
     device = device or profile.device()
     text = round(TOKENS_A_SECOND * settings.seconds)
     decoding = replace(profile.decoding, max_text=text, max_frames=settings.frames)
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         rows = open_bench_rows(profile, "synthetic", Path(folder), 1, settings.seed, draws=Draws.none())
         prompt = prompts_of(rows, 1)[0]
     model, weights = bench_model(profile, settings.seed, device)

@@ -123,7 +123,7 @@ def bench_decode(profile: Profile, settings: DecodeBench, device: torch.device |
     device = device or profile.device()
     decoding = replace(profile.decoding, max_text=settings.text, max_frames=settings.frames)
     decoding = decoding if settings.sampled else decoding.greedy()
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         wanted = max(settings.prompts, settings.batch)
         rows = open_bench_rows(profile, settings.source, folder or Path(temporary), wanted, settings.seed, draws=Draws.none())
         prompts = prompts_of(rows, wanted)
@@ -137,7 +137,7 @@ def bench_decode(profile: Profile, settings: DecodeBench, device: torch.device |
         if settings.baseline:
             arms[GROWING] = GrowingArm(model, prompts[: settings.prompts], decoding)
         if settings.batch:
-            arms[MANY] = OurArm(arms[OURS].generator, [prompts], decoding)
+            arms[MANY] = OurArm(arms[OURS].generator, [prompts[: settings.batch]], decoding)
         clocks = {name: ProcessorTime(arm) for name, arm in arms.items()}
         samples = alternate(clocks, settings.rounds, device)
     processor = {name: clock.seconds[-settings.rounds :] for name, clock in clocks.items()}

@@ -179,7 +179,7 @@ def bench_features(chosen: Profile, settings: FeaturesBench, device: torch.devic
     device = device or chosen.device()
     dtype, stage = chosen.dtype(device), chosen.stages["a2a"][-1]
     frozen, which = ear or ear_of(chosen, device)
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         place = folder or Path(temporary)
         path = rows_with_sounds(chosen, place, settings.pool, settings.seed)
         frozen.encode([np.zeros(16_000, np.float32)])  # loads it: that is no part of either way

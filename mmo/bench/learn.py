@@ -102,7 +102,7 @@ def fresh_model(profile: Profile, seed: int, device: torch.device) -> OmniModel:
 
 
 def padded_step(model: OmniModel, stage: StageConfig, device: torch.device, dtype: torch.dtype) -> Callable[[Batch, int], object]:
-    """An update the padded way, with the recipe's warm-up, betas and clipping."""
+    """An update the padded way, with the recipe's rate, warm-up and clipping; the rest of AdamW as torch gives it, which is what the original takes."""
     padded = PaddedStepper(model, stage.learning_rate, stage.clip_norm, stage.stop_weight, device, dtype)
 
     def step(batch: Batch, number: int) -> object:

@@ -187,7 +187,7 @@ def consumption(profile: Profile, rows: BenchRows, settings: LoadBench, device: 
 def bench_load(profile: Profile, settings: LoadBench, folder: Path | None = None, device: torch.device | None = None) -> Report:
     """Measure; the loader works on the CPU, the model on `device`.  folder: for the synthetic file and packed rows, default a temporary one."""
     device = device or torch.device("cpu")
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         rows = open_bench_rows(
             profile, settings.source, folder or Path(temporary), settings.rows, settings.seed, settings.padded_length, Draws.none()
         )

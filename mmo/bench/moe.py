@@ -92,7 +92,7 @@ def bench_moe(profile: Profile, settings: MoeBench, device: torch.device | None 
     device = device or profile.device()
     dtype, stage = profile.dtype(device), profile.stages["t2a"][0]
     dense, mixed = profile.model.replace(use_moe=False), profile.model.replace(use_moe=True)
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         count = ROWS * settings.positions // 80 + 1  # a row has some 80 positions: so many batches to choose from, of rows alike in length
         rows = open_bench_rows(profile, settings.source, folder or Path(temporary), count, settings.seed, min(settings.positions, 512))
         batch = one_batch(rows, settings.positions)

@@ -50,7 +50,7 @@ def bench_precision(profile: Profile, settings: PrecisionBench, device: torch.de
     return Report(
         title=f"What the weights' precision costs, {profile.name} (width {profile.model.hidden_size})",
         columns=precisions,
-        lines=tuple(precision_lines(items, answers, ear, read, settings)),
+        lines=tuple(precision_lines(items, answers, ear, read, settings, exam.split)),
         ratios={},
         checks={},
         settings={"profile": profile.name, "weights": weights, "answers": len(items), "seed": settings.seed},
@@ -61,11 +61,11 @@ def bench_precision(profile: Profile, settings: PrecisionBench, device: torch.de
 
 
 def precision_lines(
-    items: Sequence[Item], answers: dict[str, list[Answer]], ear: Ear, read: dict[str, int], settings: PrecisionBench
+    items: Sequence[Item], answers: dict[str, list[Answer]], ear: Ear, read: dict[str, int], settings: PrecisionBench, split: measures.Split
 ) -> list[Line]:
-    """The table, a column for each precision."""
+    """The table, a column for each precision.  split: a text's words, as the judge counts them."""
     first = next(iter(answers.values()))
-    errors = {name: measures.word_errors([answer.text for answer in found], ear[name]) for name, found in answers.items()}
+    errors = {name: measures.word_errors([answer.text for answer in found], ear[name], split) for name, found in answers.items()}
     intervals = {name: error.interval(settings.seed, [item.truth for item in items]) or (None, None) for name, error in errors.items()}
 
     def percent(name: str, values) -> Line:

@@ -77,7 +77,7 @@ def bench_shards(chosen: Profile, settings: ShardsBench, folder: Path | None = N
     stage, tokenizer = chosen.stages["t2a"][0], ChatTokenizer.load(profile("tiny").tokenizer_dir)
     layout = Layout(chosen.model, tokenizer, PADDED_LENGTH)
     columns = {}
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         place = folder or Path(temporary)
         paths = write_shards(place, chosen, settings)
         for count in sorted({1, settings.shards}):

@@ -21,7 +21,7 @@ from torch.profiler import profile as profiled
 from mmo.bench.decode import GROWING, OURS, GrowingArm, OurArm, bench_model, prompts_of
 from mmo.bench.report import Line, Report, describe_machine
 from mmo.bench.rows import open_bench_rows
-from mmo.bench.train import PADDED, TrainBench, loss_difference, make_arms
+from mmo.bench.train import PADDED, WARM_UP, TrainBench, loss_difference, make_arms
 from mmo.bench.unstoppable import Unstoppable
 from mmo.config import Draws
 from mmo.omni import OmniModel
@@ -44,7 +44,7 @@ KINDS = {
     "choice": ("topk", "cumsum", "multinomial", "argmax", "sort"),
     "losses": ("cross_entropy_loss", "log_softmax", "_log_softmax", "_log_softmax_backward_data", "nll_loss_nd", "nll_loss", "nll_loss_forward", "nll_loss_backward"),
 }  # fmt: skip
-ELEMENTWISE, PYTHON, OPTIMISER = "elementwise, norms, the rest", "Python, and the profiler", "optimiser"
+ELEMENTWISE, PYTHON, OPTIMISER = "elementwise, norms, the rest", "Python, the profiler, and waiting for a card", "optimiser"
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def bench_trace(profile: Profile, settings: TraceBench, device: torch.device | N
     """One answer each: growing caches, ours, and ours in further precisions."""
     device = device or profile.device()
     decoding = replace(profile.decoding, max_text=settings.text, max_frames=settings.frames).greedy()
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         rows = open_bench_rows(profile, "synthetic", Path(folder), 1, settings.seed, draws=Draws.none())
         prompts = prompts_of(rows, 1)
     model, weights = bench_model(profile, settings.seed, device)
@@ -140,14 +140,15 @@ def bench_trace_training(profile: Profile, rows: int = 8, seed: int = 0, device:
     device = device or profile.device()
     dtype, stage = profile.dtype(device), profile.stages["t2a"][0]
     settings = TrainBench(rows=rows, updates=1, full_batch=False, pool=8 * rows, seed=seed)
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         opened = open_bench_rows(profile, "synthetic", Path(folder), 8 * rows, seed, settings.padded_length)
         torch.manual_seed(seed)
         model = OmniModel(profile.model).to(device).train()
         arms, *_ = make_arms(model, opened, stage, settings, device, dtype)
         found: dict[str, Trace] = {}
         for name in (PADDED, OURS):
-            arms[name]()  # warms up
+            for _ in range(WARM_UP):
+                arms[name]()
             found[name] = traced(arms[name], lambda: 1)
     return Report(
         title=f"Where an update goes, {profile.name}: {rows} rows",

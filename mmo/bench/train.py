@@ -35,6 +35,7 @@ from mmo.omni import OmniModel
 from mmo.profiles import Profile
 from mmo.training import Stepper
 
+WARM_UP = 3  # rounds: the first updates take their memory from the system, page by page (15, 11, 7.6 and then 7.0 s at mini's size, one busy thread)
 OURS, PADDED, FULL, COMPILED = "ours", "padded", "ours, full batch", "ours, compiled"
 
 
@@ -45,7 +46,7 @@ class TrainBench:
     source: str = "synthetic"
     rows: int = 8  # of one update
     updates: int = 2  # different ones a round, spread over the lengths
-    rounds: int = 3  # counted; one more warms up
+    rounds: int = 3  # counted, behind those that warm up
     baseline: bool = True
     full_batch: bool = True
     pool: int | None = None  # rows to choose updates from; default the stage's chunk
@@ -124,18 +125,18 @@ def bench_train(profile: Profile, settings: TrainBench, device: torch.device | N
     """Measure.  folder: for the synthetic file, default a temporary one.  Raises ValueError for rows that do not fit."""
     device = device or profile.device()
     dtype, stage = torch.float32 if settings.float32 else profile.dtype(device), profile.stages["t2a"][0]
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         count = settings.pool or stage.chunk_rows
         rows = open_bench_rows(profile, settings.source, folder or Path(temporary), count, settings.seed, settings.padded_length)
         torch.manual_seed(settings.seed)
         model = OmniModel(profile.model).to(device).train()
         arms, watches, figures = make_arms(model, rows, stage, settings, device, dtype)
-        samples = alternate(arms, settings.rounds, device)
+        samples = alternate(arms, settings.rounds, device, WARM_UP)
     difference = loss_difference(arms)
     return Report(
         title=f"Training, {profile.name}, {settings.source} rows: one update of {settings.rows} rows",
         columns=tuple(arms),
-        lines=tuple(train_lines(arms, samples, watches, device)),
+        lines=tuple(train_lines(arms, samples, watches, device, dtype)),
         ratios=train_ratios(arms, samples),
         checks=figures | ({} if difference is None else {"largest difference of a loss": difference}),
         settings={
@@ -157,7 +158,9 @@ def loss_difference(arms: dict[str, Arm]) -> float | None:
     return max(float((ours[:2] - padded[:2]).abs().max()) for ours, padded in pairs)
 
 
-def train_lines(arms: dict[str, Arm], samples: dict[str, list[float]], watches: dict[str, Stopwatch], device: torch.device) -> list[Line]:
+def train_lines(
+    arms: dict[str, Arm], samples: dict[str, list[float]], watches: dict[str, Stopwatch], device: torch.device, dtype: torch.dtype
+) -> list[Line]:
     """The table: medians over rounds."""
     round_seconds = {name: statistics.median(seconds) for name, seconds in samples.items()}
     optimiser = {name: statistics.median(watch.seconds) for name, watch in watches.items()}
@@ -170,7 +173,7 @@ def train_lines(arms: dict[str, Arm], samples: dict[str, list[float]], watches: 
         Line("useful positions", "%", tuple(100 * arm.useful for arm in arms.values())),
         Line("operations", "TFLOP/s", tuple(arm.flops / round_seconds[name] / 1e12 for name, arm in arms.items())),
     ]
-    if device.type == "cuda":  # not tested on this course's machines: they have no card
+    if device.type == "cuda" and dtype == torch.bfloat16:  # of which the peak is; not tested on this course's machines: they have no card
         peak = peak_flops(device)
         shares = [None if peak is None else 100 * arm.flops / round_seconds[name] / peak for name, arm in arms.items()]
         lines.append(Line("share of the card's peak", "%", tuple(shares)))
