@@ -135,7 +135,8 @@ assert sum(errors) == measures.word_errors([item.question for item in asked], he
 # %%
 block = exam.tokenizer.encode(think_block(asked[0].question))
 print(think_block(asked[0].question) + asked[0].truth)
-print(f"\n{len(block)} tokens that nobody hears stand in front of the answer: as many steps more until the first sound")
+chosen = len(exam.tokenizer.encode(asked[0].question + "\n</think>"))  # it is given how a block opens, and the empty line behind it
+print(f"\n{len(block)} tokens that nobody hears stand in front of the answer. The model writes {chosen} of them, the others are given: {chosen} steps more until the first sound")
 
 # %% [markdown]
 # ## Exercise: where the sound begins
@@ -180,7 +181,7 @@ display(show_delay(row.input_ids[:, first:upto], settings.model, begins - first,
 # %%
 passes = planned_passes(settings, "a2a", budget, None)
 for stage in passes:
-    print(f"{stage.name:14} learning: {stage.trainable:10} {stage.steps} steps, {stage.draws.silent:.0%} of its own rows silent, {stage.draws.write_down:.0%} written down first, rehearsal: {', '.join(f'{each.share:.0%} {each.data[0]}' for each in stage.rehearsal) or 'none'}")
+    print(f"{stage.name:14} learning: {stage.trainable:10} {stage.steps} steps, {stage.draws.silent:.0%} of its own rows silent, {stage.draws.write_down * stage.draws.question[0]:.0%} written down first, rehearsal: {', '.join(f'{each.share:.0%} {each.data[0]}' for each in stage.rehearsal) or 'none'}")
 
 # %% [markdown]
 # ## Exercise: whose labels are they?
@@ -212,7 +213,7 @@ answers = [len(exam.tokenizer.encode(item.truth)) + 1 for item in exam.said]  # 
 blocks = [len(exam.tokenizer.encode(think_block(item.question))) for item in asked]  # what is heard is a label, too
 lengths = [item.codes.shape[1] + 1 for item in exam.said]  # with the stop
 written = [float(np.mean(answers))] * len(sources)
-written[0] += float(whole_pass.draws.write_down * np.mean(blocks))
+written[0] += float(whole_pass.draws.write_down * whole_pass.draws.question[0] * np.mean(blocks))  # only what is heard is written down
 spoken = [float(np.mean(lengths))] * len(sources)
 shares, silent = zip(*sources.values())
 found = label_shares(*(torch.tensor(each) for each in (shares, silent, written, spoken)))
@@ -220,7 +221,7 @@ for name, text_labels, sound_labels in zip(sources, *found.tolist()):
     print(f"{name:20} {text_labels:4.0%} of the text labels, {sound_labels:4.0%} of the sound's")
 
 # %% [markdown]
-# So the few spoken rows of the rehearsal are most of what the Talker learns from, and the hearing is learnt in writing. The rows of text alone are there for the Thinker: in its pretraining it had read, for instance, what comes after each number, and it forgets what no row mentions any more. (The count takes all of the pass's own rows as heard. The fifth that is asked in writing has no block: the blocks' share is some two points lower.)
+# So the few spoken rows of the rehearsal are most of what the Talker learns from, and the hearing is learnt in writing. The rows of text alone are there for the Thinker: in its pretraining it had read, for instance, what comes after each number, and it forgets what no row mentions any more.
 #
 # ## Exercise: what freezing saves
 #
@@ -243,7 +244,7 @@ def operations(weights: Tensor, learns: Tensor) -> int:
 check("11.cost")
 
 # %%
-before, which = latest_weights(settings, run, before="a2a")
+before, _ = latest_weights(settings, run, before="a2a")
 model = load_model(before)
 parts = torch.tensor([sum(p.numel() for p in part.parameters()) for part in (model.audio_proj, model.model)])
 alone, together = operations(parts, torch.tensor([True, False])), operations(parts, torch.tensor([True, True]))
@@ -267,7 +268,6 @@ predict("11.minutes", f"{' and '.join(str(stage.steps) for stage in passes)} upd
 predict("11.right", "Which share of the questions, in percent, will be answered rightly when it is done?", None)
 
 # %%
-print(which)
 with LossCurves(run / "log" / "a2a.jsonl", "A2A"):
     result = train(settings, "a2a", budget, run, encoders=exam.encoders, snapshots=True)
 

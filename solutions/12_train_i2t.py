@@ -51,7 +51,7 @@ from mmo.profiles import profile as find_profile
 from mmo.profiles import run_dir
 from mmo.rows import parse_conversation
 from mmo.training import peak_memory, planned_passes, read_log, read_picture, train
-from mmo.world.text import COLOURS, SHAPES
+from mmo.world.text import COLOURS, NUMBERS, SHAPES
 
 settings = find_profile(profile)
 run = run_dir(settings, budget)
@@ -142,16 +142,15 @@ for stage in passes:
 # What will it cost? Again a few updates of each pass on the clock, thrown away. A picture takes 64 positions: more than most spoken questions, and far more than its caption.
 
 # %%
-before, which = latest_weights(settings, run, before="i2t")
+before, _ = latest_weights(settings, run, before="i2t")
 trials = try_passes(settings, passes, before, exam.encoders)
 print(f"this kernel has held {peak_memory(settings.device()) / 1e6:.0f} MB at most so far")
 predict("12.minutes", f"{' and '.join(str(stage.steps) for stage in passes)} updates: how many minutes will both passes take together?", None)
 
 # %%
-predict("12.hardest", "What will be wrong most often: 'size', 'colour', 'shape' or 'place'?", None)
+predict("12.hardest", "What will be wrong most often: 'size', 'colour', 'shape', 'place' or 'number'?", None)
 
 # %%
-print(which)
 with LossCurves(run / "log" / "i2t.jsonl", "I2T"):
     result = train(settings, "i2t", budget, run, encoders=exam.encoders, snapshots=True)
 
@@ -208,14 +207,20 @@ shapes = {"circle", "square", "triangle", "star", "heart", "moon", "cross", "rin
 
 def kind(word: str) -> str:
     """Which attribute a word names; "colour" is what is none of the others."""
-    return "size" if word in sizes else "place" if word in places else "shape" if word.rstrip("s") in shapes or word == "crosses" else "colour"
+    if word in sizes:
+        return "size"
+    if word in places:
+        return "place"
+    if word in NUMBERS:
+        return "number"
+    return "shape" if word.rstrip("s") in shapes or word == "crosses" else "colour"
 
 
 missed = Counter()
 for text, item in zip(texts, shown):
-    said, meant = words(text), words(item.truth)
+    said, meant = ([word for word in words(each) if word != "of"] for each in (text, item.truth))  # "left of" is as long as "above"
     if len(said) == len(meant):
-        missed.update({kind(truth) for word, truth in zip(said, meant) if word != truth and truth not in {"a", "an", "of"}})
+        missed.update({kind(truth) for word, truth in zip(said, meant) if word != truth and truth not in {"a", "an"}})
     elif text.strip() != item.truth:
         missed["size"] += 1  # a size left out, or one too many, changes the number of words
 print("descriptions with a wrong …", dict(missed.most_common()))
@@ -353,8 +358,8 @@ for one, other in zip(stages, stages[1:]):
     for task in tasks:
         if len(marks[one][task]) == few:
             low, high = change(marks[one][task], marks[other][task], redrawn).tolist()
-            told = "chance could do that" if low <= 0 <= high else "won" if low > 0 else "forgotten"
-            print(f"{one} -> {other}, {task:5} {marks[other][task].float().mean() - marks[one][task].float().mean():+5.0%}   ({low:+.0%} to {high:+.0%}): {told}")
+            verdict = "chance could do that" if low <= 0 <= high else "won" if low > 0 else "forgotten"
+            print(f"{one} -> {other}, {task:5} {marks[other][task].float().mean() - marks[one][task].float().mean():+5.0%}   ({low:+.0%} to {high:+.0%}): {verdict}")
 low, high = change(marks[stages[0]]["read"], marks["i2t"]["read"], torch.randint(len(read), (1000, len(read)), generator=torch.Generator().manual_seed(2))).tolist()
 reveal("12.forgotten", "yes" if high >= 0 else "no", f"(from {stages[0]} to i2t {low:+.0%} to {high:+.0%})")
 

@@ -48,7 +48,7 @@ from mmo.course import check, exercise, hint, predict, quiz, reveal, solution
 from mmo.course.clinic import Ward, long_term_spectrum
 from mmo.data import Batches, Corpus, DataFile, Layout
 from mmo.display import finish, listen, show_codes, show_image
-from mmo.examination import SIZES, Exam, of_tier
+from mmo.examination import SIZES, Exam, from_each_voice, of_tier
 from mmo.features import read_sound
 from mmo.generation import Sound, TextPiece
 from mmo.profiles import profile as find_profile
@@ -335,7 +335,7 @@ def like(samples, voice: str) -> float:
     return float(likeness(torch.from_numpy(long_term_spectrum(samples, 24_000)).double(), portraits)[list(ward.portraits).index(voice)])
 
 
-items = measures.spread(of_tier(exam.said, "sentence"), 20 if budget == "full" else 3)
+items = from_each_voice(of_tier(exam.said, "sentence"), 20 if budget == "full" else 3)
 prompts, table = exam.text_prompts(items), {}
 print("temperature   words right   right voice   likeness to it")
 for temperature in (0.0, 0.2, 0.6, 1.0):
