@@ -44,7 +44,7 @@ lab: | $(INSTALLED)
 	$(BIN)/python -m jupyterlab
 
 doctor: | $(INSTALLED)
-	$(MMO) doctor
+	$(MMO) doctor --profile $(PROFILE)
 
 book: | $(INSTALLED)
 	$(MMO) course book

@@ -5,6 +5,7 @@ A command stands here only when the module behind it does.
 """
 
 import errno
+import io
 import os
 import subprocess
 import sys
@@ -17,6 +18,9 @@ from typing import Annotated, Literal, get_args
 
 import typer
 
+for stream in (sys.stdout, sys.stderr):  # on Windows a file or a pipe may know no "✓": better a "?" than no output
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="replace")
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Build a small omni model and hear it speak.")
 
 
@@ -316,6 +320,8 @@ def features(
     """Run the frozen encoders over a stage's files and keep what they make; training does it by itself where it was not done."""
     from mmo.profiles import profile as find_profile
 
+    if bench and (check or stage != "all" or budget != "full"):
+        raise typer.BadParameter("--bench measures on rows of its own: --check, --stage and --budget do not go with it")
     if bench:
         from mmo.bench.features import FeaturesBench, bench_features
 
@@ -424,7 +430,7 @@ def evaluate(
     profile: ProfileOption = None,
     budget: BudgetOption = "full",
     run: Annotated[Path | None, typer.Option("--run", help="Folder of the run; default runs/<profile>.")] = None,
-    workers: Annotated[int | None, typer.Option("--workers", help="Processes of the judge; default one a core.")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", help="Processes of the judge; default one a core, at most 8.")] = None,
     precision: PrecisionOption = None,
 ) -> None:
     """Measure the run's last checkpoint (else the shipped one): right answers, errors heard, voices, controls, speed."""
@@ -474,6 +480,8 @@ def run_bench(measure, profile: str | None, device: str | None, json: Path | Non
             where = torch.device(device) if device else chosen.device()
         except RuntimeError as error:
             raise ValueError(f"--device {device}: no such device; cpu and cuda are") from error
+        if where.type not in ("cpu", "cuda") or (where.type == "cuda" and not torch.cuda.is_available()):
+            raise ValueError(f"--device {device}: there is none here that this torch can use; `mmo doctor` says what is there")
         report = measure(chosen, where)
         show(report)
         if json:
@@ -595,7 +603,7 @@ def bench_trace(
     profile: ProfileOption = None,
     device: DeviceOption = None,
     json: JsonOption = None,
-    frames: Annotated[int, typer.Option("--frames", min=1, help="Codec frames an answer.")] = 41,
+    frames: Annotated[int | None, typer.Option("--frames", min=1, help="Codec frames an answer.", show_default="41")] = None,
     precision: PrecisionsOption = None,
     training: Annotated[bool, typer.Option("--training", help="An update of training instead: the padded way before, ours after.")] = False,
     update: Annotated[int, typer.Option("--update", min=1, help="With --training: rows of one update.")] = 8,
@@ -605,10 +613,12 @@ def bench_trace(
     from mmo.bench.trace import TraceBench, bench_trace_training
     from mmo.bench.trace import bench_trace as measure
 
+    if training and (precision or frames):
+        raise typer.BadParameter("--training traces an update: --frames and --precision are of an answer")
     if training:
         run_bench(lambda chosen, where: bench_trace_training(chosen, update, seed, where), profile, device, json)
         return
-    settings = TraceBench(frames=frames, precisions=tuple(precision or ()), seed=seed)
+    settings = TraceBench(frames=frames or TraceBench.frames, precisions=tuple(precision or ()), seed=seed)
     run_bench(lambda chosen, where: measure(chosen, settings, where), profile, device, json)
 
 
@@ -725,6 +735,8 @@ def course_release(
 ) -> None:
     """Make a clean hand-out for a class: learner's notebooks, package, tiny data; no solutions."""
     whole_course_or_exit("another one is made in the whole course")
+    if branch != "main" and not repository:
+        raise typer.BadParameter("--branch is of the place where you publish it: give --repository, too")
     from mmo.course.release import Online, release
 
     with plain_errors("mmo course release"):
@@ -880,6 +892,8 @@ def course_build(
     from mmo.course import build as builder
     from mmo.course.catalogue import read_course
 
+    if check and execute:
+        raise typer.BadParameter("--check writes nothing, so it cannot --execute")
     with plain_errors("mmo course build"):
         if check:
             found = builder.problems()
@@ -952,4 +966,5 @@ def course_run(
         batch = Batch(expand(notebooks, read_course()), find_profile(profile).full_name, budget, read_settings(settings or ()), edition, minutes)
         return batch, new_folder(to)
 
-    raise typer.Exit(main(ask, jobs))
+    with plain_errors("mmo course run"):
+        raise typer.Exit(main(ask, jobs))

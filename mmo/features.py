@@ -18,6 +18,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import time
 import zipfile
 import zlib
@@ -324,15 +325,28 @@ def compute_features(path: Path, frozen: Frozen, folder: Path, made: Made) -> No
             tqdm(total=total, initial=draft.rows, desc=f"{path.stem}: {made.column}", unit="row") as bar,
             ThreadPoolExecutor(os.cpu_count()) as pool,  # decoding and augmenting mostly let go of Python's lock
         ):
-            for first, batch in read_batches(path, (made.column,), READ_ROWS, draft.rows):
+            begun = draft.rows
+            for first, batch in read_batches(path, (made.column,), READ_ROWS, begun):
                 cells = cells_of(batch, made.column, path)
                 read = pool.map(lambda row, cells: read_items(cells, row, path.name, frozen, made.copies, made.seed), count(first), cells)
                 items, bad = zip(*read, strict=True)
                 draft.add([len(each) for each in cells], encode_items([*chain(*items)], frozen), [*chain(*bad)])
                 bar.update(batch.num_rows)
+                if first == begun:
+                    refuse_without_room(path, draft, total)
         draft.finish(made)
         os.replace(unfinished, folder)
         (folder / JOURNAL).unlink()  # at last: whoever is killed before goes on from it
+
+
+def refuse_without_room(path: Path, draft: Draft, total: int) -> None:
+    """Raises DataError where the disk cannot hold the features that are still to come, told from those of the first rows: before hours are spent on them."""
+    wanted, free = draft.size * (total / draft.rows - 1), shutil.disk_usage(draft.folder).free
+    if wanted > free:
+        raise DataError(
+            f"{path.name}: its features will want some {wanted / 1e9:.1f} GB more, and {free / 1e9:.1f} GB are free where {draft.folder} lies. "
+            "Make room, or set MMO_CACHE to a folder on another disk; the same command then goes on"
+        )
 
 
 class Draft:
@@ -357,6 +371,11 @@ class Draft:
     def rows(self) -> int:
         """Rows that are done."""
         return len(self.counts)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the features so far."""
+        return 2 * self.dim * sum(self.lengths)
 
     def go_on(self) -> None:
         """Take over what an interrupted run left."""

@@ -139,7 +139,8 @@ def check(profile: str, stage: str | None = None, names: Sequence[str] = (), roo
               if not (state.word == "missing" and state.file.optional)]  # fmt: skip
     wrong = [state for state in states if state.word != "there"]
     for state in wrong:
-        say(f"{state.word}: {root / state.file.to} ({state.artefact.name}: {state.artefact.hub}, {state.file.path})")
+        anew = ". Delete it, and `mmo fetch` brings it anew" if full and state.word == "changed" else ""  # `mmo fetch` itself reads only sizes and times
+        say(f"{state.word}: {root / state.file.to} ({state.artefact.name}: {state.artefact.hub}, {state.file.path}){anew}")
     say(f"{profile}: {len(states) - len(wrong)} of {len(states)} files as they should be" + (", all read" if full else ""))
     if missing := {state.artefact.name: state.artefact for state in wrong if state.word == "missing"}:
         say(to_come(list(missing.values())))

@@ -103,6 +103,8 @@ def told(place: str) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise FetchError(f"{place}: the disk is full; make room and run the command again, it goes on where it was") from error
         raise Interrupted(f"{place}: {first_line(error)}; run the command again") from error
+    except RuntimeError as error:  # whatever breaks in a transfer by Xet: its client knows no kinds of errors
+        raise Interrupted(f"{place}: {first_line(error)}; {ELSEWHERE}") from error
 
 
 def refusal(error: requests.HTTPError) -> str:

@@ -17,8 +17,9 @@ MANIFEST = Path(__file__).resolve().parents[1] / "data" / "manifest.toml"
 
 
 def downloads_root() -> Path:
-    """Where downloads lie: MMO_DOWNLOADS, else data/downloads."""
-    return Path(os.environ.get("MMO_DOWNLOADS") or MANIFEST.parent / "downloads")
+    """Where downloads lie: MMO_DOWNLOADS (in the repository where the path is relative), else data/downloads."""
+    given = os.environ.get("MMO_DOWNLOADS")
+    return MANIFEST.parents[1] / Path(given).expanduser() if given else MANIFEST.parent / "downloads"
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ class Profile:
 
     def cache_dir(self) -> Path:
         """Packed rows and frozen features, shared by all runs of a profile's data."""
-        return Path(os.environ.get("MMO_CACHE") or runs_root() / "cache") / self.data_dir.name
+        return REPOSITORY / Path(os.environ.get("MMO_CACHE") or runs_root() / "cache").expanduser() / self.data_dir.name
 
 
 @lru_cache(maxsize=None)
@@ -213,8 +213,9 @@ def tiny() -> Profile:
 
 # --- mini and full -----------------------------------------------------------------------------------------------
 
-# The original's recipe: rates, lengths and number of epochs are its own.  A batch was 40 (or 16) rows padded to the
-# length; token_budget is what holds as many real rows.  Ours: warm-up, and rehearsal of speech where pictures are learnt.
+# The original's recipe: rates, lengths and number of epochs are its own.  A batch was 40 rows (in the second pass of A2A 16) padded to the
+# length; token_budget is what holds about as many real rows (`mmo plan` counts updates), 8 192 where its number is not known.
+# Ours: warm-up, and rehearsal of speech where pictures are learnt.
 MINI_ROWS = dict(chunk_rows=4096, warmup_steps=100)
 MINI_T2A, MINI_A2A, MINI_I2T = ("sft_t2a_mini.parquet",), ("sft_a2a_mini.parquet",), ("sft_i2t_mini.parquet",)
 
@@ -224,14 +225,14 @@ def real_stages(t2a: tuple[str, ...], a2a: tuple[str, ...], i2t: tuple[str, ...]
     spoken, heard, seen = ("answer_audios",), ("question_audios",), ("image_bytes",)
     return {
         "t2a": (
-            StageConfig("t2a", t2a, 5e-4, epochs=1, max_length=512, token_budget=8192, needs=spoken, **MINI_ROWS),
+            StageConfig("t2a", t2a, 5e-4, epochs=1, max_length=512, token_budget=3584, needs=spoken, **MINI_ROWS),
         ),
         "a2a": (
             StageConfig(
-                "a2a-projector", a2a, 5e-4, trainable="audio_proj", epochs=1, max_length=640, token_budget=10240,
+                "a2a-projector", a2a, 5e-4, trainable="audio_proj", epochs=1, max_length=640, token_budget=5632,
                 needs=heard, **MINI_ROWS,
             ),
-            StageConfig("a2a", a2a, 2e-5, epochs=1, max_length=768, token_budget=6144, needs=heard, **MINI_ROWS),
+            StageConfig("a2a", a2a, 2e-5, epochs=1, max_length=768, token_budget=2048, needs=heard, **MINI_ROWS),
         ),
         "i2t": (
             StageConfig(
@@ -335,8 +336,8 @@ def read_positions() -> int:
 
 
 def runs_root() -> Path:
-    """Where runs are written: MMO_RUNS, else `runs` in the repository."""
-    return Path(os.environ.get("MMO_RUNS") or REPOSITORY / "runs")
+    """Where runs are written: MMO_RUNS, else `runs`; in the repository where the path is relative, for a notebook works in a folder of its own."""
+    return REPOSITORY / Path(os.environ.get("MMO_RUNS") or "runs").expanduser()
 
 
 def run_dir(profile: Profile, budget: str = "full") -> Path:

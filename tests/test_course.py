@@ -495,6 +495,20 @@ def test_a_verdict_does_not_depend_on_whether_it_can_be_written_down(monkeypatch
     assert "cannot be written" in capsys.readouterr().err
 
 
+def test_a_verdict_does_not_depend_on_whether_earlier_ones_can_be_read(monkeypatch, capsys):
+    def forbidden(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    file = progress.progress_file()
+    progress.save(progress.empty(), file)
+    desk.exercise("07.delay")(find("07.delay").reference)
+    with monkeypatch.context() as patched:
+        patched.setattr(type(file), "read_text", forbidden)
+        assert desk.check("07.delay").passed
+    assert "cannot be read" in capsys.readouterr().err
+    assert progress.load() == progress.empty(), "what could not be read is not written over"
+
+
 def test_kernels_do_not_forget_what_others_note():
     """Two at a time, forty notes each."""
     code = "import sys; from mmo.course import progress\nfor n in range(40): progress.note_attempt(f'{sys.argv[1]}.{n}', True)"
@@ -785,6 +799,14 @@ def test_answers_that_were_never_run_are_kept_too(repository, tmp_path):
     assert [path.read_bytes() for path in (tmp_path / "runs" / "kept").iterdir()] == [worked]
     build.restore("07", repository)
     assert len(list((tmp_path / "runs" / "kept").iterdir())) == 1, "what is as it was handed out is nobody's work"
+
+
+def test_what_no_editor_can_read_is_kept_and_restored(repository, tmp_path):
+    handed_out, spoilt = learner(repository).read_bytes(), "an editor's UTF-16".encode("utf-16")
+    learner(repository).write_bytes(spoilt)
+    build.restore("07", repository)
+    assert learner(repository).read_bytes() == handed_out
+    assert [path.read_bytes() for path in (tmp_path / "runs" / "kept").iterdir()] == [spoilt]
 
 
 def test_a_hand_out_has_nothing_to_restore_from(repository):

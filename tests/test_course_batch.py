@@ -10,6 +10,7 @@ import time
 
 import nbformat
 import pytest
+from filelock import FileLock
 from typer.testing import CliRunner
 
 from mmo.cli import app
@@ -248,10 +249,29 @@ def test_notebooks_wait_for_those_they_build_on_however_far_back():
     assert batches.all_needs(course["12"], course) == {"02", "03", "04", "05", "07", "10", "11"}
 
 
-def test_folders_are_dated_and_new(tmp_path):
-    first = batches.new_folder(tmp_path)
-    first.mkdir(parents=True)
-    assert batches.new_folder(tmp_path) != first and first.name[:2] == "20"
+def test_folders_are_dated_and_of_ones_own(tmp_path):
+    """Two runs that begin in the same second do not share one: it is made at once."""
+    first, second = batches.new_folder(tmp_path), batches.new_folder(tmp_path)
+    assert first != second and first.name[:2] == "20" and first.is_dir() and second.is_dir()
+
+
+def test_two_runs_in_one_folder_are_refused(swept, root):
+    folder, batch, _ = swept
+    with FileLock(folder / ".batch.lock"), pytest.raises(ValueError, match="another `mmo course run` is at work"):
+        run_batch(batch, folder, root=root)
+
+
+def test_a_run_that_cannot_be_planned_leaves_no_folder(tmp_path):
+    found = CliRunner().invoke(app, ["course", "run", "--notebooks", "10", "--set", "nonsense=1", "--to", str(tmp_path / "to")])
+    assert found.exit_code == 1 and not list((tmp_path / "to").iterdir())
+
+
+def test_a_variant_that_diverged_costs_no_report(tmp_path):
+    """JSON knows no NaN, and the others' losses are worth having."""
+    (tmp_path / "log").mkdir()
+    entry = {"step": 9, "validation": "t2a-validation", "text": float("nan"), "audio": float("inf"), "codebooks": [float("nan")], "pass": "t2a"}
+    (tmp_path / "log" / "t2a.jsonl").write_text(json.dumps(entry) + "\n")
+    assert batches.last_losses(tmp_path) == {"t2a": {"step": 9, "text": None, "audio": None}}
 
 
 def test_the_command_says_what_is_wrong(tmp_path):

@@ -25,11 +25,11 @@ from mmo.cli import app
 from mmo.course import catalogue, desk
 from mmo.course.build import BEGIN, END, Edition, definitions
 from mmo.course.exercises import TASKS, all_exercises, find, judge
-from mmo.course.grading import pool
+from mmo.course.grading import pages, pool
 from mmo.course.grading.answers import Answer, answers_of, code_cells, needed, offered
 from mmo.course.grading.child import Result
 from mmo.course.grading.files import LARGEST_FILE, read_file
-from mmo.course.grading.grade import Rules, chosen, grade
+from mmo.course.grading.grade import Rules, chosen, grade, refuse_strange
 from mmo.course.grading.grades import Grade
 from mmo.course.grading.grades import graded as graded_as
 from mmo.course.grading.hidden import hidden_cases
@@ -387,6 +387,25 @@ def test_an_answer_that_reaches_too_far_is_wrong_and_told_why(graded, student, w
     found = graded.of(student)
     assert (found.points, found.kind) == (0, "wrong"), found.reason
     assert words in found.reason
+
+
+def test_interrupted_while_it_writes_nothing_is_lost(tmp_path, monkeypatch):
+    """Neither an earlier grading's pages, nor the way to grade again."""
+    out = tmp_path / "grades"
+    pages.write_pages(out, [], [], [])
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pages, "class_page", interrupted)
+    for place in (out, tmp_path / "new"):
+        with pytest.raises(KeyboardInterrupt):
+            pages.write_pages(place, [], [], [])
+        refuse_strange(place, tmp_path / "submissions")
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before and not (tmp_path / "new").exists()
+    (tmp_path / "new" / pages.UNFINISHED).mkdir(parents=True)  # what a kill leaves
+    refuse_strange(tmp_path / "new", tmp_path / "submissions")
 
 
 def test_the_repository_is_as_it_was(graded):

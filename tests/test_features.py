@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -55,6 +56,21 @@ def failing_after(frozen, calls):
         return frozen.encode(waves)
 
     return replace(frozen, encode=encode)
+
+
+# --- Room on the disk ---------------------------------------------------------------------------------------------
+
+
+def test_features_that_will_not_fit_are_refused_after_the_first_rows(path, tmp_path, monkeypatch):
+    """What is made stays: with room, the same command goes on."""
+    asked = []
+    counted = replace(speech(), encode=lambda waves: asked.extend(waves) or speech().encode(waves))
+    with monkeypatch.context() as patched, pytest.raises(DataError, match=r"a2a-train.parquet: its features will want some .* MMO_CACHE"):
+        patched.setattr("mmo.features.shutil.disk_usage", lambda _: SimpleNamespace(free=100))
+        cache_features(path, COLUMN, counted, tmp_path / "cache")
+    assert len(asked) == READ - 1, "one of the first rows has no question"
+    whole = cache_features(path, COLUMN, speech(), tmp_path / "whole")
+    assert files(cache_features(path, COLUMN, speech(), tmp_path / "cache")) == files(whole)
 
 
 # --- Interrupted -------------------------------------------------------------------------------------------------

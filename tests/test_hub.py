@@ -244,6 +244,25 @@ def test_a_download_that_broke_off_for_good_goes_on_with_the_next_command(server
     assert server.ranges["sft_t2a_mini.parquet"][-1] == "bytes=120000-" and server.served["sft_t2a_mini.parquet"] == 300_000
 
 
+def test_a_transfer_by_xet_that_breaks_off_is_tried_again(server, root, monkeypatch):
+    """Its client raises a bare RuntimeError, whatever has happened."""
+    real, calls = hub_sources.hf_hub_download, []
+
+    def breaking(*arguments, **named):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise RuntimeError("Data processing error: CAS service error : Reqwest Error: operation timed out")
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(hub_sources, "hf_hub_download", breaking)
+    done = mmo("t2a-mini")
+    assert done.exit_code == 0 and "operation timed out" in done.output and len(calls) == 2
+    monkeypatch.setattr(hub_sources, "hf_hub_download", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("Data processing error: no more")))
+    (root / T2A).unlink()
+    failed = mmo("t2a-mini")
+    assert failed.exit_code == 1 and "Data processing error: no more" in failed.output and not (root / T2A).exists()
+
+
 def test_a_hub_that_cannot_resume_sends_the_whole_file_again(server, root):
     server.full_answers_only, server.cut["sft_t2a_mini.parquet"] = True, [100_000]
     assert mmo("t2a-mini").exit_code == 0
@@ -443,7 +462,8 @@ def test_a_file_that_changed_is_refused_by_its_size_or_time_at_once_and_by_its_c
     assert done.exit_code == 1 and "no longer what was fetched" in done.output and str(path) in done.output
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as sly as a failing disk
     assert mmo("t2a-mini").exit_code == 0, "size and time alone do not show it"
-    assert mmo("t2a-mini", "--verify").exit_code == 1
+    verified = mmo("t2a-mini", "--verify")
+    assert verified.exit_code == 1 and f"changed: {path}" in verified.output and "Delete it, and `mmo fetch` brings it anew" in verified.output
     path.unlink()
     assert mmo("t2a-mini").exit_code == 0 and mmo("t2a-mini", "--verify").exit_code == 0
 

@@ -141,6 +141,13 @@ def test_another_sitting_does_not_go_on_from_this_ones_state(codec, encoder, utt
         train(Trainer(codec, encoder, utterances, SETTINGS), tmp_path)
 
 
+def test_a_sitting_goes_on_with_no_other_codec(codec, encoder, utterances, tmp_path) -> None:
+    """Its saved state holds a whole model, encoder and codebooks too: a new codec would be overwritten by the old one."""
+    train(Trainer(codec, encoder, utterances, SETTINGS), tmp_path)
+    with pytest.raises(ValueError, match=r"decoder\.pt.*another codec.*delete it"):
+        train(Trainer(codec, encoder, utterances, SETTINGS), tmp_path)  # whose decoder has changed by now
+
+
 def test_the_mean_of_two_sittings_keeps_what_neither_changed(codec, encoder, utterances) -> None:
     before = {name: value.clone() for name, value in codec.model.state_dict().items()}
     states = []

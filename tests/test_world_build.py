@@ -47,6 +47,25 @@ def test_only_the_wanted_answers_are_encoded_and_a_shard_may_hold_none(spoken):
     assert sorted(build.load_codes(folder / "codes.npz")) == [0, 1]
 
 
+def test_a_step_is_done_once_its_figures_are_written(tmp_path):
+    """Killed in between, it is made again; the figures of other weights do not pass for its own."""
+    result, figures, made = tmp_path / "model.pt", tmp_path / "figures.json", []
+
+    def make() -> None:
+        result.touch()
+        made.append(figures.exists())
+        if len(made) == 1:
+            raise KeyboardInterrupt
+        figures.touch()
+
+    figures.touch()  # of the weights before
+    with pytest.raises(KeyboardInterrupt):
+        build.step("ear", result, make, figures)
+    build.step("ear", result, make, figures)
+    build.step("ear", result, make, figures)
+    assert made == [False, False]
+
+
 def test_an_answer_that_is_not_spoken_is_an_error_that_says_how_to_go_on(spoken):
     folder, _, answers = spoken
     with pytest.raises(FileNotFoundError, match=r"1 of 6 answers are not spoken yet; run `mmo world build` again"):

@@ -3,7 +3,7 @@
     ours              the rows of one update, neighbours in length, padded to the longest of them; `training.Stepper` as it trains
     padded            the same rows, padded to 512 (padded.py)
     ours, compiled    ours with its blocks by torch.compile, on request
-    ours, full batch  as many rows an update as fill the positions that the padded way computes
+    ours, full batch  as many rows an update as fill the positions that the padded way computes; on request compiled, too
 
 The first two do the same update on the same rows: that is the ratio at equal rows.  The third makes another update, of more rows:
 it shows what the card or processor gives where it is as full as the padded way keeps it.
@@ -36,7 +36,7 @@ from mmo.profiles import Profile
 from mmo.training import Stepper
 
 WARM_UP = 3  # rounds: the first updates take their memory from the system, page by page (15, 11, 7.6 and then 7.0 s at mini's size, one busy thread)
-OURS, PADDED, FULL, COMPILED = "ours", "padded", "ours, full batch", "ours, compiled"
+OURS, PADDED, FULL, COMPILED, FULL_COMPILED = "ours", "padded", "ours, full batch", "ours, compiled", "ours, full batch, compiled"
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,9 @@ def make_arms(model: OmniModel, rows: BenchRows, stage: StageConfig, settings: T
     if settings.full_batch:
         budget = max(settings.rows * settings.padded_length, rows.layout.max_length)
         full = [collate(group, config) for group in spread(rows.batches(budget, 1).cut(pool), settings.updates)]
-        arms[FULL] = Arm(arms[OURS].step, full, [Work.of_ours(each, config) for each in full], config)
+        for whole, part in ((FULL, OURS), (FULL_COMPILED, COMPILED)):
+            if part in arms:
+                arms[whole] = Arm(arms[part].step, full, [Work.of_ours(each, config) for each in full], config)
     figures = length_figures(pool, settings.padded_length)
     plan = rows.batches(max(stage.token_budget, rows.layout.max_length), 1).cut(pool)
     figures["useful, as trained"] = useful_share([collate(group, config) for group in plan])
@@ -186,7 +188,8 @@ def train_ratios(arms: dict[str, Arm], samples: dict[str, list[float]]) -> dict[
     if PADDED not in arms:
         return ratios
     ratios["rows a second at equal rows an update, ours over padded"] = median_ratio(samples[PADDED], samples[OURS])
-    if FULL in arms:
-        more = arms[FULL].rows / arms[PADDED].rows
-        ratios["rows a second at equal positions an update, ours over padded"] = more * median_ratio(samples[PADDED], samples[FULL])
+    for name, words in ((FULL, "ours"), (FULL_COMPILED, "ours compiled")):
+        if name in arms:
+            more = arms[name].rows / arms[PADDED].rows
+            ratios[f"rows a second at equal positions an update, {words} over padded"] = more * median_ratio(samples[PADDED], samples[name])
     return ratios

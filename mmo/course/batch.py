@@ -20,17 +20,20 @@ one of them failed.  A setting is a notebook's own parameter, or one of the prof
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 import papermill
+from filelock import FileLock, Timeout
 from rich.console import Console
 
 from mmo.adjust import ALIASES, combinations, known_settings, setting_of, split_list
@@ -187,15 +190,20 @@ def all_needs(entry: Notebook, course: dict[str, Notebook]) -> set[str]:
 
 
 def new_folder(under: Path | None = None) -> Path:
-    """A dated folder that is not there yet."""
+    """A dated folder of one's own, made now: two runs that begin in the same second get one each."""
     under = under or runs_root() / "batch"
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     found = under / stamp
     count = 1
-    while found.exists():
-        count += 1
-        found = under / f"{stamp}-{count}"
-    return found
+    while True:
+        try:
+            found.mkdir(parents=True)
+            return found
+        except FileExistsError:
+            if not found.is_dir():  # what stands there, or above it, is a file
+                raise
+            count += 1
+            found = under / f"{stamp}-{count}"
 
 
 def write_batch(folder: Path, batch: Batch) -> None:
@@ -218,9 +226,24 @@ def run_batch(batch: Batch, folder: Path, jobs: int = 1, root: Path = REPOSITORY
     Raises what `plan` raises, before anything runs.  Ctrl-C and SIGTERM end the running notebooks, each with its copy saved, and then raise.
     """
     folder = Path(folder).resolve()
-    planned = plan(batch, folder, root)
+    try:
+        planned = plan(batch, folder, root)
+    except Exception:
+        with suppress(OSError):  # a new folder is empty still, any other one stays
+            folder.rmdir()
+        raise
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(folder / ".batch.lock").acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f"another `mmo course run` is at work in {folder}: wait for it") from None
+    with lock:
+        return alone(batch, folder, planned, jobs, console or Console())
+
+
+def alone(batch: Batch, folder: Path, planned: list[Job], jobs: int, console: Console) -> dict:
+    """`run_batch`, where no other works in the same folder."""
     write_batch(folder, batch)
-    console = console or Console()
     for job in planned:
         if job.outcome()["state"] != "done":
             job.file("json").unlink(missing_ok=True)
@@ -352,7 +375,8 @@ def last_losses(run: Path) -> dict[str, dict]:
     for path in sorted((run / "log").glob("*.jsonl")):
         entries = [each for each in read_log(path, validation=True) if str(each["validation"]).startswith(path.stem)]
         if entries:
-            found[path.stem] = {key: entries[-1][key] for key in ("step", "text", "audio") if key in entries[-1]}
+            last = {key: entries[-1][key] for key in ("step", "text", "audio") if key in entries[-1]}
+            found[path.stem] = {key: value if math.isfinite(value) else None for key, value in last.items()}  # JSON knows no NaN: a rate of 3e4 for 3e-4
     return found
 
 

@@ -217,8 +217,8 @@ def build(root: Path = REPOSITORY) -> list[Path]:
 
 def put(path: Path, text: str, changed: list[Path]) -> None:
     """Write a file if it differs."""
-    before = path.read_text(encoding="utf-8") if path.is_file() else None
-    if before == text:
+    before = path.read_bytes() if path.is_file() else None
+    if before is not None and before.replace(b"\r\n", b"\n") == text.encode():
         return
     if before and path.parent.name == "notebooks":
         keep_work(path, before)
@@ -227,18 +227,18 @@ def put(path: Path, text: str, changed: list[Path]) -> None:
     changed.append(path)
 
 
-def keep_work(path: Path, text: str, always: bool = False) -> Path | None:
-    """Lay a worked-on learner's notebook aside; returns where, None where nothing was worked on.  always: also where nothing was run."""
+def keep_work(path: Path, before: bytes, always: bool = False) -> Path | None:
+    """Lay a worked-on learner's notebook aside, byte for byte; returns where, None where nothing was worked on.  always: also where nothing was run."""
     try:
-        cells = nbformat.reads(text, 4).cells
+        cells = nbformat.reads(before.decode(), 4).cells
     except Exception:
         cells = []
     if not always and not any(cell.get("outputs") or cell.get("execution_count") for cell in cells):
         return None
-    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    digest = hashlib.sha256(before).hexdigest()[:8]
     aside = runs_root() / "kept" / f"{path.stem}-{digest}.ipynb"
     aside.parent.mkdir(parents=True, exist_ok=True)
-    aside.write_text(text, encoding="utf-8")
+    aside.write_bytes(before)
     print(f"{path.name} was worked in; as it was it is kept in {aside}")
     return aside
 
@@ -254,8 +254,8 @@ def restore(number: str, root: Path = REPOSITORY) -> Path:
             if not edition.text.is_file():
                 raise ValueError(f"there is no {edition.text.name} here to make it from: this is a hand-out. Copy the notebook from the hand-out as you got it")
             wanted = contents(edition)[edition.learner]
-            before = edition.learner.read_text(encoding="utf-8") if edition.learner.is_file() else wanted
-            if before != wanted:
+            before = edition.learner.read_bytes() if edition.learner.is_file() else b""
+            if before and before.replace(b"\r\n", b"\n") != wanted.encode():  # what no editor can read is kept, too
                 keep_work(edition.learner, before, always=True)
             edition.learner.write_text(wanted, encoding="utf-8")
             return edition.learner

@@ -107,9 +107,17 @@ def changing(asked: bool = False) -> Iterator[dict]:
             progress_file().parent.mkdir(parents=True, exist_ok=True)
             lock.acquire()
     try:
-        progress = load()
+        progress, readable = empty(), True
+        try:
+            progress = load()
+        except OSError as error:
+            if asked:
+                raise
+            readable = False  # a verdict is worth more than its count
+            print(f"your progress cannot be read from {progress_file()} ({error.strerror}), so nothing is added to it. All else goes on.", file=sys.stderr)
         yield progress
-        save(progress, progress_file() if asked else None)
+        if readable:
+            save(progress, progress_file() if asked else None)
     finally:
         lock.release()
 

@@ -68,7 +68,7 @@ def restored(id: str, entry: Mapping, name: str) -> Exercise:
     cases = tuple(Case(each["name"], decoded(each["arguments"])) for each in entry["cases"])
     calls = tuple((case.arguments, decoded(each["result"])) for case, each in zip(cases, entry["cases"]))
     return replace(
-        plain, variant=name, looks=entry["looks"], hints=tuple(entry["hints"]), reference=Recorded(id, calls), cases=lambda: cases, gradients=(),
+        plain, variant=name, looks=entry["looks"], hints=tuple(entry["hints"]), reference=Recorded(id, calls), cases=lambda: cases, gradients=(), probe=None,
         bugs=(Bug(entry["own"], plain.reference),),
     )
 

@@ -107,15 +107,18 @@ def speaker_vectors(answers: list[plan.Rendering], sounds: list[np.ndarray], cou
     return found
 
 
-def step(name: str, result: Path, make) -> None:
-    """Runs `make` unless `result` is there; says which."""
-    if result.exists():
+def step(name: str, result: Path, make, figures: Path | None = None) -> None:
+    """Runs `make` unless `result` is there, and the `figures` that are written last where there are such; says which."""
+    if result.exists() and (figures is None or figures.exists()):
         print(f"{name}: {result} is there")
         return
     print(f"{name}: making {result}", flush=True)
+    if figures:
+        figures.unlink(missing_ok=True)  # those of another one: a step that is killed now is not done
     make()
-    if not result.exists():
-        raise RuntimeError(f"step {name} ended without writing {result}")
+    for wanted in filter(None, (result, figures)):
+        if not wanted.exists():
+            raise RuntimeError(f"step {name} ended without writing {wanted}")
 
 
 def module(name: str, *arguments: str):
@@ -138,7 +141,9 @@ def build(data: Path = Path("data/tiny"), work: Path = Path("build/world"), work
         module("train_codec", "--build", str(work))()
         for suffix in (".safetensors", ".json"):
             shutil.copy(work / f"codec{suffix}", data / f"codec{suffix}")
-        (data / "figures" / "decoder.json").unlink(missing_ok=True)  # a new codec has its last sitting before it
+        (data / "figures" / "decoder.json").unlink(missing_ok=True)  # a new codec has its last sitting before it,
+        shutil.rmtree(work / "decoder", ignore_errors=True)  # from its own weights,
+        (work / "codes.npz").unlink(missing_ok=True)  # and codes of its own
 
     def write_rows() -> None:
         codes = load_codes(work / "codes.npz")
@@ -161,8 +166,8 @@ def build(data: Path = Path("data/tiny"), work: Path = Path("build/world"), work
     step("words", data / "words.txt", lambda: (data / "words.txt").write_text("\n".join(text.world_words()) + "\n"))
     step("tokenizer", data / "tokenizer" / "tokenizer.json", module("tokenizer"))
     step("thinker", data / "thinker.safetensors", module("train_thinker"))
-    step("speech-encoder", data / "speech_encoder" / "model.pt", module("train_speech_encoder"))
-    step("vision-encoder", data / "vision_encoder" / "model.safetensors", module("train_vision_encoder"))
+    step("speech-encoder", data / "speech_encoder" / "model.pt", module("train_speech_encoder"), data / "figures" / "speech_encoder.json")
+    step("vision-encoder", data / "vision_encoder" / "model.safetensors", module("train_vision_encoder"), data / "figures" / "vision_encoder.json")
     step("rows", data / "t2a-test.parquet", write_rows)
     step("decoder", data / "figures" / "decoder.json",
          module("train_decoder", "--speech", str(work / "speech"), "--data", str(data), "--work", str(work / "decoder")))

@@ -26,6 +26,7 @@ no worse after 5 500.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import random
 from collections.abc import Sequence
@@ -188,6 +189,7 @@ class Trainer:
 
     def __init__(self, codec: Codec, encoder: SpeechEncoder, utterances: Sequence[Utterance], settings: DecoderTraining):
         self.model, self.settings, self.step = codec.model, settings, 0
+        self.began = fingerprint(self.model)
         self.parameters = decoding_side(self.model)
         self.mel, self.features, self.variance, self.data = MelLoss(), FeatureLoss(encoder), GlobalVarianceLoss(), Batches(utterances, settings)
         self.optimiser = torch.optim.AdamW(self.parameters, lr=settings.learning_rate, betas=(0.8, 0.99), weight_decay=0.01)
@@ -213,16 +215,26 @@ class Trainer:
     def state(self) -> dict:
         """All that a resumed training needs."""
         return {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict(), "schedule": self.schedule.state_dict(), "step": self.step,
-                "settings": asdict(self.settings)}
+                "settings": asdict(self.settings), "began": self.began}
 
     def restore(self, state: dict) -> None:
-        """Go on from such a state.  Raises ValueError where it is of other settings."""
+        """Go on from such a state.  Raises ValueError where it is of other settings, or began with another codec."""
         if state["settings"] != asdict(self.settings):
             raise ValueError(f"the saved state is of other settings: {state['settings']}")
+        if state["began"] != self.began:
+            raise ValueError("the saved state began with another codec")
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
         self.step = state["step"]
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 of all weights."""
+    digest = hashlib.sha256()
+    for value in model.state_dict().values():
+        digest.update(value.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def train(trainer: Trainer, folder: Path, save_every: int = 250) -> list[list[float]]:

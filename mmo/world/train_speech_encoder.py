@@ -472,7 +472,7 @@ def material(recipe: Recipe, speech_folder: Path, rows: Path | None) -> tuple[li
 
 def train(recipe: Recipe, folder: Path, build: Path, speech_folder: Path = SPEECH, every: int = 250, workers: int = 0,
           start_from: Path | None = None, rows: Path | None = None) -> Trainer:
-    """Trains, or goes on training, `recipe`; writes `folder` at every look at the validation set."""
+    """Trains, or goes on training, `recipe`; writes `folder` at the end.  What is looked at on the way lies in `build`, beside the checkpoint."""
     build.mkdir(parents=True, exist_ok=True)
     clips, validation, left_out = material(recipe, speech_folder, rows)
     hard = disturbed(validation)
@@ -488,7 +488,7 @@ def train(recipe: Recipe, folder: Path, build: Path, speech_folder: Path = SPEEC
         losses.append(trainer.update(batch))
         trainer.seconds = before + time.perf_counter() - started
         if trainer.step % every == 0 or trainer.step == recipe.steps:
-            encoder = SpeechEncoder.load(trainer.write(folder))
+            encoder = SpeechEncoder.load(trainer.write(build / "so_far"))
             point = {"step": trainer.step, "seconds": round(trainer.seconds), "loss": round(torch.stack(losses).mean().item(), 4),
                      "validation_wer": word_errors(encoder, validation)["wer"], "disturbed_wer": word_errors(encoder, hard)["wer"]}
             if left_out:
@@ -498,6 +498,7 @@ def train(recipe: Recipe, folder: Path, build: Path, speech_folder: Path = SPEEC
             print(json.dumps(point), flush=True)
         if trainer.step % 50 == 0 or trainer.step == recipe.steps:
             save(trainer.state(), checkpoint)
+    trainer.write(folder)
     return trainer
 
 

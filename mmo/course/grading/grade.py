@@ -17,7 +17,7 @@ from mmo.course.grading.files import printable
 from mmo.course.grading.grades import Grade, graded, without_answer
 from mmo.course.grading.limits import Limits
 from mmo.course.grading.marks import marks
-from mmo.course.grading.pages import write_pages
+from mmo.course.grading.pages import UNFINISHED, write_pages
 from mmo.course.grading.pool import Outcome, run_all
 from mmo.course.grading.submissions import Submission, collect, handed_in, loose_files
 from mmo.course.grading.variants import PLAIN, known_name, using
@@ -124,7 +124,7 @@ def refuse_strange(out: Path, folder: Path) -> None:
     """Raises ValueError where grades would be written among other things, or would look like a student."""
     if out.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{out} lies in {folder}: the grades would be taken for a student's folder")
-    if out.exists() and not (out / "grades.csv").is_file() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not (out / "grades.csv").is_file() and (not out.is_dir() or any(each.name != UNFINISHED for each in out.iterdir())):
         raise ValueError(f"{out} holds other things than grades; give an empty folder, or one of earlier grades")
 
 

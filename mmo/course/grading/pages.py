@@ -9,6 +9,7 @@ import csv
 import hashlib
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -23,6 +24,7 @@ from mmo.display import GREEN, GREY, ORANGE, RED
 
 COLUMNS = ("student", "notebook", "exercise", "points", "reason")
 COLOURS = {"right": GREEN, "partly": ORANGE, "wrong": RED, "open": GREY, "stopped": RED, "missing": GREY}
+UNFINISHED = "students.part"
 MOST_PICTURES = 12  # of the plots in a student's file
 HEAD = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ title }}</title><style>
@@ -94,16 +96,25 @@ def page_name(student: str) -> str:
 
 
 def write_pages(out: Path, entries: Sequence[Notebook], submissions: Sequence[Submission], grades: Sequence[Grade], loose: Sequence[str] = ()) -> None:
-    """Write everything into `out`; pages of an earlier grading go.  loose: what lay beside the students' folders, in words."""
-    pages = out / "students"
-    shutil.rmtree(pages, ignore_errors=True)
-    pages.mkdir(parents=True, exist_ok=True)
+    """Write everything into `out`; pages of an earlier grading go, once all new ones are there.  loose: what lay beside the students' folders, in words."""
+    pages, unfinished = out / "students", out / UNFINISHED
+    shutil.rmtree(unfinished, ignore_errors=True)
     environment = templates()
     names = list(dict.fromkeys(each.student for each in submissions))
-    for name in names:
-        (pages / page_name(name)).write_text(student_page(environment, name, submissions, grades), encoding="utf-8")
-    (out / "class.html").write_text(class_page(environment, names, entries, submissions, grades, loose), encoding="utf-8")
+    try:
+        unfinished.mkdir(parents=True)
+        for name in names:
+            (unfinished / page_name(name)).write_text(student_page(environment, name, submissions, grades), encoding="utf-8")
+        of_class = class_page(environment, names, entries, submissions, grades, loose)
+    except BaseException:  # Ctrl-C, a full disk: all stays as it was
+        shutil.rmtree(unfinished, ignore_errors=True)
+        with suppress(OSError):
+            out.rmdir()  # where it is empty
+        raise
     write_csv(out / "grades.csv", grades)
+    shutil.rmtree(pages, ignore_errors=True)
+    unfinished.rename(pages)
+    (out / "class.html").write_text(of_class, encoding="utf-8")
 
 
 def write_csv(path: Path, grades: Sequence[Grade]) -> None:

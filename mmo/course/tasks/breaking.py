@@ -366,7 +366,7 @@ CHOOSE = Exercise(
     bugs=(
         Bug("exp is taken of the bare logits. At temperature 0.2 a logit of 20 becomes 100, and exp(100) is infinite even in float32; infinity over infinity is NaN. Subtract the largest first, as softmax does.",
             lambda logits, uniform, temperature: choose_by(logits, uniform, temperature, stable=False)),
-        Bug("The probabilities are summed in half precision: behind a sum of one half, each further thousandth is rounded away. Go to float32 before the softmax.",
+        Bug("The probabilities are summed in half precision: behind a sum of one half, each further share below a quarter of a thousandth is rounded away. Go to float32 before the softmax.",
             choose_in_half),
         Bug("The logits are divided by the temperature while they are still in half precision: at 20 / 0.05 its steps are a quarter, and a small temperature takes it beyond 65504. First .float(), then divide.",
             choose_divided_in_half),

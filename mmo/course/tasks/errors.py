@@ -186,7 +186,7 @@ COST = Exercise(
     difficulty=2,
     importance=2,
     minutes=8,
-    looks="6 for each weight where all learns (4 in the first part); about 4 where only the first part does; about 2 where only the last does.",
+    looks="6 for each weight where all learns (4 in the first part); about 4 where only the first part does; 4 in the last part and 2 in front of it where only the last does.",
     hints=(
         "Forward, each weight multiplies and adds once a position: two operations, whether it learns or not.",
         "Backward there are two products of the same size: one for the gradient of the weights (where they learn), one for the gradient of the part's input.",

@@ -61,7 +61,7 @@ CTC_LOSS = Exercise(
     difficulty=3,
     importance=3,
     minutes=20,
-    looks="One number, the same as torch's own, and the same gradients.",
+    looks="One number, the same as torch's own. Its gradient is that of your sums (torch's ctc_loss gives one that is right only behind a log_softmax).",
     hints=(
         "Put a blank before, between and behind the words: blank w blank w blank, 2 U + 1 states. alpha[s] is the log-probability of all ways to be in state s after n frames.",
         "First frame: only states 0 and 1 are possible. Then each state is reached from itself, from the one before, and from two before if it is a word unlike the word two before. Ways add up: torch.logsumexp.",

@@ -82,7 +82,7 @@ def asked_in(name: str) -> dict[str, Exercise]:
 def varied(plain: Exercise, asked: Asked, name: str) -> Exercise:
     others = [each[plain.id].function for family in families() for each in family.options.values() if plain.id in each and each[plain.id] is not asked]
     return replace(
-        plain, variant=name, looks=asked.looks, hints=asked.hints, reference=asked.function, cases=asked.cases or plain.cases, gradients=(),
+        plain, variant=name, looks=asked.looks, hints=asked.hints, reference=asked.function, cases=asked.cases or plain.cases, gradients=(), probe=None,
         bugs=(course_own(plain), *(Bug("That is what another class was asked. Read what yours is.", other) for other in others)),
     )
 
