@@ -160,7 +160,7 @@ print(f"at most {result.memory / 1e6:.0f} MB")
 reveal("12.minutes", round(result.seconds / 60, 1), "minutes, with looking at held-out rows and saving")
 
 # %% [markdown]
-# The codebooks on the right are nearly all rehearsal; new is only that some answers are spoken behind a picture. (The minutes are those of the machine and the hour; the line at the top of this notebook was measured at another one.) On held-out rows, all that was measured on the way, the text loss of each task and the codebooks:
+# The codebooks on the right are nearly all rehearsal; new is only that some answers are spoken behind a picture. (The minutes are those of the machine and the hour; the line at the top is of the whole notebook.) On held-out rows, all that was measured on the way, the text loss of each task and the codebooks:
 
 # %%
 for entry in read_log(result.log_file, validation=True):
