@@ -448,7 +448,7 @@ app.add_typer(bench, name="bench")
 
 RowsOption = Annotated[Literal["synthetic", "tiny"], typer.Option("--rows", help="synthetic: as long as mini's; tiny: data/tiny.")]
 BaselineOption = Annotated[Literal["padded", "none"], typer.Option("--baseline", help="none: ours alone.")]
-RoundsOption = Annotated[int, typer.Option("--rounds", min=1, help="Rounds that count; one more warms up.")]
+RoundsOption = Annotated[int, typer.Option("--rounds", min=1, help="Rounds that count, behind what warms up (one more; in training three).")]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda; default the profile's.", show_default=False)]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write everything here.")]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, max=MOST_SEED)]

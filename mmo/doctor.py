@@ -275,9 +275,9 @@ def check_kernel() -> Finding:
 
 def missing_files(profile) -> list[str]:
     """What of a profile's frozen parts, pretrained Thinker and training data is not there."""
-    missing = [str(path) for part in PARTS if not (path := getattr(profile, part)).exists()]
     from mmo.rows import files_of
 
+    missing = [str(path) for part in PARTS if not (path := getattr(profile, part)).exists()]
     patterns = dict.fromkeys(pattern for stage in profile.stages.values() for step in stage for pattern in step.data)
     return missing + [str(profile.data_dir / name) for name in patterns if not files_of(profile.data_dir, name)]
 

@@ -2,7 +2,8 @@
 `mmo bench trace --training`: the same of an update: the padded way before, ours after.
 
 Times are an operation's own, without what it calls; they are taken with the profiler at work, which makes every operation slower by about a
-microsecond, so shares count and sums do not.  What is left of the wall clock after all operations is Python.
+microsecond, so shares count and sums do not.  What is left of the wall clock after all operations is
+Python and, on a card, which the profiler does not see, waiting for it.
 """
 
 from __future__ import annotations

@@ -221,7 +221,7 @@ class Trainer:
         """Go on from such a state.  Raises ValueError where it is of other settings, or began with another codec."""
         if state["settings"] != asdict(self.settings):
             raise ValueError(f"the saved state is of other settings: {state['settings']}")
-        if state["began"] != self.began:
+        if state.get("began") != self.began:
             raise ValueError("the saved state began with another codec")
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
