@@ -176,7 +176,7 @@ class Player:
 
     def _repr_html_(self) -> str:
         data = base64.b64encode(self.sound).decode()
-        words = f'<figcaption style="margin:2px 0 4px">{html.escape(self.text)}</figcaption>' if self.text else ""
+        words = f'<figcaption style="margin:2px 0 4px;white-space:pre-line">{html.escape(self.text)}</figcaption>' if self.text else ""
         picture = ""
         if self.picture:
             image = base64.b64encode(self.picture.png).decode()
@@ -204,19 +204,25 @@ def listen(samples, rate: int, text: str = "", *, picture: bool = True, small: b
 # --- Codes -------------------------------------------------------------------------------------------------------
 
 
-def show_codes(codes: torch.Tensor | np.ndarray, num_codes: int | None = None, title: str = "", frame_rate: float = 12.5) -> Picture:
-    """codes (Q, F) as a heat-map: a row a codebook, a column a frame of 80 ms, a colour a code."""
+def show_codes(codes: torch.Tensor | np.ndarray, num_codes: int | None = None, title: str = "", frame_rate: float | None = 12.5) -> Picture:
+    """codes (Q, F) as a heat-map: a row a codebook, a column a frame of 80 ms, a colour a code; grey where there is none (below 0, `num_codes` or more).
+
+    frame_rate: frames a second; None where the columns are steps, not frames in time.
+    """
     codes = np.asarray(codes)
     if codes.ndim != 2 or not codes.size:
         raise ValueError(f"wanted codes (Q, F) with at least one frame, got shape {codes.shape}")
     Q, F = codes.shape
     with drawing(min(9.0, 2.2 + 0.16 * F), 0.55 + 0.19 * Q + 0.25 * bool(title)) as figure:
         axes = figure.add_subplot()
-        image = axes.imshow(codes, aspect="auto", cmap="cividis", vmin=0, vmax=(num_codes or codes.max() + 1) - 1, extent=(0, F / frame_rate, Q - 0.5, -0.5), interpolation="nearest")
+        last = (num_codes or codes.max() + 1) - 1
+        is_code = np.ma.masked_outside(codes, 0, last)
+        axes.set_facecolor("#E4E4E4")
+        image = axes.imshow(is_code, aspect="auto", cmap="cividis", vmin=0, vmax=last, extent=(0, F / (frame_rate or 1), Q - 0.5, -0.5), interpolation="nearest")
         axes.grid(False)
         axes.set_yticks(range(Q))
         axes.set_ylabel("codebook")
-        axes.set_xlabel("seconds")
+        axes.set_xlabel("seconds" if frame_rate else "step")
         axes.set_title(title)
         figure.colorbar(image, ax=axes, label="code", pad=0.01)
         return finish(figure, f"Heat-map of {Q} codebooks by {F} frames. {title}".strip())
@@ -239,33 +245,33 @@ def cell(streams: np.ndarray, k: int, t: int, start: int, config: ModelConfig) -
 
 
 def show_delay(
-    streams: torch.Tensor | np.ndarray, config: ModelConfig, start: int, words: Sequence[str] | None = None, title: str = ""
+    streams: torch.Tensor | np.ndarray, config: ModelConfig, start: int, words: Sequence[str] | None = None, title: str = "", label: str = "the answer begins"
 ) -> Picture:
     """The nine streams of a row as a grid: which frame's code each codebook holds at each position.
 
-    streams (Q + 1, T): `Row.input_ids`, or a prompt; best below 40 positions.  start: where the answer's text begins.
-    words: the text row's tokens as strings, one a position.
+    streams (Q + 1, T): `Row.input_ids`, or a prompt; readable on a notebook's page up to some 28 positions.  start: where the answer's text begins.
+    words: the text row's tokens as strings, one a position.  label: what begins at `start`.
     """
     streams = np.asarray(streams)
     Q, T = streams.shape[0] - 1, streams.shape[1]
     if words is not None and len(words) != T:
         raise ValueError(f"{len(words)} words for {T} positions")
     height = 0.27 * (Q + 1) + (0.8 if words else 0.2) + 0.3
-    with drawing(min(14.0, 1.0 + 0.37 * T), height) as figure:
+    with drawing(min(14.0, 1.0 + 0.33 * T), height) as figure:
         from matplotlib.patches import Rectangle
 
         axes = figure.add_subplot()
         for k in range(Q):
             for t in range(T):
-                colour, label = cell(streams, k, t, start, config)
+                colour, content = cell(streams, k, t, start, config)
                 axes.add_patch(Rectangle((t, k), 1, 1, facecolor=colour, edgecolor=PAPER, linewidth=1))
                 strong = colour in (RED, PURPLE)
-                axes.text(t + 0.5, k + 0.5, label, ha="center", va="center", fontsize=6, color=PAPER if strong else INK)
+                axes.text(t + 0.5, k + 0.5, content, ha="center", va="center", fontsize=6.5, color=PAPER if strong else INK)
         for t in range(T):
             pad = int(streams[-1, t]) == config.pad_token
             axes.add_patch(Rectangle((t, Q), 1, 1, facecolor="#F4F4F4" if pad else "#CFE3F2", edgecolor=PAPER, linewidth=1))
         axes.axvline(start, color=INK, linewidth=1.2)
-        axes.text(start + 0.1, -0.25, "the answer begins", fontsize=7, color=INK, va="bottom")
+        axes.text(start + 0.1, -0.25, label, fontsize=8, color=INK, va="bottom")
         axes.set(xlim=(0, T), ylim=(Q + 1, 0))
         axes.set_yticks(np.arange(Q + 1) + 0.5, [*(f"codebook {k}" for k in range(Q)), "text"])
         if words:
@@ -276,8 +282,8 @@ def show_delay(
         axes.grid(False)
         for spine in axes.spines.values():
             spine.set_visible(False)
-        axes.set_title(title, pad=14)
-        return finish(figure, f"Delay grid of {Q} codebooks and the text over {T} positions; the answer begins at {start}. {title}".strip())
+        axes.set_title(title, pad=22)
+        return finish(figure, f"Delay grid of {Q} codebooks and the text over {T} positions; {label} at {start}. {title}".strip())
 
 
 # --- Loss curves -------------------------------------------------------------------------------------------------
@@ -306,7 +312,7 @@ def show_losses(records: Sequence[Mapping], validation: Sequence[Mapping] = (), 
     with drawing(9.0 if by_codebook else 5.0, 2.7) as figure:
         left, *right = figure.subplots(1, 2 if by_codebook else 1, squeeze=False)[0]
         for name, colour in (("audio", ORANGE), ("text", BLUE)):
-            curve(left, records, name, colour)
+            curve(left, records, name, colour, label="audio (weighted)" if name == "audio" else name)
             dots = [(each["step"], each[name]) for each in validation if each.get(name) is not None]
             if dots:
                 left.plot(*zip(*dots, strict=True), "o", color=colour, markersize=6, markeredgecolor=PAPER, label=f"{name}, held out")
@@ -327,13 +333,13 @@ def without_silence(record: Mapping) -> dict:
     return {name: value for name, value in record.items() if not (silent and name in ("audio", "codebooks"))}
 
 
-def curve(axes, records: Sequence[Mapping], name: str, colour: str) -> None:
-    """One loss: faint as it was, strong as its running mean."""
+def curve(axes, records: Sequence[Mapping], name: str, colour: str, label: str = "") -> None:
+    """One loss: faint as it was, strong as its running mean.  label: its name in the legend, where it is another."""
     points = [(each["step"], each[name]) for each in records if each.get(name) is not None]
     if points:
         steps, values = zip(*points, strict=True)
         axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
-        axes.plot(steps, smooth(values), color=colour, label=name)
+        axes.plot(steps, smooth(values), color=colour, label=label or name)
 
 
 def codebook_curves(axes, records: Sequence[Mapping]) -> None:

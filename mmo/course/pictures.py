@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from mmo.display import INK, PAPER, RED, Picture, drawing, finish
@@ -10,25 +12,26 @@ SOFT = ("#8CC8EE", "#F5D68A", "#8FD1BE", "#E8B8D4", "#C9C4EC", "#D9E3A0", "#F3B8
 
 
 def cell_colour(label: str, colours: dict[str, str]) -> str:
-    """The same label, the same soft colour; no label, light grey."""
-    if not label:
+    """The same label, the same soft colour; no label, light grey, and so is "·", which stands for none."""
+    if label in ("", "·"):
         return "#F4F4F4"
     return colours.setdefault(label, SOFT[len(colours) % len(SOFT)])
 
 
 def compare_grids(
-    wanted, theirs, names: dict[int, str] | None = None, alt: str = "", titles: tuple[str, str] = ("wanted", "yours"), mark: bool = True
+    wanted, theirs, names: dict[int, str] | None = None, alt: str = "", titles: tuple[str, str] = ("wanted", "yours"), mark: bool = True,
+    rows: Sequence[str] = (), columns: Sequence[str] = (),
 ) -> Picture:
     """Two small grids of whole numbers; with `mark`, cells that differ have a red edge.
 
-    names: words for special values ("" leaves the cell empty).  Raises ValueError where the attempt is no such grid.
+    names: words for special values ("" leaves the cell empty).  rows, columns: what each row and column is.  Raises ValueError where the attempt is no such grid.
     """
     wanted, theirs = np.asarray(wanted), np.asarray(theirs)
     if wanted.ndim != 2 or theirs.ndim != 2:
         raise ValueError(f"wanted two grids, got shapes {wanted.shape} and {theirs.shape}")
     names, colours = names or {}, {}
     widest = max(wanted.shape[1], theirs.shape[1])
-    with drawing(min(12.0, 1.4 + 0.62 * widest), 0.8 + 0.28 * max(wanted.shape[0], theirs.shape[0])) as figure:
+    with drawing(min(12.0, 1.4 + 0.62 * widest + 0.06 * max(map(len, rows), default=0)), 0.8 + 0.28 * max(wanted.shape[0], theirs.shape[0]) + 0.5 * bool(columns)) as figure:
         from matplotlib.patches import Rectangle
 
         for axes, grid, title in zip(figure.subplots(1, 2), (wanted, theirs), titles):
@@ -39,6 +42,11 @@ def compare_grids(
                 axes.add_patch(Rectangle((t, k), 1, 1, facecolor=cell_colour(label, colours), edgecolor=edge, linewidth=width, zorder=order))
                 axes.text(t + 0.5, k + 0.5, label, ha="center", va="center", fontsize=7, color=INK, zorder=4)
             axes.set(xlim=(-0.05, widest + 0.05), ylim=(max(wanted.shape[0], theirs.shape[0]) + 0.05, -0.05), xticks=[], yticks=[])
+            if columns:
+                axes.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=25, ha="right", rotation_mode="anchor")
+            if rows and grid is wanted:
+                axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
+            axes.tick_params(length=0, labelcolor=INK, labelsize=7)
             axes.grid(False)
             axes.set_title(title)
             for spine in axes.spines.values():
@@ -46,13 +54,20 @@ def compare_grids(
         return finish(figure, alt or "The wanted grid and yours, side by side; cells that differ have a red edge.")
 
 
-def compare_curves(wanted, theirs, xlabel: str = "", ylabel: str = "", alt: str = "", titles: tuple[str, str] = ("wanted", "yours")) -> Picture:
-    """Two curves in one picture, (n,) each."""
+def compare_curves(
+    wanted, theirs, xlabel: str = "", ylabel: str = "", alt: str = "", titles: tuple[str, str] = ("wanted", "yours"), logarithmic: bool = False
+) -> Picture:
+    """Two curves in one picture, (n,) each; a few points are drawn as points.  logarithmic: so is the values' scale."""
+    from matplotlib.ticker import MaxNLocator
+
+    wanted, theirs = np.asarray(wanted, float), np.asarray(theirs, float)
+    few = max(len(wanted), len(theirs)) <= 12
     with drawing(6.0, 2.0) as figure:
         axes = figure.add_subplot()
-        axes.plot(np.asarray(wanted, float), color="#0072B2", linewidth=4, alpha=0.35, label=titles[0])
-        axes.plot(np.asarray(theirs, float), color="#D55E00", linewidth=1.2, label=titles[1])
-        axes.set(xlabel=xlabel, ylabel=ylabel)
+        axes.plot(wanted, color="#0072B2", linewidth=4, alpha=0.35, marker="o" if few else "", markersize=9, label=titles[0])
+        axes.plot(theirs, color="#D55E00", linewidth=1.2, marker="o" if few else "", markersize=4, label=titles[1])
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if logarithmic else "linear")
         axes.legend()
         return finish(figure, alt or "The wanted curve and yours.")
 
@@ -89,6 +104,8 @@ def show_maps(maps, titles=(), columns: int = 6, size: float = 1.5, cmap: str = 
 
 def compare_maps(wanted, theirs, alt: str = "", xlabel: str = "", ylabel: str = "") -> Picture:
     """Two matrices of numbers on one scale, and where they differ."""
+    from matplotlib.ticker import MaxNLocator
+
     wanted, theirs = np.asarray(wanted, float), np.asarray(theirs, float)
     if wanted.ndim != 2 or theirs.ndim != 2:
         raise ValueError(f"wanted two matrices, got shapes {wanted.shape} and {theirs.shape}")
@@ -100,6 +117,8 @@ def compare_maps(wanted, theirs, alt: str = "", xlabel: str = "", ylabel: str = 
     with drawing(2.4 * len(panels), 1.9) as figure:
         for axes, (title, each, how) in zip(figure.subplots(1, len(panels)), panels):
             figure.colorbar(axes.imshow(each, **how), ax=axes, shrink=0.8)
+            axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
+            axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
             axes.set(xlabel=xlabel, ylabel=ylabel if title == "wanted" else "")
             axes.set_title(title)
             axes.grid(False)
