@@ -94,8 +94,12 @@ def described(sitting: dict) -> str:
     settings, seeds = sitting["settings"], len(sitting["seeds"])
     steps = f"{settings['steps']} steps on {sitting['hours']:.1f} hours"
     more = f" with twice as much of {' and '.join(settings['more'])}" if settings.get("more") else ""
-    what = (f"the mean of {seeds} sittings of {steps}" if seeds > 1 else steps) + more
-    return f"the mean of that and of {what}" if sitting.get("start_too") else what
+    if len(sitting.get("features", ())) > 1:
+        more += f" (the features' loss weighing {' and '.join(map(str, sitting['features']))})"
+    what = f"{seeds} sittings of {steps}" if seeds > 1 else steps
+    if sitting.get("start_too"):
+        return f"the mean of that and of {what}{more}"
+    return (f"the mean of {what}" if seeds > 1 else what) + more
 
 
 def last_sitting(data: Path) -> list[str]:
@@ -105,7 +109,9 @@ def last_sitting(data: Path) -> list[str]:
     found = figures(data, "decoder")
     each = [*found.get("before", []), found]
     told = ", then ".join(described(sitting) for sitting in each)
-    return [f"Last of all its decoder was taught alone, in several trainings (\"sittings\"; `python -m mmo.world.train_decoder`: {told}): in {100 * found['settings']['unknown']:.0f} % of the steps",
+    first, last = (100 * sitting["settings"]["unknown"] for sitting in (each[0], found))
+    share = f"{first:.0f} % of the steps" + (f" ({last:.0f} % in the last one)" if last != first else "")
+    return [f"Last of all its decoder was taught alone, in several trainings (\"sittings\"; `python -m mmo.world.train_decoder`: {told}): in {share}",
             "the codes behind codebooks 0 and 1 were those of other frames, all or at least half of them, and its cepstra were to vary as much as the recording's. Encoder and codebooks rested,",
             "so the codes in the rows are those of before.", ""]
 
