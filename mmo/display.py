@@ -275,7 +275,8 @@ def show_delay(
         axes.set(xlim=(0, T), ylim=(Q + 1, 0))
         axes.set_yticks(np.arange(Q + 1) + 0.5, [*(f"codebook {k}" for k in range(Q)), "text"])
         if words:
-            axes.set_xticks(np.arange(T) + 0.5, [word.replace("\n", "↵") for word in words], rotation=55, ha="right", rotation_mode="anchor")
+            said = ["" if token == config.pad_token else word.replace("\n", "↵") for word, token in zip(words, streams[-1])]
+            axes.set_xticks(np.arange(T) + 0.5, said, rotation=55, ha="right", rotation_mode="anchor")
         else:
             axes.set_xticks(np.arange(0, T, 5) + 0.5, range(0, T, 5))
         axes.tick_params(length=0, labelcolor=INK)

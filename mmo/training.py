@@ -103,8 +103,7 @@ class TrainResult:
         done = "done" if self.finished else f"paused at step {self.steps} of {self.total_steps}: {same} goes on"
         return (
             f"{self.stage} {done} after {self.seconds:.0f} s ({self.waited:.1f} s waiting for rows); {self.rows} rows, "
-            f"{self.useful:.1%} of the positions useful, "
-            f"{self.skipped} steps skipped, {len(self.bad_rows)} bad rows, {self.answers_cut} answers and "
+            f"{self.useful:.1%} of the positions useful\n{self.skipped} steps skipped, {len(self.bad_rows)} bad rows, {self.answers_cut} answers and "
             f"{self.stops_cut} stop signs cut off; at most {self.memory / 1e9:.1f} GB of memory"
         )
 

@@ -107,7 +107,15 @@ def heard(answer) -> str:
     return f"the judge hears: {judge.transcribe([(answer.samples, answer.sample_rate)], workers=1)[0]}" if judge and len(answer.samples) else ""
 
 
-predict("00.first", "How many milliseconds pass between the question and its first sound, on this machine?", None)
+# %% [markdown]
+# The model is loaded and has not been asked yet. Make a guess first; changing it loads nothing again.
+
+# %%
+predict(
+    "00.first",
+    "How many milliseconds pass between the question and its first sound, on this machine?",
+    None,
+)
 
 # %%
 ask("Hello.")  # the first call prepares things; a second one is what an answer really takes
@@ -120,6 +128,8 @@ if answer.first_audio_ms is not None:
     display(reveal("00.first", round(answer.first_audio_ms), "milliseconds in the last voice, as busy as this machine was"))
 
 # %% [markdown]
+# The picture under a player is a *spectrogram*: time to the right, pitch upwards, bright is loud.
+#
 # The *judge* listens with you: a speech recogniser made by other people, on other voices, which knows the words of this world and nothing else. It sees no text. Where it writes something else than the model, one of the two is wrong; in doubt trust your ears.
 #
 # The same weights speak in each voice; one vector at one position differs. And nothing here reads a finished text aloud: words and codes are written
@@ -192,21 +202,27 @@ reveal("00.numbers", round(codec.frame_rate * codec.num_codebooks), f"({codec.fr
 # ## What it really reads
 #
 # And on the way in? A question becomes *tokens*, most of them words, and each token has a number, its *id*. The id picks one row of a table, the *embedding*: a vector. Below is a whole prompt: tokens, ids and, under each, its vector as a column of colours.
+# Look for a token that stands there more than once, `<|im_start|>` or the line break `↵`: the same token has the same column wherever it stands.
 # Where a sound or a picture is asked about, its vectors stand in this same row. From here on the model sees nothing but columns.
 
 # %%
 ids = tokenizer.prompt([{"role": "user", "content": "What is three plus four?"}])
 tokens = [tokenizer.tokenizer.id_to_token(each).replace("Ġ", " ").replace("Ċ", "↵") for each in ids]
 vectors = model.model.embed_tokens.weight.detach()[ids]  # (T, D): a row for each token
-with drawing(9.0, 3.2) as figure:
+with drawing(9.0, 3.5) as figure:
     axes = figure.add_subplot()
     top = float(vectors.abs().quantile(0.98))
     axes.imshow(vectors[:, :64].T, aspect="auto", cmap="RdBu_r", vmin=-top, vmax=top, interpolation="nearest")
-    axes.set_xticks(range(len(ids)), [f"{token}\n{each}" for token, each in zip(tokens, ids)], fontsize=7)
+    labels = [f"{token.strip(' ')} · {each}" for token, each in zip(tokens, ids)]
+    axes.set_xticks(range(len(ids)), labels, fontsize=9, rotation=30, ha="left", rotation_mode="anchor")
     axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, length=0)
     axes.set(ylabel=f"the first 64 of {vectors.shape[1]} numbers")
     axes.grid(False)
-    picture = finish(figure, f"A prompt of {len(ids)} tokens with their ids, and under each token its vector of {vectors.shape[1]} numbers as a column of colours; the same token has the same column wherever it stands.")
+    picture = finish(
+        figure,
+        f"A prompt of {len(ids)} tokens with their ids, and under each token its vector of {vectors.shape[1]} numbers as a column of colours; "
+        "the same token has the same column wherever it stands.",
+    )
 display(picture)
 print(f"{len(ids)} ids -> {tuple(vectors.shape)} numbers")
 
@@ -242,11 +258,32 @@ show_map([each.number for each in course], shares(so_far()["exercises"]))
 # the five right and both exercises solved, begin. Otherwise the table below says where to read, an hour for each line.
 
 # %%
-display(predict("00.broadcast", "1. A tensor of shape (4, 1, 3) plus one of shape (5, 1): how many numbers has the sum?", None))
-display(predict("00.softmax", "2. Two logits differ by ln 3. How many times likelier is the larger one after softmax?", None))
-display(predict("00.entropy", "3. A model that knows nothing chooses among 2112 codes. Its cross-entropy, in nats?", None))
-display(predict("00.causal", "4. Nine positions, causal attention. To how many positions does the sixth one look?", None))
-display(predict("00.samples", "5. How many samples are 80 milliseconds at 24 kHz?", None))
+display(predict(
+    "00.broadcast",
+    "1. A tensor of shape (4, 1, 3) plus one of shape (5, 1): how many numbers has the sum?",
+    None,
+))
+display(predict(
+    "00.softmax",
+    "2. Two logits differ by ln 3. How many times likelier is the larger one after softmax?",
+    None,
+))
+display(predict(
+    "00.entropy",
+    "3. A model that knows nothing chooses among 2112 codes (the large model's). "
+    "Its cross-entropy, in nats?",
+    None,
+))
+display(predict(
+    "00.causal",
+    "4. Nine positions, causal attention. To how many positions does the sixth one look?",
+    None,
+))
+display(predict(
+    "00.samples",
+    "5. How many samples are 80 milliseconds at 24 kHz?",
+    None,
+))
 
 # %%
 logits = torch.tensor([0.0, math.log(3)])
@@ -270,7 +307,9 @@ display(reveal("00.samples", round(0.08 * 24_000), "samples: a frame"))
 # %%
 @exercise("00.frames")
 def cut_frames(wave: Tensor, size: int) -> Tensor:
-    """wave (n,) -> (F, size): frame after frame, the last one filled with zeros if the samples do not fill it."""
+    """wave (n,) -> (F, size): frame after frame,
+    the last one filled with zeros if the samples do not fill it.
+    """
     ### BEGIN SOLUTION
     missing = -len(wave) % size
     return torch.nn.functional.pad(wave, (0, missing)).view(-1, size)
@@ -293,7 +332,9 @@ check("00.frames")
 # %%
 @exercise("00.loss")
 def loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """logits (T, V), labels (T,) int64 -> the mean cross-entropy over the positions whose label is not -100, a scalar."""
+    """logits (T, V), labels (T,) int64 ->
+    the mean cross-entropy over the positions whose label is not -100, a scalar.
+    """
     ### BEGIN SOLUTION
     known = labels != -100
     return -logits.log_softmax(dim=1)[known, labels[known]].mean()

@@ -27,6 +27,7 @@ budget = "full"  # smoke: fewer sentences where sentences are judged
 
 # %%
 import math
+import textwrap
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ from tqdm.auto import tqdm
 from mmo.codec import Codec
 from mmo.course import check, exercise, hint, predict, quiz, reveal, solution
 from mmo.course.ears import abx, dictation
-from mmo.display import BLUE, GREEN, INK, ORANGE, RED, drawing, finish, listen, show_codes
+from mmo.display import BLUE, GREEN, INK, ORANGE, RED, drawing, finish, listen, mel_spectrogram, show_codes
 from mmo.examination import of_tier, read_items, read_uncoded, spread_voices
 from mmo.judge import Judge
 from mmo.measures import word_errors
@@ -122,7 +123,9 @@ for name, shape, hertz in shapes:
 # %%
 @exercise("01.nearest")
 def nearest(x: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
-    """x (N, D), codebook (C, D) -> codes (N,), int64, of the nearest entries, and what they leave (N, D)."""
+    """x (N, D), codebook (C, D) ->
+    codes (N,), int64, of the nearest entries, and what they leave (N, D).
+    """
     ### BEGIN SOLUTION
     distances = torch.cdist(x, codebook)  # (N, C)
     codes = distances.argmin(dim=1)
@@ -143,8 +146,18 @@ check("01.nearest")
 # %%
 from moshi.quantization.core_vq import _run_kmeans
 
+
+def frame_latents(item) -> tuple[Tensor, Tensor]:
+    """A recording's latents (F, D), and which of its frames are quiet (F,): 40 decibels below its loudest one, or more."""
+    samples = torch.from_numpy(read_uncoded(item.uncoded)[0])
+    found = codec.latents(samples[None, None])[0].T
+    filled = torch.nn.functional.pad(samples, (0, len(found) * codec.frame_size - len(samples)))
+    power = filled.view(-1, codec.frame_size).square().mean(dim=1)
+    return found, power < 1e-4 * power.max()
+
+
 some = spread_voices(recorded, 4 if budget == "smoke" else 16)
-latents = torch.cat([codec.latents(torch.from_numpy(read_uncoded(item.uncoded)[0])[None, None])[0].T for item in tqdm(some, desc="latents")])  # (N, D)
+latents, quiet = (torch.cat(each) for each in zip(*[frame_latents(item) for item in tqdm(some, desc="latents")]))  # (N, D), (N,)
 centred = latents - latents.mean(dim=0)
 plane = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:2].T  # (N, 2): the two widest directions
 plane = plane / plane.std()
@@ -158,8 +171,8 @@ for _ in range(3):
 tables = torch.stack(tables)  # (3 tables, 8 entries, 2)
 
 
-def show_steps(steps: list[tuple[Tensor, Tensor]]):
-    """For each step the points, the entries, and which region of the plane belongs to which entry."""
+def show_steps(steps: list[tuple[Tensor, Tensor]], quiet: Tensor):
+    """For each step the points (quiet ones blue), the entries, and which region of the plane belongs to which entry."""
     widest = reach = float(steps[0][0].abs().quantile(0.995)) * 1.1
     with drawing(3.0 * len(steps), 3.4) as figure:
         for number, (axes, (points, table)) in enumerate(zip(figure.subplots(1, len(steps)), steps)):
@@ -168,25 +181,39 @@ def show_steps(steps: list[tuple[Tensor, Tensor]]):
             everywhere = torch.cartesian_prod(line, line)
             regions = nearest(everywhere, table)[0].view(200, 200).T
             axes.imshow(regions, origin="lower", extent=(-reach, reach) * 2, cmap="Pastel1", interpolation="nearest")
-            axes.scatter(*points.T, s=3, color=INK, alpha=0.25, linewidths=0)
+            axes.scatter(*points[~quiet].T, s=3, color=INK, alpha=0.25, linewidths=0)
+            axes.scatter(*points[quiet].T, s=4, color=BLUE, alpha=0.5, linewidths=0)
             axes.scatter(*table.T, s=28, color=RED, edgecolors="white", linewidths=0.8)
             axes.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=[], yticks=[])
             axes.set_title(f"step {number}: " + ("the latents" if number == 0 else f"what is left, {widest / reach:.1f} times magnified"))
             axes.grid(False)
-        return finish(figure, f"{len(steps)} panels: points in the plane, 8 entries each (red) and their regions; what is left after a step lies around zero and gets smaller from step to step.")
+        return finish(
+            figure,
+            f"{len(steps)} panels: points in the plane, 8 entries each (red) and their regions; what is left after a step lies around zero "
+            "and gets smaller from step to step. Quiet frames (blue) lie close together.",
+        )
 
 
-display(show_steps(seen))
+display(show_steps(seen, quiet))
+inside = (plane - plane[quiet].median(dim=0).values).norm(dim=1) < 0.25
+print(f"{int(quiet.sum())} of {len(quiet)} frames are quiet (blue): 40 decibels below their sentence's loudest, or more")
+print(f"{int((inside & quiet).sum())} of these, and {int((inside & ~quiet).sum())} others, lie within a quarter of a deviation of their middle")
 
 # %% [markdown]
-# Left: each region is the part of the plane that gets the same code, and the red dot is what a decoder would put in its place. Middle: the
+# Left: each region is the part of the plane that gets the same code, and the red dot is what a decoder would put in its place. The dense knot
+# is made of quiet frames (blue): silence sounds alike wherever it stands. Middle: the
 # residuals of all regions, laid on top of each other. The cloud is smaller (mind the scale), and it lies around zero. A second table of eight entries, made for
 # *this* cloud, says where in its region a point lies. Right: once more.
 #
 # Three tables of eight entries are 24 vectors to store. But a point now gets one of $8 \cdot 8 \cdot 8 = 512$ triples. Is that better than *one* table with 24 entries?
 
 # %%
-predict("01.tables", "Mean squared error: one table of 24 entries, or three of 8 in a row. By what factor are the three better?", None)
+predict(
+    "01.tables",
+    "Mean squared error: one table of 24 entries, or three of 8 in a row. "
+    "By what factor are the three better?",
+    None,
+)
 
 # %%
 torch.manual_seed(0)
@@ -208,7 +235,9 @@ reveal("01.tables", round(error_of_one / error_of_three, 1), "times less error w
 # %%
 @exercise("01.residual")
 def residual_codes(x: Tensor, codebooks: Tensor) -> Tensor:
-    """x (N, D), codebooks (Q, C, D) -> codes (Q, N), int64: codebook k quantises what codebooks 0 to k - 1 have left."""
+    """x (N, D), codebooks (Q, C, D) -> codes (Q, N), int64:
+    codebook k quantises what codebooks 0 to k - 1 have left.
+    """
     ### BEGIN SOLUTION
     codes = []
     for codebook in codebooks:
@@ -232,7 +261,9 @@ check("01.residual")
 # %%
 @exercise("01.sum")
 def sum_entries(codes: Tensor, codebooks: Tensor) -> Tensor:
-    """codes (q, F), q <= Q, codebooks (Q, C, D) -> (F, D): for each frame the sum of the entries that its codes name."""
+    """codes (q, F), q <= Q, codebooks (Q, C, D) -> (F, D):
+    for each frame the sum of the entries that its codes name.
+    """
     ### BEGIN SOLUTION
     return sum(codebook[row] for codebook, row in zip(codebooks, codes))
     ### END SOLUTION
@@ -287,12 +318,16 @@ for table in rest.codebooks:
     remaining.append(float(left.square().sum() / variance))
 for k, share in enumerate(remaining):
     print(f"after {k} of {Q - 1} codebooks {100 * share:6.2f} % are left")
-with drawing(5.4, 1.9) as figure:
+with drawing(5.4, 2.2) as figure:
     axes = figure.add_subplot()
-    axes.bar(range(Q), [100 * share for share in remaining], color=BLUE, width=0.7)
-    axes.set(xlabel="codebooks of the second chain in use", ylabel="percent left", yscale="log", xticks=range(Q), xticklabels=["none", *(f"1–{k}" if k > 1 else "1" for k in range(1, Q))])
-    axes.grid(False, axis="x")
-    picture = finish(figure, "Bar chart on a logarithmic scale: what is left of the latents after 0 to 7 codebooks of the second chain; each step takes less than the one before.")
+    axes.plot(range(Q), [100 * share for share in remaining], "o-", color=BLUE, linewidth=0.8)
+    axes.set(xlabel="codebooks of the second chain in use", ylabel="percent left", yscale="log")
+    axes.set_xticks(range(Q), ["none", *(f"1–{k}" if k > 1 else "1" for k in range(1, Q))])
+    axes.yaxis.set_major_formatter("{x:g}")
+    picture = finish(
+        figure,
+        "Dots on a logarithmic scale: what is left of the latents after 0 to 7 codebooks of the second chain; each step takes less than the one before.",
+    )
 display(picture)
 
 # %% [markdown]
@@ -312,14 +347,27 @@ print(inspect.getsource(EuclideanCodebook._quantize))
 # ## Hear it
 #
 # A decoder that gets fewer rows sums fewer entries. So one stream of codes is eight streams of different quality: cut off rows from below.
+# First the recording once more, then one to eight codebooks. The spectrograms of 1, 2, 4 and 8 are shown; under all players a number says how far
+# the spectrogram is from the recording's, in decibels on average.
 
 # %%
+def books(count: int) -> str:
+    """How many codebooks, in words."""
+    return f"{count} codebook" + "s" * (count != 1)
+
+
+display(listen(wave[0, 0], codec.sample_rate, f"the recording: {said.truth}"))
+levels = mel_spectrogram(wave[0, 0].numpy(), codec.sample_rate)  # (bands, T), decibels below the loudest
 for q in range(1, Q + 1):
-    display(listen(codec.decode(codes[:, :q])[0, 0], codec.sample_rate, f"{q} codebook{'s' if q > 1 else ''} of {Q}: {said.truth}"))
+    again = codec.decode(codes[:, :q])[0, 0, : wave.shape[-1]].numpy()
+    away = abs(mel_spectrogram(again, codec.sample_rate) - levels).mean()
+    caption = f"{books(q)} of {Q}: {away:.1f} decibels from the recording"
+    display(listen(again, codec.sample_rate, caption, picture=q in (1, 2, 4, Q)))
 
 # %% [markdown]
-# Codebook 0 alone is a murmur: its chain was never meant to sound. The second brings the voice, for it is the first of the long chain. What the later
-# ones bring is smaller and smaller, and this decoder was taught not to lean on them: a Talker seldom predicts them right ([A1](A1_train_a_codec.ipynb)). Compare the spectrograms where your ear gives no answer.
+# Codebook 0 alone is a murmur: its chain was never meant to sound. Codebook 1 brings the voice, for it is the first of the long chain. What the later
+# ones bring is small: the spectrograms of 2, 4 and 8 look the same to the eye, and the figures say how little is gained. What all eight leave is the last figure.
+# This decoder was taught not to lean on the later ones: a Talker seldom predicts them right ([A1](A1_train_a_codec.ipynb)).
 #
 # ### A judge with a number
 #
@@ -343,7 +391,11 @@ def ask_judge(group) -> list[str]:
 heard = {"floor": ask_judge([each.numpy() for each in waves])}
 floor = word_errors(truths, heard["floor"])
 print(f"{len(clips)} sentences, uncoded: WER {100 * floor.wer:.0f} %, 95 % interval {100 * floor.interval()[0]:.0f} to {100 * floor.interval()[1]:.0f}")
-predict("01.wer", f"The same sentences with {4 if budget == 'full' else Q} codebooks: what is the judge's WER, in percent?", None)
+predict(
+    "01.wer",
+    f"The same sentences with {4 if budget == 'full' else Q} codebooks: what is the judge's WER, in percent?",
+    None,
+)
 
 # %%
 coded = [codec.encode(each[None, None]) for each in tqdm(waves, desc="encoding")]
@@ -362,11 +414,12 @@ with drawing(5.4, 2.2) as figure:
     axes.plot(counts, [100 * errors[q].wer for q in counts], "o-", color=BLUE, label="through the codec")
     axes.set(xlabel="codebooks", ylabel="WER, percent", xticks=range(1, Q + 1), ylim=(0, None))
     axes.legend()
-    picture = finish(figure, f"The judge's WER by number of codebooks: {', '.join(f'{q}: {100 * errors[q].wer:.0f} %' for q in counts)}; floor {100 * errors['floor'].wer:.0f} %.")
+    figures = ", ".join(f"{q}: {100 * errors[q].wer:.0f} %" for q in counts)
+    picture = finish(figure, f"The judge's WER by number of codebooks: {figures}; floor {100 * errors['floor'].wer:.0f} %.")
 display(picture)
 for name, each in errors.items():
     low, high = each.interval()
-    print(f"{name if name == 'floor' else f'{name} codebooks':12} WER {100 * each.wer:5.1f} %, 95 % interval {100 * low:.0f} to {100 * high:.0f}")
+    print(f"{name if name == 'floor' else books(name):12} WER {100 * each.wer:5.1f} %, 95 % interval {100 * low:.0f} to {100 * high:.0f}")
 reveal("01.wer", round(100 * errors[4 if 4 in errors else Q].wer), "percent")
 
 # %% [markdown]
@@ -385,7 +438,7 @@ few = 2
 others = spread_voices([item for item in recorded if item.truth not in set(truths)], 4)
 originals = [codec.encode(torch.from_numpy(read_uncoded(item.uncoded)[0])[None, None]) for item in others]
 coarse, fine = ([codec.decode(each[:, :q])[0, 0].numpy() for each in originals] for q in (few, Q))
-abx(f"01.abx{few}", coarse, fine, codec.sample_rate, names=(f"{few} codebooks", f"{Q} codebooks"), texts=[item.truth for item in others])
+abx(f"01.abx{few}", coarse, fine, codec.sample_rate, names=(books(few), books(Q)), texts=[item.truth for item in others])
 
 # %% [markdown]
 # And the other question: not whether it sounds different, but whether it can be *understood*. Here are the sentences from above with two codebooks. Write down
@@ -394,7 +447,7 @@ abx(f"01.abx{few}", coarse, fine, codec.sample_rate, names=(f"{few} codebooks", 
 
 # %%
 hears = heard[2] if 2 in heard else ask_judge(decoded[2])
-print("Words of this world:", ", ".join(judge.words))
+print(textwrap.fill("Words of this world: " + ", ".join(judge.words), 94))
 dictation("01.dictation", decoded[2], truths, codec.sample_rate, heard=hears)
 
 # %% [markdown]
@@ -404,7 +457,11 @@ dictation("01.dictation", decoded[2], truths, codec.sample_rate, heard=hears)
 # Codebook 0 is the one that was taught the words. **Predict**:
 
 # %%
-predict("01.worst", "Which codebook, shuffled in time, costs the most words: its number?", None)
+predict(
+    "01.worst",
+    "Which codebook, shuffled in time, costs the most words: its number?",
+    None,
+)
 
 # %%
 group = range(3 if budget == "smoke" else 10)
@@ -422,17 +479,18 @@ whole = word_errors([truths[number] for number in group], [heard[Q][number] for 
 with drawing(5.4, 1.9) as figure:
     axes = figure.add_subplot()
     axes.bar(list(cost), [100 * each for each in cost.values()], color=[RED if k == 0 else BLUE for k in cost], width=0.7)
-    axes.axhline(100 * whole, color=GREEN)
-    axes.text(Q - 0.5, 100 * whole + 2, "nothing shuffled", ha="right", color=GREEN, fontsize=8)
+    axes.axhline(100 * whole, color=GREEN, label="nothing shuffled")
     axes.set(xlabel="the codebook that is shuffled", ylabel="WER, percent", xticks=range(Q))
+    axes.legend(loc="upper right", fontsize=9)
     axes.grid(False, axis="x")
-    picture = finish(figure, f"The judge's WER with one codebook shuffled: {', '.join(f'{k}: {100 * each:.0f} %' for k, each in cost.items())}; none: {100 * whole:.0f} %.")
+    figures = ", ".join(f"{k}: {100 * each:.0f} %" for k, each in cost.items())
+    picture = finish(figure, f"The judge's WER with one codebook shuffled: {figures}; none: {100 * whole:.0f} %.")
 display(picture)
 reveal("01.worst", max(cost, key=cost.get), f"({100 * max(cost.values()):.0f} % WER; codebook 0 costs {100 * cost[0]:.0f} %, none {100 * whole:.0f} %)")
 
 # %% [markdown]
 # The long chain looks at the whole latent, words included, and its first step is a large one. So the *decoder* takes much of what it needs from codebook 1. That codebook 0 was taught the words helps
-# somebody else: the *model* that has to predict codes, and finds in codebook 0 a stream that follows the words closely. From the third codebook on you may shuffle nearly unpunished, as far as words go (a bar below the green line is chance: these are ten sentences; one above 100 % means that the judge heard words too many, too).
+# somebody else: the *model* that has to predict codes, and finds in codebook 0 a stream that follows the words closely. From codebook 2 on you may shuffle nearly unpunished, as far as words go (a bar below the green line is chance: these are ten sentences; one above 100 % means that the judge heard words too many, too).
 
 # %% [markdown]
 # ## Codes are names, not numbers
@@ -452,7 +510,7 @@ print(f"the judge hears: {understood[0] or 'no word'} (WER {100 * lost:.0f} %)")
 neighbours = (rest.codebooks[0][1:] - rest.codebooks[0][:-1]).norm(dim=1).mean()
 strangers = torch.pdist(rest.codebooks[0]).mean()
 print(f"mean distance of entries with neighbouring numbers {neighbours:.2f}, of any two entries {strangers:.2f}")
-reveal("01.shift", "nothing" if lost > 0.6 else "some of it")
+reveal("01.shift", "nothing" if lost > 0.6 else "some of it", "that could be understood" if lost > 0.6 else "")
 
 # %% [markdown]
 # Entry 18 is no nearer to entry 17 than to any other. So the model that writes codes must not treat them as numbers: no rounding, no averaging, no
@@ -464,7 +522,12 @@ reveal("01.shift", "nothing" if lost > 0.6 else "some of it")
 # *How many bits a second?* Before you calculate: sound as a CD has it, but with one channel and 24 000 samples of 16 bits, takes 384 000.
 
 # %%
-predict("01.ratio", "By what factor is Mimi's stream (8 codebooks of 2048 codes) smaller than 16-bit samples at 24 kHz?", None)
+predict(
+    "01.ratio",
+    "By what factor is Mimi's stream (8 codebooks of 2048 codes) "
+    "smaller than 16-bit samples at 24 kHz?",
+    None,
+)
 
 # %% [markdown]
 # ## Exercise: bits a second
@@ -494,7 +557,7 @@ costs = {
     "Mimi, all its 32 codebooks": bit_rate(12.5, 32, 2048),
     "Mimi, 8 codebooks": bit_rate(12.5, 8, 2048),
     f"this codec, {Q} codebooks of {C}": bit_rate(codec.frame_rate, Q, C),
-    f"this codec, {few} codebooks": bit_rate(codec.frame_rate, few, C),
+    f"this codec, {books(few)}": bit_rate(codec.frame_rate, few, C),
     f"the words alone, one of {len(judge.words)} each": spoken * math.log2(len(judge.words)),
 }
 for name, bits in costs.items():
@@ -524,7 +587,11 @@ reveal("01.ratio", round(16 * 24_000 / bit_rate(12.5, 8, 2048)), "times smaller"
 # It is $C$ at best, and 1 where always the same code is chosen (a *collapsed* codebook, the commonest disease of training a codec).
 
 # %%
-predict("01.use", f"Of codebook 0's {C} codes: how many are in use, in the sense of perplexity?", None)
+predict(
+    "01.use",
+    f"Of codebook 0's {C} codes: how many are in use, in the sense of perplexity?",
+    None,
+)
 
 # %% [markdown]
 # ## Exercise: codes in use
@@ -558,16 +625,21 @@ in_use = [perplexity(training[k], C) for k in range(Q)]
 print(f"{training.shape[1]} frames, {training.shape[1] / codec.frame_rate / 60:.0f} minutes of speech")
 for k, number in enumerate(in_use):
     print(f"codebook {k}: {number:5.0f} of {C} codes in use, {math.log2(number):.2f} of {math.log2(C):.0f} bits; ln {math.log(number):.2f}")
-with drawing(7.2, 2.1) as figure:
+with drawing(7.2, 2.3) as figure:
     left_axes, right_axes = figure.subplots(1, 2)
     left_axes.bar(range(Q), in_use, color=BLUE, width=0.7)
     left_axes.axhline(C, color=INK, linewidth=1)
-    left_axes.set(xlabel="codebook", ylabel="codes in use", xticks=range(Q))
+    left_axes.text(-0.4, 1.03 * C, f"all {C}, were they equally frequent", fontsize=9)
+    left_axes.set(xlabel="codebook", ylabel="codes in use", xticks=range(Q), ylim=(0, 1.25 * C))
     for k, colour in ((0, RED), (Q - 1, BLUE)):
         right_axes.plot(torch.bincount(training[k], minlength=C).sort(descending=True).values / training.shape[1] * 100, color=colour, label=f"codebook {k}")
     right_axes.set(xlabel="codes, commonest first", ylabel="percent of frames", yscale="log")
     right_axes.legend()
-    picture = finish(figure, f"Left: codes in use by codebook, {in_use[0]:.0f} to {in_use[-1]:.0f} of {C}. Right: how often each code occurs in the first and the last codebook, commonest first.")
+    picture = finish(
+        figure,
+        f"Left: codes in use by codebook, {in_use[0]:.0f} to {in_use[-1]:.0f} of {C}. "
+        "Right: how often each code occurs in the first and the last codebook, commonest first.",
+    )
 display(picture)
 reveal("01.use", round(in_use[0]), f"of {C}")
 
@@ -600,7 +672,7 @@ quiz("01")
 # - Mimi turns 1920 samples, 80 ms, into one latent, and the latent into eight codes: 12.5 Hz × 8 codebooks, a hundred numbers a second.
 # - A code names the nearest entry of a table. Residual quantisation puts tables in a row: each one quantises what is left. The way back is a sum.
 # - $Q$ tables of $C$ entries cost $Q \cdot C$ vectors and reach $C^Q$ places: $8 \cdot 2048$ vectors, $2^{88}$ places.
-# - Codebook 0 stands apart in Mimi and is taught the words; for the ear the first of the long chain counts as well. A few codebooks are enough to be understood; what the others add is for your ears to say.
+# - Codebook 0 stands apart in Mimi and is taught the words; for the ear the first of the long chain counts at least as much. A few codebooks are enough to be understood; what the others add is for your ears to say.
 # - Codes are names. $12.5 \cdot 8 \cdot \log_2 2048 = 1100$ bits a second at most (the tiny codec's nine bits a code: 900); perplexity says how much of that is used.
 #
 # **Often mistaken.** *"The words are in codebook 0."* Not only there: shuffle it and see. *"Codebook 1 refines codebook 0."* In Mimi it does not see it: both look at the latent. From codebook 2 on it is true. *"Each codebook is a frequency band."* None is;

@@ -17,7 +17,8 @@
 # pictures and captions share. And you have measured what its 64 vectors still say of the picture, and what they do not.
 #
 # **You need** matrix products and softmax. From the course only this: the language model, the *Thinker*, reads vectors, one a
-# position. A picture must become a short row of them.
+# position. A picture must become a short row of them. The encoder is built like *SigLIP*, a well-known one that was trained with
+# captions (`SiglipVisionModel` in Hugging Face's transformers); the tiny one was trained for this course ([appendix A3](A3_train_a_vision_encoder.ipynb)).
 #
 # **The claim.** To a transformer a picture is a row of patches, as a sentence is a row of words. What the vectors say is not what
 # the picture shows: it is what the loss asked for, and you can measure it with one linear map.
@@ -36,7 +37,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmo.course import check, exercise, hint, predict, quiz, reveal, solution
-from mmo.course.pictures import show_maps
+from mmo.course.pictures import bare, show_maps
+from mmo.display import ORANGE, drawing, finish
 from mmo.profiles import profile as find_profile
 from mmo.vision_encoder import VisionEncoder, open_picture
 
@@ -88,7 +90,10 @@ display(show_maps([as_picture(pixels)], [caption], size=2.6))
 # %%
 @exercise("03.patchify")
 def patchify(picture: Tensor, size: int) -> Tensor:
-    """picture (C, S, S) -> (P, C * size * size): patches row by row; in each all of channel 0, row by row, then channel 1."""
+    """picture (C, S, S) -> (P, C * size * size).
+
+    Patches row by row; in each all of channel 0, row by row, then channel 1.
+    """
     ### BEGIN SOLUTION
     C, S, _ = picture.shape
     cut = picture.view(C, S // size, size, S // size, size)  # channel, patch row, pixel row, patch column, pixel column
@@ -102,7 +107,8 @@ check("03.patchify")
 # %%
 patches = patchify(pixels, size)  # (P, 3 * size * size)
 print(f"{tuple(pixels.shape)} -> {tuple(patches.shape)}")
-display(show_maps([as_picture(patch.view(3, size, size)) for patch in patches], columns=side, size=0.5, alt="The picture cut into 64 patches, in eight rows of eight."))
+squares = [as_picture(patch.view(3, size, size)) for patch in patches]
+display(show_maps(squares, columns=side, size=0.5, alt="The picture cut into 64 patches, in eight rows of eight."))
 
 # %% [markdown]
 # Many patches are background. The encoder spends a vector on each of them all the same.
@@ -112,7 +118,7 @@ display(show_maps([as_picture(patch.view(3, size, size)) for patch in patches], 
 # *Exercise 03.embed · difficulty ●○○ · importance ●●● · 8 minutes · 2 points · stuck? `hint("03.embed")`*
 #
 # Each patch $x_i$ becomes $D$ features: $e_i = W x_i + b + \mathrm{pos}_i$. In the model $W$ is stored as a convolution of $D$ filters of $p \times p$ pixels,
-# $(D, C, p, p)$ whose stride is its own size: it never looks at two patches at once, so it is this matrix product.
+# $(D, C, p, p)$, whose stride is its own size: it never looks at two patches at once, so it is this matrix product.
 
 # %%
 @exercise("03.embed")
@@ -145,8 +151,8 @@ places = [0, 27, 63]
 display(show_maps([(alike @ alike[p]).view(side, side) for p in places], [f"like the position of patch {p}" for p in places], size=2.0, alike=True))
 
 # %% [markdown]
-# Each map compares one learnt position with all 64: bright is alike. Nobody told the model which patches are neighbours; what you see of rows, columns and
-# nearness it found by itself.
+# Each map compares one learnt position with all 64: bright is alike. Nobody told the model which patches are neighbours; what you see of
+# nearness, coarse as it is, it found by itself.
 #
 # ## Exercise: one head over 64 patches
 #
@@ -161,7 +167,10 @@ predict("03.pairs", "How many pairs (who looks, who is looked at) does one head 
 # %%
 @exercise("03.attention")
 def attention(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """q, k, v (P, d) of one head -> how much patch i looks at patch j (P, P), and what it takes away (P, d)."""
+    """q, k, v (P, d) of one head.
+
+    -> how much patch i looks at patch j (P, P), and what patch i takes away (P, d).
+    """
     ### BEGIN SOLUTION
     scores = q @ k.T / q.shape[1] ** 0.5
     looks = scores.softmax(dim=1)
@@ -176,7 +185,8 @@ check("03.attention")
 reveal("03.pairs", encoder.patches**2, "pairs; with patches half as wide it would be sixteen times as many")
 
 # %% [markdown]
-# Now with the encoder's weights. Layer by layer we take head 0's queries, keys and values, and draw where one patch looks.
+# Now with the encoder's weights. Layer by layer we take head 0's queries, keys and values, and draw where one patch looks: the one in the
+# orange frame. Each map has its own scale, from 0 to the share that its title names.
 
 # %%
 dark = (pixels - pixels[:, :1, :1]).abs().sum(dim=0)  # far from the colour of the corner: a thing
@@ -189,17 +199,24 @@ with torch.no_grad():
         q, k, v = (project(normed)[:, : block.head_dim] for project in (block.q_proj, block.k_proj, block.v_proj))
         looks, _ = attention(q, k, v)
         maps.append(looks[shown].view(side, side))
-        names.append(f"layer {number}, head 0")
+        names.append(f"layer {number}, head 0\nup to {looks[shown].max():.2f}")
         most = int(looks[shown].argmax())
-        print(f"layer {number}: looks most at patch {most} (row {most // side}, column {most % side}), with {looks[shown].max():.2f} of its attention; even would be {1 / encoder.patches:.3f}")
-outline = np.array(maps[0])
+        print(f"layer {number}: looks most at patch {most} (row {most // side}, column {most % side}), with {looks[shown].max():.2f} of its attention")
+print(f"shared out evenly it would be {1 / encoder.patches:.3f} for each patch")
 row, column = divmod(shown, side)
-outline[row * size : (row + 1) * size, [column * size, (column + 1) * size - 1]] = 0
-outline[[row * size, (row + 1) * size - 1], column * size : (column + 1) * size] = 0
-display(show_maps([outline, *maps[1:]], names, size=1.7))
+with drawing(9.0, 2.1) as figure:
+    for axes, each, name in zip(figure.subplots(1, len(maps)), maps, names):
+        axes.imshow(each, cmap="cividis", vmin=0, extent=(0, side, side, 0), interpolation="nearest")
+        axes.plot([column, column + 1, column + 1, column, column], [row, row, row + 1, row + 1, row], color=ORANGE, linewidth=2)
+        axes.set_title(name, fontsize=9)
+        bare(axes)
+    words = f"The picture with patch {shown} in an orange frame, and for each layer how head 0 shares out that patch's attention over all patches."
+    picture = finish(figure, words)
+display(picture)
 
 # %% [markdown]
 # An attention map says where a head looks, not what it takes from there, and one head is one of several. Read it as a hint, not as a reason.
+# And a patch need not look at its own thing: see on what the last layer's brightest square lies.
 #
 # ## Features as a picture
 #
@@ -215,10 +232,20 @@ low, high = colours.quantile(0.02, dim=0), colours.quantile(0.98, dim=0)
 colours = ((colours - low) / (high - low)).clamp(0, 1).view(len(some), side, side, 3)
 with torch.no_grad():
     ready = encoder.pixels(some[:6])
-display(show_maps([*(as_picture(each) for each in ready), *(each.numpy() for each in colours[:6])], [each[:-1].replace(" above", "\nabove").replace(" below", "\nbelow").replace(" left", "\nleft").replace(" right", "\nright") for each, _ in test[:6]], size=1.9))
+with drawing(9.0, 3.4) as figure:
+    places = figure.subplots(2, 6).ravel()  # three pictures a row, each with its features on its right
+    for number, (words, _) in enumerate(test[:6]):
+        places[2 * number].imshow(as_picture(ready[number]))
+        places[2 * number].set_title(words, fontsize=9)
+        places[2 * number + 1].imshow(colours[number], interpolation="nearest")
+    for axes in places:
+        bare(axes)
+    picture = finish(figure, "Six pictures, and on the right of each its 64 feature vectors as 8 by 8 squares of colour.")
+display(picture)
 
 # %% [markdown]
-# Look for the outlines of the things in the lower row. The features keep the order of the patches, yet each patch has heard from all others.
+# Look for the outlines of the things among the squares. The features keep the order of the patches, yet each patch has heard from all
+# others. See the background: its colour follows what the whole picture shows.
 #
 # ## One of the losses that made them
 #
@@ -244,7 +271,10 @@ predict("03.start", "64 pictures, 64 captions, nothing learnt, bias 0: what is t
 # %%
 @exercise("03.sigmoid_loss")
 def sigmoid_loss(pictures: Tensor, captions: Tensor, together: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    """pictures (B, D), captions (N, D) of length one; together (B, N) bool -> the loss, summed over pairs, per picture."""
+    """pictures (B, D), captions (N, D), all of length one; together (B, N), bool.
+
+    -> the loss: summed over all pairs, per picture.
+    """
     ### BEGIN SOLUTION
     logits = pictures @ captions.T * scale.exp() + bias  # (B, N)
     agreement = torch.where(together, logits, -logits)
@@ -277,10 +307,26 @@ with torch.no_grad():
     logits = pooled @ spoken.T * pair.logit_scale.exp() + pair.logit_bias
 found = recall(pooled, spoken)
 print(f"of {len(chosen)} captions the right one is first for {100 * found['caption_of_picture']:.0f} % of the pictures; chance is {100 / len(chosen):.0f} %")
-print(f"control, each picture given its neighbour's place: {100 * found['control_wrong_picture']:.0f} %")
-display(show_maps([logits[:12, :12].sigmoid()], ["'they belong together' (rows: pictures, columns: captions)"], size=3.4))
+print(f"control: matched to the next picture's caption: {100 * found['control_wrong_picture']:.0f} %")
+best = logits.argmax(dim=1).tolist()
+for number, (words, _) in enumerate(chosen):
+    if best[number] != number:
+        print(f"a miss, picture {number}: {words}  taken for {best[number]}: {chosen[best[number]][0]}")
+with drawing(9.0, 4.2) as figure:
+    axes = figure.add_subplot()
+    image = axes.imshow(logits[:12, :12].sigmoid(), cmap="cividis", vmin=0, vmax=1)
+    axes.set_yticks(range(12), [f"{words}  {number}" for number, (words, _) in enumerate(chosen[:12])], fontsize=9)
+    axes.set_xticks(range(12), range(12), fontsize=9)
+    axes.set(ylabel="picture of", xlabel="caption")
+    axes.grid(False)
+    figure.colorbar(image, ax=axes, label="they belong together")
+    picture = finish(figure, "Twelve pictures by the captions of the same twelve: how sure the sigmoid is, from 0 to 1, that they belong together.")
+display(picture)
 
 # %% [markdown]
+# The picture shows the first twelve of the hundred, and a picture's own caption stands on the diagonal. Where a row's brightest square lies
+# elsewhere, that picture is one of the misses. A grey square means that the sigmoid is unsure.
+#
 # ## What 64 vectors say
 #
 # That was one vector a picture. The Thinker gets the 64. To ask what they hold we fit a **linear probe**: one matrix from features to the classes
@@ -295,7 +341,10 @@ display(show_maps([logits[:12, :12].sigmoid()], ["'they belong together' (rows: 
 # %%
 @exercise("03.probe")
 def probe(features: Tensor, classes: Tensor, number: int, strength: float) -> Tensor:
-    """features (N, D), classes (N,) of `number` -> weights (D + 1, number): ridge regression on one-hot targets, the constant last."""
+    """features (N, D), classes (N,) of `number` -> weights (D + 1, number), the constant last.
+
+    Ridge regression on one-hot targets.
+    """
     ### BEGIN SOLUTION
     X = torch.cat((features, torch.ones(len(features), 1)), dim=1)
     Y = F.one_hot(classes, number).float()
@@ -311,7 +360,12 @@ check("03.probe")
 # a grid of 4 by 4, which does not. **Predict:** can above, below, left and right be read from the mean of the 64?
 
 # %%
-predict("03.relation", "Relation of two things, read from the mean of the 64 vectors: right in how many percent? (guessing one of four gives about 25)", None)
+predict(
+    "03.relation",
+    mine=None,
+    question="Relation of two things, read from the mean of the 64 vectors: right in how many percent? "
+    "(guessing one of four gives about 25)",
+)
 
 # %%
 COLOURS = "red blue green yellow orange purple pink black white".split()
@@ -330,7 +384,8 @@ def attributes(caption: str) -> dict[str, int]:
     relation = named(words, RELATIONS)[:1] or [-1]
     numbers = [at for at, name in enumerate(("two", "three", "four", "five")) if name in words] or [-1]
     alone = relation[0] < 0
-    return {"colour": named(words, COLOURS)[0] if alone else -1, "shape": named(words, SHAPES)[0] if alone else -1, "how many": numbers[0], "relation": relation[0]}
+    colour, shape = (named(words, among)[0] if alone else -1 for among in (COLOURS, SHAPES))
+    return {"colour": colour, "shape": shape, "how many": numbers[0], "relation": relation[0]}
 
 
 @torch.no_grad()
@@ -354,9 +409,18 @@ answers = [[attributes(words) for words, _ in rows] for rows in (training, test)
 # %%
 counts = {"colour": 9, "shape": 9, "how many": 4, "relation": 4}
 kept = {what: [torch.tensor([each[what] for each in rows]) for rows in answers] for what in counts}
-print(f"{'percent right':24}" + "".join(f"{what:>10}" for what in counts))
-print(f"{'pictures tested':24}" + "".join(f"{int((kept[what][1] >= 0).sum()):10}" for what in counts))
-print(f"{'most frequent class':24}" + "".join(f"{100 * kept[what][1][kept[what][1] >= 0].bincount().max() / (kept[what][1] >= 0).sum():10.0f}" for what in counts))
+tested = {what: kept[what][1][kept[what][1] >= 0] for what in counts}
+
+
+def line(name: str, cells: dict) -> None:
+    """One row of the table."""
+    print(f"{name:28}" + "".join(f"{cells[what]:>10}" for what in counts))
+
+
+line("", {what: what for what in counts})
+line("pictures tested", {what: len(tested[what]) for what in counts})
+print("right, in percent")
+line("  always the commonest class", {what: round(100 * float(tested[what].bincount().max() / len(tested[what]))) for what in counts})
 scores = {}
 for name in seen:
     middle, spread = seen[name].mean(dim=0), seen[name].std(dim=0) + 1e-6
@@ -365,12 +429,16 @@ for name in seen:
         weights = probe((seen[name][here] - middle) / spread, kept[what][0][here], number, 10.0)
         read = ((unseen[name][there] - middle) / spread) @ weights[:-1] + weights[-1]
         scores[name, what] = round(100 * (read.argmax(dim=1) == kept[what][1][there]).float().mean().item())
-    print(f"{name:24}" + "".join(f"{scores[name, what]:10}" for what in counts))
+    line(f"  {name}", {what: scores[name, what] for what in counts})
+line("standard error, at most", {what: round(50 / len(tested[what]) ** 0.5) for what in counts})
 reveal("03.relation", scores["mean of the 64", "relation"], "percent; on the grid it is " + str(scores["64 on a 4 x 4 grid", "relation"]))
 
 # %% [markdown]
-# Read the table downwards. The last two rows use the very same features: what differs is whether *place* was averaged away. An average of patches keeps what is there and loses
+# Read the table downwards. The last two ways use the very same features: what differs is whether *place* was averaged away. An average of patches keeps what is there and loses
 # much of where. That is why the Thinker gets all 64 in order, and not one vector.
+#
+# The first three columns test few pictures: see the last line. One or two standard errors are easily chance, so ten points say nothing
+# there. And a way that reads nothing can fall below "always the commonest class", which was picked with the tested pictures in sight.
 #
 # ### What no caption asked for
 #
@@ -388,8 +456,9 @@ def moved(by: int) -> Tensor:
 here = moved(0)
 other = features[5]
 for by in (1, 3, 6, size):
-    print(f"moved by {by:2} pixels: the 64 vectors change by {100 * (moved(by) - here).norm() / (other - here).norm():3.0f} % of the way to another picture; "
-          f"their mean by {100 * (moved(by) - here).mean(dim=0).norm() / (other - here).mean(dim=0).norm():3.0f} %")
+    change, whole_way = moved(by) - here, other - here
+    print(f"moved by {by:2} px: the 64 vectors go {100 * change.norm() / whole_way.norm():3.0f} % of the way to another picture, "
+          f"their mean {100 * change.mean(dim=0).norm() / whole_way.mean(dim=0).norm():3.0f} %")
 
 # %% [markdown]
 # Look at the last line: moved by a whole patch, the mean of the 64 is nearly what it was, for the same patches stand one place further. Moved by a part of one, each patch shows something new. The distances say

@@ -46,7 +46,7 @@ from mmo.config import IGNORE, Draws, ModelConfig
 from mmo.course import check, exercise, hint, predict, quiz, reveal, solution
 from mmo.course.pictures import compare_grids, show_maps
 from mmo.data import Batches, Corpus, DataFile, Layout
-from mmo.display import BLUE, GREY, ORANGE, LossCurves, drawing, finish, listen
+from mmo.display import BLUE, GREY, ORANGE, SKY, LossCurves, drawing, finish, listen, smooth
 from mmo.features import read_sound
 from mmo.omni import OmniModel, loss_sums
 from mmo.optimiser import choose_trainable
@@ -89,11 +89,19 @@ print(f"the ear gives vectors of {ear.dim} numbers, the eye of {eye.dim}; the Th
 # ## Exercise: the projector
 #
 # *Exercise 04.projector · difficulty ●○○ · importance ●●● · 8 minutes · 3 points · stuck? `hint("04.projector")`*
+#
+# Write $p$. `scale` and `shift` belong to the norm, and the GELU is the exact one.
 
 # %%
 @exercise("04.projector")
-def projector(features: Tensor, scale: Tensor, shift: Tensor, first: Tensor, first_bias: Tensor, second: Tensor, second_bias: Tensor) -> Tensor:
-    """features (..., D_in); scale, shift (D_in,) of the norm; first (D, D_in), second (D, D), biases (D,) -> (..., D)."""
+def projector(
+    features: Tensor, scale: Tensor, shift: Tensor,
+    first: Tensor, first_bias: Tensor, second: Tensor, second_bias: Tensor,
+) -> Tensor:
+    """features (..., D_in) -> (..., D).
+
+    scale, shift (D_in,) of the norm; first (D, D_in), second (D, D), their biases (D,).
+    """
     ### BEGIN SOLUTION
     normed = F.layer_norm(features, scale.shape, scale, shift)
     hidden = F.gelu(F.linear(normed, first, first_bias))
@@ -120,7 +128,8 @@ display(listen(sound, 16_000, question))
 with torch.no_grad():
     norm, first, _, second = model.audio_proj.mlp
     mine = projector(features, norm.weight, norm.bias, first.weight, first.bias, second.weight, second.bias)
-    print(f"{tuple(features.shape)} -> {tuple(mine.shape)}; largest difference to mmo.projector.Projector: {(mine - model.audio_proj(features)).abs().max():.1e}")
+    apart = (mine - model.audio_proj(features)).abs().max()
+    print(f"{tuple(features.shape)} -> {tuple(mine.shape)}; largest difference to mmo.projector.Projector: {apart:.1e}")
     assert torch.allclose(mine, model.audio_proj(features), atol=1e-5)
 
 # %% [markdown]
@@ -183,7 +192,10 @@ print(f"T = {ids.shape[1]} positions, {int((ids == AUDIO_PAD).sum())} of them pl
 # %%
 @exercise("04.runs")
 def runs(ids: Tensor, placeholder: int) -> tuple[Tensor, Tensor]:
-    """ids (B, T) -> number of the run (B, T), place in the run (B, T), both int64 and from 0; -1 where no placeholder stands."""
+    """ids (B, T) -> number of the run (B, T), place in the run (B, T).
+
+    Both int64 and from 0; -1 where no placeholder stands.
+    """
     ### BEGIN SOLUTION
     here = ids == placeholder
     before = F.pad(here, (1, 0))[:, :-1]
@@ -210,12 +222,22 @@ check("04.runs")
 # Gradients must pass: to the features, for they come from the projector, which is to learn, and to the embeddings that stayed. **Predict:**
 
 # %%
-predict("04.gradient", "Does the embedding of <|audio_pad|>, as an input, learn anything from a row whose run is filled to its end: 'yes' or 'no'?", None)
+predict(
+    "04.gradient",
+    mine=None,
+    question="Does the embedding of <|audio_pad|>, as an input, learn anything from a row whose run is filled to its end: "
+    "'yes' or 'no'?",
+)
 
 # %%
 @exercise("04.place_features")
-def place_features(stream: Tensor, ids: Tensor, placeholder: int, features: Tensor, lengths: Tensor | None = None) -> Tensor:
-    """stream (B, T, D), ids (B, T), features (B, R, N, D), lengths (B, R) or None for all N -> (B, T, D), a new tensor."""
+def place_features(
+    stream: Tensor, ids: Tensor, placeholder: int, features: Tensor, lengths: Tensor | None = None
+) -> Tensor:
+    """stream (B, T, D), ids (B, T), features (B, R, N, D) -> (B, T, D), a new tensor.
+
+    lengths (B, R), or None: all N are real.
+    """
     ### BEGIN SOLUTION
     B, R, N, D = features.shape
     number, place = runs(ids, placeholder)
@@ -233,7 +255,8 @@ def place_features(stream: Tensor, ids: Tensor, placeholder: int, features: Tens
 check("04.place_features")
 
 # %% [markdown]
-# Your function on the prompt from above, and on one with two pictures, beside `OmniModel.embed`, which does the same. The picture is the tensor of this notebook, the stream $(1, T, D)$, before and after:
+# Your function on the prompt from above, and on one with two pictures, beside `OmniModel.embed`, which does the same. The picture is the tensor of this notebook, the stream $(1, T, D)$,
+# before and after, a column for each position. Between the orange lines stand the placeholders on the left, the sound on the right:
 
 # %%
 with torch.no_grad():
@@ -242,26 +265,34 @@ with torch.no_grad():
     assert torch.allclose(heard, model.embed(ids, audio_features=features, audio_lengths=lengths), atol=1e-6)
 
     two = pq.read_table(settings.data_dir / "i2t-test.parquet", columns=["image_bytes"]).slice(0, 2)["image_bytes"].to_pylist()
-    patches = eye.encode([open_picture(data) for data in two])[None]  # (1, I, P, D_in)
+    patches = eye.encode([open_picture(data) for data in two])[None]  # (1, R, P, D_in)
     both = torch.tensor([tokenizer.prompt([{"role": "user", "content": user_content("What do you see?", pictures=2)}])])
     seen = place_features(model.model.embed_tokens(both), both, IMAGE_PAD, model.vision_proj(patches))
     assert torch.allclose(seen, model.embed(both, image_features=patches), atol=1e-6)
 
 numbers, places = runs(both, IMAGE_PAD)
-print(f"two pictures: {tuple(patches.shape)} features, runs {sorted(set(numbers[0].tolist()) - {-1})} of {[int((numbers == r).sum()) for r in (0, 1)]} placeholders in {both.shape[1]} positions")
-with drawing(9.0, 2.6) as figure:
+counted = [int((numbers == r).sum()) for r in (0, 1)]
+print(f"two pictures: {tuple(patches.shape)} features, runs {sorted(set(numbers[0].tolist()) - {-1})} of {counted} placeholders in {both.shape[1]} positions")
+begin = int((ids[0] == AUDIO_PAD).int().argmax())
+with drawing(9.0, 2.8) as figure:
     for axes, each, title in zip(figure.subplots(1, 2, sharey=True), (words_only, heard), ("the placeholders' own embedding", "the sound in their place")):
-        axes.imshow(each[0].T, aspect="auto", cmap="cividis", vmin=-0.4, vmax=0.4, interpolation="nearest")
+        image = axes.imshow(each[0].T, aspect="auto", cmap="cividis", vmin=-0.4, vmax=0.4, interpolation="nearest")
+        for edge in (begin, begin + N):
+            axes.axvline(edge - 0.5, color=ORANGE, linewidth=2)
         axes.set(xlabel="position", title=title)
         axes.grid(False)
-    picture = finish(figure, "The stream of the prompt, position by position: on the left the placeholder's embedding repeated, on the right a sound's vectors between the words.")
+    figure.axes[0].set_ylabel("number in the vector")
+    figure.colorbar(image, ax=figure.axes, label="its value")
+    words = "The stream of the prompt, position by position: left the placeholder's embedding repeated, on the right a sound's vectors between the words."
+    picture = finish(figure, words)
 display(picture)
 
 # %%
 stream = words_only.clone().requires_grad_(True)
 given = model.audio_proj(features)[:, None].detach().requires_grad_(True)
 place_features(stream, ids, AUDIO_PAD, given).square().sum().backward()
-print(f"gradient on the features: {given.grad.norm():.2f}; on the placeholders' embeddings: {stream.grad[ids == AUDIO_PAD].norm():.2f}; on the words': {stream.grad[ids != AUDIO_PAD].norm():.2f}")
+of_placeholders, of_words = (stream.grad[here].norm() for here in (ids == AUDIO_PAD, ids != AUDIO_PAD))
+print(f"gradient on the features: {given.grad.norm():.2f}; on the placeholders' embeddings: {of_placeholders:.2f}; on the words': {of_words:.2f}")
 reveal("04.gradient", "no" if stream.grad[ids == AUDIO_PAD].norm() == 0 else "yes")
 
 # %% [markdown]
@@ -272,6 +303,9 @@ reveal("04.gradient", "no" if stream.grad[ids == AUDIO_PAD].norm() == 0 else "ye
 #
 # Everything is frozen but the projector. *Frozen* means that the weights do not change, not that nothing is computed: the loss stands at the Thinker's far end,
 # so its gradient must go back *through* the whole Thinker to reach the projector. Only the encoder is spared. It lies in front of the projector, no gradient goes there, and its features are computed once and kept.
+#
+# The helpers in the next cell (`Corpus`, `Draws`, `Layout`, `Batches`) come later, in [notebook 10](10_train_t2a.ipynb). Here this is enough: `asked_aloud` and
+# `asked_in_writing` are the same held-out questions, as sound and as text.
 
 # %%
 source = "a2a-validation" if budget == "smoke" else "a2a-train"
@@ -297,7 +331,9 @@ def held_out(corpus: Corpus) -> list:
 asked_aloud = held_out(test)
 asked_in_writing = held_out(spoken("a2a-test", Draws.none(question=(0.0, 1.0, 0.0))))
 learns = choose_trainable(model, "audio_proj")
-print(f"{len(training)} questions to learn from; {sum(p.numel() for p in learns.values()):,} weights learn, {sum(p.numel() for p in model.parameters() if not p.requires_grad):,} are frozen")
+frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+print(f"{len(training)} questions to learn from, {count} to measure with")
+print(f"{sum(p.numel() for p in learns.values()):,} weights learn, {frozen:,} are frozen")
 
 # %% [markdown]
 # Three things are measured on the held-out questions: the loss per token of the answer; the share of its tokens that the model finds likeliest; and the share of answers of which it does so for *every* token. The last is exactly
@@ -335,27 +371,34 @@ def write(model: OmniModel, features: Tensor, most: int = 24) -> str:
     return tokenizer.decode(ids[start:])
 
 
-def heard_questions() -> list[tuple[str, str, Tensor]]:
-    """Question, its answer and its features (1, N, D_in): the one from above and two more, each of another kind, as they stand in the file."""
+def heard_questions() -> list[tuple[str, str, np.ndarray, Tensor]]:
+    """Question, its answer, its sound and its features (1, N, D_in): the one from above and two more, each of another kind, as they stand in the file."""
     chosen = {}
     for each in (row, *rows):
         chosen.setdefault(each["kind"], each)
     found = []
     for each in list(chosen.values())[:3]:
         turns = json.loads(each["conversations"])
-        given, lengths = ear.encode([read_sound(each["question_audios"][0])])
-        found.append((turns[0]["content"], turns[1]["content"], given[:, : int(lengths[0])]))
+        spoken_question = read_sound(each["question_audios"][0])
+        given, lengths = ear.encode([spoken_question])
+        found.append((turns[0]["content"], turns[1]["content"], spoken_question, given[:, : int(lengths[0])]))
     return found
 
 
 three = heard_questions()
 figures = {"asked in writing": measure(model, asked_in_writing), "aloud, projector untrained": measure(model, asked_aloud)}
-before = [write(model, given) for _, _, given in three]
-for (asked, _, _), written in zip(three, before):
-    print(f"asked: {asked:40} before: {written!r}")
+before = [write(model, given) for *_, given in three]
+for (asked, _, heard_sound, _), written in zip(three, before):
+    display(listen(heard_sound, 16_000, f"asked: {asked}\nanswered before the training: {written}", small=True))
 
 # %%
-predict("04.after", "After a minute of training: what share of the answers' tokens is right, in percent? (Untrained: " + f"{100 * figures['aloud, projector untrained'][1]:.0f}; in writing: {100 * figures['asked in writing'][1]:.0f})", None)
+untrained, in_writing = (round(100 * figures[name][1]) for name in ("aloud, projector untrained", "asked in writing"))
+predict(
+    "04.after",
+    mine=None,
+    question="After a minute of training: what share of the answers' tokens is right, in percent? "
+    f"(Untrained: {untrained}; in writing: {in_writing})",
+)
 
 # %%
 STEPS, RATE = (8 if budget == "smoke" else 200), 3e-3
@@ -397,7 +440,7 @@ figures["aloud, projector trained"] = measure(model, asked_aloud)
 figures["the same, another question's sound"] = measure(model, asked_aloud, another=True)
 for name, (loss, tokens, whole) in figures.items():
     print(f"{name:36} loss {loss:5.2f}, {100 * tokens:3.0f} % of the tokens, {100 * whole:3.0f} % of the answers")
-for (asked, true, given), written in zip(three, before):
+for (asked, true, _, given), written in zip(three, before):
     print(f"\nasked:  {asked}\nbefore: {written!r}\nafter:  {write(model, given)!r}\ntrue:   {true!r}")
 reveal("04.after", round(100 * figures["aloud, projector trained"][1]), "percent")
 
@@ -449,23 +492,30 @@ figures["aloud, one vector a word"] = measure(on_the_words, held_out(on_words(te
 # %%
 for name, (loss, tokens, whole) in figures.items():
     print(f"{name:36} loss {loss:5.2f}, {100 * tokens:3.0f} % of the tokens, {100 * whole:3.0f} % of the answers")
-for asked, true, given in three:
+for asked, *_, given in three:
     print(f"\nasked: {asked}\nafter: {write(on_the_words, torch.from_numpy(one_per_word(given[0].numpy()))[None])!r}")
-with drawing(8.5, 2.5) as figure:
+with drawing(9.0, 3.0) as figure:
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.1))
     for (name, losses), colour in zip(curves.items(), (ORANGE, BLUE)):
-        left.plot(losses, color=colour, linewidth=1.0, label=name)
-    left.set(xlabel="step", ylabel="loss per token", ylim=(0, None))
-    left.legend()
-    right.barh(list(figures), [100 * tokens for _, tokens, _ in figures.values()], color=[GREY, GREY, ORANGE, GREY, BLUE], height=0.6)
-    right.set(xlabel="tokens right, percent", xlim=(0, 100))
+        left.plot(losses, color=colour, linewidth=0.8, alpha=0.25)
+        left.plot(smooth(losses, 0.05), color=colour, linewidth=2.2, label=name)
+    left.set(xlabel="step", ylabel="loss, nats a token", ylim=(0, None))
+    left.legend(fontsize=9)
+    for number, (what, colour) in enumerate((("of the tokens", SKY), ("of the whole answers", BLUE))):
+        shares = [100 * each[1 + number] for each in figures.values()]
+        bars = right.barh(np.arange(len(figures)) + 0.4 * number - 0.2, shares, color=colour, height=0.38, label=what)
+        right.bar_label(bars, fmt="%.0f", padding=2, fontsize=9)
+    right.set_yticks(range(len(figures)), list(figures), fontsize=9)
+    right.set(xlabel="right, percent", xlim=(0, 115), xticks=range(0, 101, 25))
     right.invert_yaxis()
-    picture = finish(figure, "Left: loss of both trainings. Right: tokens right in writing, untrained, with every vector, with a false sound, with one vector a word.")
+    figure.legend(*right.get_legend_handles_labels(), loc="outside upper right", ncols=2, fontsize=9)
+    words = "Left: the loss of both trainings. Right: what share of the tokens and of the whole answers is right, asked in writing and aloud."
+    picture = finish(figure, words)
 display(picture)
 reveal("04.clocks", round(100 * figures["aloud, one vector a word"][1]), "percent")
 
 # %% [markdown]
-# Two matrices of the same size, but on a clock that the Thinker knows. How many more answers are right to their end? (A few questions, like those printed, show little; the share of all answers counts.)
+# Two matrices of the same size, but on a clock that the Thinker knows. How many more answers are right to their end? (A few questions, like those printed, show little; the dark bars count all of them.)
 #
 # Is the difference larger than chance? Both trainings once more, with other first weights and the rows in another order:
 
@@ -475,11 +525,14 @@ for name, corpus, asked in (("every vector", training, asked_aloud), ("one vecto
     pupil = new_model(seed=1)
     train(pupil, corpus, f"{name}, seed 1", seed=1)
     again[name] = measure(pupil, asked)
+print(f"{'right, in percent':18} {'of the tokens':^18}   {'of the answers':^18}")
+print(f"{'':18} {'seed 0':>8}{'seed 1':>10}   {'seed 0':>8}{'seed 1':>10}")
 for name, first in (("every vector", figures["aloud, projector trained"]), ("one vector a word", figures["aloud, one vector a word"])):
-    print(f"{name:18} seed 0: {100 * first[1]:3.0f} % of the tokens, {100 * first[2]:3.0f} % of the answers   seed 1: {100 * again[name][1]:3.0f} % of the tokens, {100 * again[name][2]:3.0f} % of the answers")
+    line = [round(100 * each[which]) for which in (1, 2) for each in (first, again[name])]
+    print(f"{name:18} {line[0]:8}{line[1]:10}   {line[2]:8}{line[3]:10}")
 
 # %% [markdown]
-# Look along a line first: there only the seed differs, so that is chance. Then down a column: believe a difference between the ways only if it is much larger.
+# Look along a line first: within each half only the seed differs, so that is chance. Then down a column: believe a difference between the ways only if it is much larger.
 #
 # So why not always use one vector a word? Because the head's mistakes
 # would be final, because a real encoder's tokens are no neat words, and because what lies between the words (voice, doubt, a laugh) would be gone. MiniMind-O keeps every vector and
@@ -494,28 +547,44 @@ for name, first in (("every vector", figures["aloud, projector trained"]), ("one
 
 # %%
 written = tokenizer.encode(question)
-names = [tokenizer.tokenizer.id_to_token(each).replace("Ġ", " ") for each in written]
-table = F.normalize(model.model.embed_tokens.weight.detach() - model.model.embed_tokens.weight.detach().mean(dim=0), dim=1)  # (V, D)
+embeddings = model.model.embed_tokens.weight.detach()
+table = F.normalize(embeddings - embeddings.mean(dim=0), dim=1)  # (V, D)
+
+
+def spelt(token: int) -> str:
+    """A token's letters, without the space before a word."""
+    return tokenizer.tokenizer.id_to_token(token).replace("Ġ", "")
+
+
 said = [ear.tokenizer.token_list[token] for token in ear.model.ctc.argmax(torch.from_numpy(few)[None])[0].tolist()]
-alike = {}
+alike, nearest = {}, {}
 for name, each in (("before", new_model()), ("after", on_the_words)):
     with torch.no_grad():
-        pointed = F.normalize(each.audio_proj(torch.from_numpy(few)), dim=1) @ table.T  # (words, V)
-    alike[name] = pointed[:, written]
-    nearest = [[tokenizer.tokenizer.id_to_token(int(token)).replace("Ġ", "") for token in line.topk(3).indices] for line in pointed]
-    print(f"{name}: " + "; ".join(f"{word} -> {', '.join(found)}" for word, found in zip(said, nearest)))
-with drawing(8.0, 0.9 + 0.26 * len(said)) as figure:
+        alike[name] = F.normalize(each.audio_proj(torch.from_numpy(few)), dim=1) @ table.T  # (words, V)
+    nearest[name] = [[spelt(int(token)) for token in line.topk(3).indices] for line in alike[name]]
+for number, word in enumerate(said):
+    print(f"{word:>10}   before: {', '.join(nearest['before'][number]):32} after: {', '.join(nearest['after'][number])}")
+firsts = [int(line.argmax()) for line in alike["after"]]
+columns = written + sorted(set(firsts) - set(written), key=firsts.index)  # the question's own tokens, then the others that are nearest
+top = max(float(each[:, columns].max()) for each in alike.values())
+with drawing(9.0, 1.5 + 0.3 * len(said)) as figure:
     for axes, (name, grid) in zip(figure.subplots(1, 2, sharey=True), alike.items()):
-        axes.imshow(grid, cmap="cividis", vmin=0, vmax=max(float(each.max()) for each in alike.values()), aspect="auto")
-        axes.set_xticks(range(len(names)), names, rotation=60, ha="right")
-        axes.set_yticks(range(len(said)), said)
-        axes.set_title(f"{name}: how alike")
+        image = axes.imshow(grid[:, columns], cmap="cividis", vmin=0, vmax=top, aspect="auto")
+        axes.axvline(len(written) - 0.5, color="white", linewidth=2)
+        axes.set_xticks(range(len(columns)), [spelt(each) for each in columns], rotation=60, ha="right", rotation_mode="anchor", fontsize=9)
+        axes.set_yticks(range(len(said)), said, fontsize=9)
+        axes.set_title(f"{name} training")
         axes.grid(False)
-    picture = finish(figure, "How alike each projected vector is to the embeddings of the question's own tokens, before and after training.")
+    figure.axes[0].set_ylabel("vector of")
+    figure.colorbar(image, ax=figure.axes, label="cosine, from 0")
+    words = "How alike each projected vector is to the embeddings of the question's own tokens and of the nearest others, before and after training."
+    picture = finish(figure, words)
 display(picture)
 
 # %% [markdown]
-# Where a word meets itself, or one that asks for the same ("add" and "plus"), the projector has become a dictionary, though nobody ever showed it a pair: it was only asked that the right *answer* follow. Where it has not, it need not be at fault. The answer may
+# The question's own tokens stand left of the white line, right of it what else was nearest. Where a word meets itself, the projector has become a dictionary, though nobody ever
+# showed it a pair: it was only asked that the right *answer* follow. A vector may also point to a word that nobody said but the answer needs (an "and" to "plus", say): no mistake of the
+# ear, for the answer is all that counted. Where a vector resembles neither, it need not be at fault. The answer may
 # not depend on that word. Or the vector acts on the Thinker's first blocks without resembling any word: there is room for such vectors between the rows of the table.
 #
 # ## The same for pictures

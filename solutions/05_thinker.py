@@ -67,7 +67,8 @@ print(f"{sum(p.numel() for p in thinker.parameters()) / 1e6:.2f} M weights: {con
 ids = tokenizer.prompt([{"role": "user", "content": "What is three plus four?"}])
 stream = weights["embed_tokens.weight"][ids]  # (T, D)
 tokens = [tokenizer.tokenizer.id_to_token(each).replace("Ġ", " ").replace("Ċ", "↵") for each in ids]
-print(list(zip(tokens, ids)))
+for first in range(0, len(ids), 4):
+    print("".join(f"{token!r} is {each}".ljust(23) for token, each in zip(tokens[first : first + 4], ids[first : first + 4])).rstrip())
 print("stream:", tuple(stream.shape))
 
 # %% [markdown]
@@ -77,15 +78,17 @@ print("stream:", tuple(stream.shape))
 # %%
 window = make_window(config, len(ids), "cpu")
 package, _ = thinker.upper(thinker.lower(thinker.embed_tokens(torch.tensor(ids)[None]), window)[0], window)  # (1, T, D)
-with drawing(9.5, 3.0) as figure:
-    for axes, each, title in zip(figure.subplots(1, 2, sharey=True), (stream, package[0]), ("from the embedding: (T, D)", "behind the last block and its norm: (T, D)")):
+titles = ("from the embedding: (T, D)", "behind the last block and its norm: (T, D)")
+with drawing(9.0, 3.4) as figure:
+    for axes, each, title in zip(figure.subplots(1, 2, sharey=True), (stream, package[0]), titles):
         top = float(each.abs().quantile(0.98))
         axes.imshow(each[:, :64].T, aspect="auto", cmap="RdBu_r", vmin=-top, vmax=top, interpolation="nearest")
-        axes.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=7)
+        axes.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=9)
         axes.set(title=title)
         axes.grid(False)
     figure.axes[0].set_ylabel("the first 64 numbers")
-    picture = finish(figure, f"Two heat maps of the stream, {len(ids)} tokens by the first 64 of {D} numbers: from the embedding, where equal tokens have equal columns, and behind the last block, where all columns differ.")
+    words = f"Two heat maps of the stream, {len(ids)} tokens by the first 64 of {D} numbers: from the embedding, where equal tokens have equal columns, "
+    picture = finish(figure, words + "and behind the last block, where all columns differ.")
 display(picture)
 
 # %% [markdown]
@@ -99,7 +102,10 @@ display(picture)
 # %%
 @exercise("05.rms_norm")
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x (..., D), weight (D,) -> (..., D): each vector divided by its root mean square, times the weight."""
+    """x (..., D), weight (D,) -> (..., D).
+
+    Each vector is divided by its root mean square and multiplied by the weight.
+    """
     ### BEGIN SOLUTION
     mean_square = x.square().mean(dim=-1, keepdim=True)
     return x * torch.rsqrt(mean_square + eps) * weight
@@ -123,7 +129,10 @@ check("05.rms_norm")
 # %%
 @exercise("05.rotate")
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x (B, T, heads, E), cos and sin (T, 1, E / 2) -> the same shape: pair (x_i, x_(i + E/2)) turned by its angle."""
+    """x (B, T, heads, E), cos and sin (T, 1, E / 2) -> the same shape as x.
+
+    Each pair (x_i, x_(i + E/2)) is turned by its angle.
+    """
     ### BEGIN SOLUTION
     left, right = x.chunk(2, dim=-1)
     return torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1)
@@ -134,7 +143,11 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 check("05.rotate")
 
 # %%
-predict("05.shift", "A query at position 7 meets a key at position 4; then both move on by 20. Does their product change: 'yes' or 'no'?", None)
+predict(
+    "05.shift",
+    mine=None,
+    question="A query at position 7 meets a key at position 4; then both move on by 20. Does their product change: 'yes' or 'no'?",
+)
 
 # %%
 table = rotary_table(E, 64, config.rope_theta, torch.device("cpu"))
@@ -196,7 +209,10 @@ print(f"cached numbers a position: {per_position * G} with {G} key heads, {per_p
 # %%
 @exercise("05.seen")
 def seen(new: int, cached: int) -> Tensor:
-    """(new, cached + new) of bool: True where the new position of that row may see the position of that column."""
+    """-> (new, cached + new) of bool.
+
+    True where the new position of that row may see the position of that column.
+    """
     ### BEGIN SOLUTION
     columns = torch.arange(cached + new)
     own = torch.arange(cached, cached + new)
@@ -285,16 +301,23 @@ assert torch.allclose(hidden, package[0], atol=1e-3)
 
 # %% [markdown]
 # This is where it looks. One picture a block, the mean over its heads: a row is a position that asks, a column one that is looked at.
-# The upper right is empty: that is the mask. The last row stands where the answer begins: which words does it look at, and in which block?
+# The upper right is empty: that is the mask. (The first position sees only itself, the second only two: their shares may lie beyond the scale.) The last
+# row stands where the answer begins: which words does it look at, and in which block?
 
 # %%
-with drawing(3.1 * config.num_layers, 3.6) as figure:
-    for layer, axes in enumerate(figure.subplots(1, config.num_layers)):
-        axes.imshow(looks[layer].mean(dim=0), cmap="cividis", vmin=0, aspect="auto")
+means = [each.mean(dim=0) for each in looks]  # of each block (T, T)
+top = max(float(each[2:].max()) for each in means)
+lines = math.ceil(len(means) / 2)
+with drawing(9.0, 1.2 + 2.7 * lines) as figure:
+    for layer, axes in enumerate(figure.subplots(lines, 2, sharex=True, sharey=True, squeeze=False).ravel()[: len(means)]):
+        image = axes.imshow(means[layer], cmap="cividis", vmin=0, vmax=top, aspect="auto")
         axes.grid(False)
         axes.set_title(f"block {layer}")
-        axes.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=7)
-        axes.set_yticks(range(len(tokens)), tokens if layer == 0 else [""] * len(tokens), fontsize=7)
+        axes.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=9)
+        axes.set_yticks(range(len(tokens)), tokens, fontsize=9)
+    figure.supxlabel("is looked at", fontsize=9)
+    figure.supylabel("asks", fontsize=9)
+    figure.colorbar(image, ax=figure.axes, label="share of the attention", extend="max", shrink=0.6)
     picture = finish(figure, "Attention of each block over the prompt: lower triangles; a bright place is a word that is looked at.")
 display(picture)
 
@@ -326,7 +349,14 @@ check("05.next_token")
 # what that saves:
 
 # %%
-predict("05.cache", "An answer of a few words behind a prompt: how many times as many positions are computed without the cache?", None)
+question, counted_aloud = "Count from three until eight.", "Three, four, five, six, seven, eight."
+prompt_length, answer_length = len(tokenizer.prompt([{"role": "user", "content": question}])), len(tokenizer.encode(counted_aloud))
+predict(
+    "05.cache",
+    mine=None,
+    question=f"A prompt of {prompt_length} tokens, then {answer_length} that are written one by one: "
+    "how many times as many positions are computed without the cache?",
+)
 
 # %%
 END = settings.model.im_end_token
@@ -351,11 +381,11 @@ def write(question: str, use_cache: bool = True, most: int = 32, weights: dict[s
     return tokenizer.decode(written), computed
 
 
-for question in ("What is three plus four?", "Which is bigger, nine or twelve?", "What is the opposite of hot?", "Count from three until eight."):
-    print(f"{question}  ->  {write(question)[0]}")
+for each in ("What is three plus four?", "Which is bigger, nine or twelve?", "What is the opposite of hot?", question):
+    print(f"{each}  ->  {write(each)[0]}")
 
 # %%
-question, answers = "Count from three until eight.", {}
+answers = {}
 for use_cache in (True, False):
     taken = []
     for _ in range(5):  # the quickest of five: what else the machine does shall not count
@@ -395,10 +425,13 @@ STEPS = 8 if budget == "smoke" else 400
 V = len(tokenizer)
 recipe = train_thinker.Settings(steps=STEPS, warmup_steps=max(1, STEPS // 10), ema_decay=0.98, drawn_facts=400 if budget == "smoke" else 4000, held_out=100)
 corpus = train_thinker.read_corpus(recipe, planned=False)
-asked = {f"not read by yours: {name}": [(fact.questions[0], fact.answer) for fact in facts[:60]] for name, facts in (("to read aloud", corpus.held_out["say"]), ("where is it?", corpus.held_out["where"]))}
+asked = {
+    f"not read by yours: {name}": [(fact.questions[0], fact.answer) for fact in corpus.held_out[kind][:60]]
+    for name, kind in (("to read aloud", "say"), ("where is it?", "where"))
+}
 asked["read: sums, days, opposites …"] = [(fact.questions[0], fact.answer) for fact in corpus.closed[:: len(corpus.closed) // 60]]
 for name, turns in asked.items():
-    print(f"{name:32} {turns[0][0]}  ->  {turns[0][1]}")
+    print(f"{name}\n   {turns[0][0]}\n   -> {turns[0][1]}")
 predict("05.start", f"{V} tokens, nothing learnt: what is the loss of the first step, in nats a token?", None)
 
 # %%
@@ -408,19 +441,20 @@ aloud = asked["not read by yours: to read aloud"]
 threads = torch.get_num_threads()
 torch.set_num_threads(1)  # steps of a model so small are too short to share between threads
 started, losses, said = time.perf_counter(), [], {}
-with torch.enable_grad(), Curves("loss of the answers, nats a token") as curves:
+PANELS = ("loss in training, nats a token", "averaged weights, reading aloud")
+with torch.enable_grad(), Curves(*PANELS) as curves:
     training = train_thinker.Training(corpus, tokenizer, recipe)
 
     def look(step: int) -> None:
         """What it writes after so many steps, and its loss on held-out questions, as a dot."""
         said[step] = [write(question, most=16, weights=training.averaged.state_dict())[0] for question in QUESTIONS]
-        curves.dot(step, curves.names[0], train_thinker.mean_loss(training.averaged, aloud, tokenizer))
+        curves.dot(step, PANELS[1], train_thinker.mean_loss(training.averaged, aloud, tokenizer))
 
     for step in tqdm(range(STEPS), desc="Thinker", unit="step"):
         if step in MOMENTS:
             look(step)
         losses.append(float(training.step(step)))
-        curves.add(step, losses[-1])
+        curves.add(step, losses[-1], None)
     look(STEPS)
 torch.set_num_threads(threads)
 print(f"{STEPS} steps in {time.perf_counter() - started:.0f} s")
@@ -429,31 +463,46 @@ print(f"{STEPS} steps in {time.perf_counter() - started:.0f} s")
 reveal("05.start", round(losses[0], 2), f"(the logarithm of {V} is {math.log(V):.2f})")
 
 # %% [markdown]
-# Each token of $V$ as likely as any other, $p = 1/V$, is a loss of $\ln V$. Random weights give nearly that: their first guess is almost even. (The seconds of the training are those of the machine and the hour; the line at the top of this notebook was measured at another one.) What it wrote on the way, with *your* functions around its
+# Each token of $V$ as likely as any other, $p = 1/V$, is a loss of $\ln V$. Random weights give nearly that: their first guess is almost even. (The seconds of the training are those of the machine and the hour; the line at the top of this notebook was measured at another one.)
+#
+# The dots on the right are no points of the curve on the left. They are measured on sentences that it never read, all of them to be read aloud, and with weights averaged over the last steps.
+# The curve is the loss of each step's own weights on all kinds of questions.
+#
+# What it wrote on the way, with *your* functions around its
 # weights:
 
 # %%
 for place, question in enumerate(QUESTIONS):
     print(question)
     for step, answers_then in said.items():
-        print(f"   after {step:4} steps: {answers_then[place]!r}")
+        words = answers_then[place]
+        print(f"   after {step:4} steps: {words if len(words) < 64 else words[:60] + ' …'!r}")
 
 # %% [markdown]
 # And beside the shipped Thinker, of the same size and from the same code (steps and seconds are those that its training noted):
 
 # %%
 shipped = json.loads((settings.data_dir / "figures" / "thinker.json").read_text(encoding="utf-8"))
-print(f"steps: yours {STEPS}, shipped {shipped['settings']['steps']} ({shipped['curve'][-1]['cpu_seconds']:.0f} s of a core); loss in training at the end: yours {sum(losses[-20:]) / len(losses[-20:]):.3f}, shipped {shipped['curve'][-1]['loss']:.3f}")
+last, end = sum(losses[-20:]) / len(losses[-20:]), shipped["curve"][-1]
+print(f"{'':34}{'yours':>16}{'shipped':>20}")
+print(f"{'steps':34}{STEPS:16}{shipped['settings']['steps']:20}")
+print(f"{'loss in training, at the end':34}{last:8.3f}{end['loss']:20.3f}")
+print(f"{'':34}{'loss':>8}{'right':>8}{'loss':>12}{'right':>8}")
 for name, turns in asked.items():
-    found = []
-    for each in (training.averaged, thinker):
+    cells = []
+    for each, width in ((training.averaged, 8), (thinker, 12)):
         right = train_thinker.right(each, turns, tokenizer)
-        found.append(f"loss {train_thinker.mean_loss(each, turns, tokenizer):.3f}, {sum(right) / len(right):4.0%} of the answers right")
-    print(f"{name:32} yours: {found[0]}   shipped: {found[1]}")
+        cells.append(f"{train_thinker.mean_loss(each, turns, tokenizer):{width}.3f}{sum(right) / len(right):8.0%}")
+    print(f"{name:34}{''.join(cells)}")
+print(f"the shipped one took {end['cpu_seconds']:.0f} s of a core; what it read aloud wrongly:")
+for (question, _), good in zip(aloud, train_thinker.right(thinker, aloud, tokenizer)):
+    if not good:
+        print(f"   {question}  ->  {write(question)[0]}")
 
 # %% [markdown]
 # Read the answers from top to bottom. First it knows that answers begin with a capital and end with a full stop; then the commonest words and the shape of a sentence. What comes then comes at several speeds: look at
-# *your* column of the table, and at how much of each the shipped one has in the end. To read aloud is to copy, a skill that serves for every sentence, also one that it never read. A sum is one of hundreds, and each has to be met many times. "Where is it?" asks for more than a
+# *your* column of the table, and at how much of each the shipped one has in the end. To read aloud is to copy, a skill that serves for every sentence, also one that it never read. (Even the shipped one is
+# not perfect there. One wrong word fails a whole sentence: see under the table which.) A sum is one of hundreds, and each has to be met many times. "Where is it?" asks for more than a
 # copy: the relation must be turned round. So one loss stands for very unlike things, and a Thinker that repeats your sentence word for word may not know what three plus four is. The rest is patience: the same curve, further on.
 
 # %% [markdown]

@@ -70,6 +70,8 @@ print(f"a dense block: {whole:,} weights, {forward / whole:.0%} of them in its f
 # ## Exercise: stored and active
 #
 # *Exercise 06.parameters · difficulty ●○○ · importance ●●○ · 6 minutes · 2 points · stuck? `hint("06.parameters")`*
+#
+# A SwiGLU expert has three matrices of $D \times I$, the router one of $E \times D$; none has a bias. Count all that are stored, and those that one position meets.
 
 # %%
 predict("06.size", "mini has 113 M parameters. How many millions does mini-moe store, with 4 experts for 1?", None)
@@ -77,7 +79,10 @@ predict("06.size", "mini has 113 M parameters. How many millions does mini-moe s
 # %%
 @exercise("06.parameters")
 def parameters(width: int, inner: int, experts: int, top_k: int) -> tuple[int, int]:
-    """(stored, active at one position): weights of a router and of SwiGLU experts, none of them with a bias."""
+    """-> (stored, active at one position).
+
+    The weights of a router and of SwiGLU experts, none of them with a bias.
+    """
     ### BEGIN SOLUTION
     router, expert = width * experts, 3 * width * inner
     return router + experts * expert, router + top_k * expert
@@ -117,7 +122,14 @@ reveal("06.size", round(sizes["mini-moe"][0] / 1e6), "million")
 
 # %%
 rows = open_rows(settings.data_dir / "t2a-train.parquet", config, settings.cache_dir())
-conversations = [tokenizer.prompt(rows[n].conversation[:1]) + tokenizer.encode(rows[n].conversation[-1]["content"]) for n in range(0, 200 if budget == "full" else 40)]
+
+
+def tokens_of(n: int) -> list[int]:
+    """Row n's first turn as a prompt, and its answer behind it."""
+    return tokenizer.prompt(rows[n].conversation[:1]) + tokenizer.encode(rows[n].conversation[-1]["content"])
+
+
+conversations = [tokens_of(n) for n in range(0, 200 if budget == "full" else 40)]
 torch.manual_seed(0)
 mixed = OmniModel(config).model.eval()
 load_thinker(mixed, settings.thinker_file)
@@ -132,7 +144,8 @@ with torch.no_grad():
 handle.remove()
 x = torch.cat(streams)  # (N, D)
 tokens = [tokenizer.tokenizer.id_to_token(each).replace("Ġ", " ").replace("Ċ", "↵") for each in conversations[0]]
-print("positions:", tuple(x.shape), "| the first conversation:", "".join(tokens))
+print(f"the stream of {len(conversations)} conversations: {tuple(x.shape)}; the first of them:")
+print("".join(tokens).replace("↵", "↵\n"))
 
 # %% [markdown]
 # ## Exercise: the router
@@ -145,7 +158,10 @@ print("positions:", tuple(x.shape), "| the first conversation:", "".join(tokens)
 # %%
 @exercise("06.route")
 def route(x: Tensor, router: Tensor, top_k: int, renormalise: bool) -> tuple[Tensor, Tensor]:
-    """x (N, D), router (E, D) -> gates (N, k) and expert numbers (N, k) of the chosen, best first."""
+    """x (N, D), router (E, D) -> gates (N, k), expert numbers (N, k).
+
+    Of the k = top_k chosen, best first.
+    """
     ### BEGIN SOLUTION
     scores = F.linear(x, router).softmax(dim=-1)
     gates, chosen = scores.topk(top_k, dim=-1)
@@ -161,18 +177,32 @@ router = mixture.gate.weight.detach()
 gates, chosen = route(x, router, K, True)
 first = len(tokens)
 scores = (x @ router.T).softmax(dim=-1)
-with drawing(9.0, 1.9) as figure:
+with drawing(9.0, 2.4) as figure:
     axes = figure.add_subplot()
-    axes.imshow(scores[:first].T, cmap="cividis", aspect="auto", vmin=0)
+    image = axes.imshow(scores[:first].T, cmap="cividis", aspect="auto", vmin=0)
     axes.plot(range(first), chosen[:first, 0], "o", color=RED, markersize=3)
     axes.grid(False)
     axes.set(yticks=range(E), ylabel="expert")
-    axes.set_xticks(range(first), tokens, rotation=90, fontsize=7)
+    axes.set_xticks(range(first), tokens, rotation=90, fontsize=9)
+    figure.colorbar(image, ax=axes, label="score")
     picture = finish(figure, "Scores of four experts at each token of a conversation; a dot marks the chosen one.")
 display(picture)
 
+
+def agreement(picked: Tensor) -> float:
+    """picked (n,) -> how often two different ones of these positions have the same expert."""
+    counts, n = picked.bincount(minlength=E).double(), len(picked)
+    return float((counts * (counts - 1)).sum() / (n * (n - 1)))
+
+
+at = torch.tensor([each for ids in conversations for each in ids])  # (N,) the token at each position
+often = [each for each in at.unique() if (at == each).sum() >= 10]
+alike = np.mean([agreement(chosen[at == each, 0]) for each in often])
+print(f"how often two positions have the same expert: any two, which is chance, {agreement(chosen[:, 0]):.0%};")
+print(f"two of the same token {alike:.0%} (the mean over the {len(often)} tokens that stand there ten times or more)")
+
 # %% [markdown]
-# A router drawn at random already has habits: a token goes to one expert more often than chance would have it. But not always: look at the words that stand here twice. In the second block a vector is no longer its token alone; attention has mixed its surroundings in.
+# A router drawn at random already has habits: a token goes to one expert more often than chance would have it (the two lines above). But not always: look at the words that stand here twice. In the second block a vector is no longer its token alone; attention has mixed its surroundings in.
 #
 # ## Sending them there
 #
@@ -191,7 +221,10 @@ display(picture)
 # %%
 @exercise("06.dispatch")
 def dispatch(x: Tensor, chosen: Tensor, experts: Tensor) -> Tensor:
-    """x (N, D), chosen (N,), experts (E, D, D), each a weight for F.linear -> (N, D): row n is expert chosen[n]'s of x[n]."""
+    """x (N, D), chosen (N,), experts (E, D, D), each a weight for F.linear -> (N, D).
+
+    Row n is what expert chosen[n] makes of x[n].
+    """
     ### BEGIN SOLUTION
     order = chosen.argsort(stable=True)
     counts = chosen.bincount(minlength=len(experts)).tolist()
@@ -238,7 +271,10 @@ print(f"{len(many)} positions, {E} experts: the loop takes {ratio:.1f} times as 
 # %%
 @exercise("06.balance")
 def balance(scores: Tensor, chosen: Tensor) -> Tensor:
-    """scores (N, E), chosen (N, k) -> a scalar: E times the sum over experts of load times mean score."""
+    """scores (N, E), chosen (N, k) -> a scalar.
+
+    E times the sum over experts of load times mean score.
+    """
     ### BEGIN SOLUTION
     number = scores.shape[-1]
     load = F.one_hot(chosen, number).sum(dim=1).float().mean(dim=0)  # (E,)
@@ -252,7 +288,8 @@ check("06.balance")
 # %%
 even = torch.full((1000, E), 1 / E)
 everywhere = torch.arange(1000)[:, None] % E
-print(f"all alike: {balance(even, everywhere):.2f}   everything to expert 0: {balance(F.one_hot(torch.zeros(1000).long(), E).float(), torch.zeros(1000, 1).long()):.2f}")
+nobody_else = torch.zeros(1000, 1).long()
+print(f"all alike: {balance(even, everywhere):.2f}   everything to expert 0: {balance(F.one_hot(nobody_else[:, 0], E).float(), nobody_else):.2f}")
 print(f"the random router above: {balance(scores, chosen[: len(scores)]):.2f}")
 
 # %% [markdown]
@@ -307,12 +344,19 @@ reveal("06.gradient", heard[False])
 # The coefficient is Switch's $10^{-2}$; the original's is $5 \cdot 10^{-4}$ and works over far more updates.
 
 # %%
-predict("06.dead", "Which run will use its experts least evenly: 'renormalised', 'renormalised, balanced', 'kept' or 'kept, balanced'?", None)
+predict(
+    "06.dead",
+    mine=None,
+    question="Which run will use its experts least evenly: 'renormalised', 'renormalised, balanced', 'kept' or 'kept, balanced'?",
+)
 
 # %%
 updates = 300 if budget == "full" else 6
-text = [tokenizer.prompt(rows[n].conversation[:1]) + tokenizer.encode(rows[n].conversation[-1]["content"]) for n in range(0, min(len(rows), 4000 if budget == "full" else 100))]
-small = config.replace(num_hidden_layers=2, bridge_layer=0, hidden_size=96, num_attention_heads=4, num_key_value_heads=2, head_dim=None, intermediate_size=None, moe_intermediate_size=None)
+text = [tokens_of(n) for n in range(0, min(len(rows), 4000 if budget == "full" else 100))]
+small = config.replace(
+    num_hidden_layers=2, bridge_layer=0, hidden_size=96, num_attention_heads=4, num_key_value_heads=2,
+    head_dim=None, intermediate_size=None, moe_intermediate_size=None,
+)
 
 
 def train_small(keep: bool, coefficient: float, name: str, curves: Curves) -> dict:
@@ -323,6 +367,7 @@ def train_small(keep: bool, coefficient: float, name: str, curves: Curves) -> di
     order = np.random.default_rng(0)
     record = {"loss": [], "share": [], "padding": [], "thinker": thinker}
     layer = thinker.layers[0].mlp
+    drawn = layer.gate.weight.detach().clone()
 
     def watch(_, arguments):
         with torch.no_grad():
@@ -342,6 +387,7 @@ def train_small(keep: bool, coefficient: float, name: str, curves: Curves) -> di
         record["loss"].append(loss.item())
         curves.add(step, *(record["loss"][-1] if each == name else None for each in RUNS))
     handle.remove()
+    record["moved"] = float((layer.gate.weight.detach() - drawn).abs().max())
     for each in ("share", "padding"):
         record[each] = torch.stack(record[each]).nan_to_num().numpy()
     return record
@@ -353,30 +399,37 @@ with Curves(*(f"loss, {name}" for name in RUNS)) as curves:
 
 # %%
 tail = max(1, updates // 10)
-with drawing(9.0, 2.2) as figure:
+with drawing(9.0, 2.6) as figure:
     for place, (name, run) in enumerate(runs.items()):
         axes = figure.add_subplot(1, 4, place + 1)
         for expert in range(E):
-            axes.plot(run["share"][:, expert], color=COLOURS[expert % len(COLOURS)], linewidth=1.0)
+            axes.plot(run["share"][:, expert], color=COLOURS[expert % len(COLOURS)], linewidth=1.0, label=f"expert {expert}")
         axes.axhline(1 / E, color=GREY, linewidth=0.8, linestyle=":")
         axes.set(title=name, ylim=(0, 1), xlabel="updates")
         if place:
             axes.set_yticks([])
         else:
             axes.set_ylabel("share of positions")
+    legend = figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=E, fontsize=9)
+    for handle in legend.get_lines():
+        handle.set_linewidth(3)
     picture = finish(figure, "The share of positions of each of four experts over training, for four ways to train.")
 display(picture)
 least = {}
+numbers = "".join(f"{expert:5}" for expert in range(E))
+print(f"{'':22} {'loss':>6}  {'real positions':>{5 * E}}  {'padding':>{5 * E}}  experts")
+print(f"{'of expert':>22} {'':6}  {numbers}  {numbers}  below 1 %")
 for name, run in runs.items():
-    share = run["share"][-tail:].mean(axis=0)
+    share, padding = (run[which][-tail:].mean(axis=0) for which in ("share", "padding"))
     least[name] = share.min()
-    order = np.argsort(share)[::-1]
-    padding = run["padding"][-tail:].mean(axis=0)
-    print(f"{name:24} loss {np.mean(run['loss'][-tail:]):.3f}   shares {' '.join(f'{each:4.0%}' for each in share[order])}   below a hundredth: {(share < 0.01).sum()}   the padding {' '.join(f'{each:4.0%}' for each in padding[order])}")
+    real, filled = ("".join(f"{each:5.0%}" for each in shares) for shares in (share, padding))
+    print(f"{name:22} {np.mean(run['loss'][-tail:]):6.3f}  {real}  {filled}  {(share < 0.01).sum()}")
+for name, run in runs.items():
+    print(f"{name:22} furthest that a number of its router has moved: {run['moved']:.3f}")
 reveal("06.dead", min(least, key=least.get))
 
 # %% [markdown]
-# Read the shares first. A router that hears nothing stays where chance put it, and drifts with the vectors it sees. One that hears the task takes what works first: a favourite learns fastest and is chosen more, and another one
+# Read the shares first. The router that hears nothing, neither task nor balance, keeps its rows as chance drew them (see the last lines); the shares move all the same, because the vectors under it do. One that hears the task takes what works first: a favourite learns fastest and is chosen more, and another one
 # starves. The balance loss brings the shares together. It has a hole, though: like the original's it counts the **padding**, and a router can please it with that. In the balanced runs, see who gets the padding: more of it goes to those with fewer real positions.
 #
 # **Then read the losses.** At this size and after so few updates they are close to each other. Evenness is not quality.
@@ -431,27 +484,36 @@ def usage(thinker: Thinker) -> np.ndarray:
     return table / np.maximum(table.sum(axis=1, keepdims=True), 1)
 
 
-with drawing(7.5, 2.0) as figure:
-    for place, name in enumerate(("renormalised, balanced", "kept, balanced")):
+maps = {name: usage(runs[name]["thinker"]) for name in ("renormalised, balanced", "kept, balanced")}
+with drawing(9.0, 2.5) as figure:
+    for place, (name, table) in enumerate(maps.items()):
         axes = figure.add_subplot(1, 2, place + 1)
-        table = usage(runs[name]["thinker"])
         axes.imshow(table, cmap="cividis", vmin=0, vmax=1, aspect="auto")
         axes.grid(False)
         for (row, column), value in np.ndenumerate(table):
-            axes.text(column, row, f"{value:.0%}", ha="center", va="center", fontsize=7, color="white" if value < 0.6 else "black")
+            axes.text(column, row, f"{value:.0%}", ha="center", va="center", fontsize=9, color="white" if value < 0.5 else "black")
         axes.set(title=name, xticks=range(E), xlabel="expert")
-        axes.set_yticks(range(len(table)), [*KINDS, "other words"] if place == 0 else [""] * len(table))
+        axes.set_yticks(range(len(table)), [*KINDS, "other words"] if place == 0 else [""] * len(table), fontsize=9)
     picture = finish(figure, "Share of each kind of token that each expert gets, for two balanced runs.")
 display(picture)
+for name, table in maps.items():
+    print(f"{name:22} of a kind, its favourite expert gets {table.max(axis=1).mean():.0%} on average; evenly it would be {1 / E:.0%}")
 
 # %% [markdown]
+# Both split tokens by kind, even the one that is deaf to the task: look how unlike each other the rows of a map are. So such a split is no proof that a router has understood anything. It goes by what a vector
+# looks like, and in the first block that is perhaps little more than its token. The lines under the maps say how sharply each splits. One run each cannot tell whether the task made the difference between them.
+#
 # ## Full experts and dropped positions
 #
 # On many cards every expert gets a buffer of fixed size: **capacity** = factor times $N k / E$. What does not fit is *dropped*: it passes the layer by on the residual stream. GShard and Switch work so; the sizes are known beforehand,
 # and a compiler likes that. Here nothing is dropped. The price is that the counts must be known on the host, the processor that gives the card its work, once a layer. **Predict:** with buffers a quarter larger than the even share, how many of the first run's positions would be lost?
 
 # %%
-predict("06.dropped", "Percent of positions dropped at a capacity factor of 1.25, in the run 'renormalised' (no balance)?", None)
+predict(
+    "06.dropped",
+    mine=None,
+    question="Percent of positions dropped at a capacity factor of 1.25, in the run 'renormalised' (no balance)?",
+)
 
 
 # %%
@@ -494,7 +556,7 @@ quiz("06")
 #
 # - A mixture stores $E$ feed-forward layers and uses $k$: more memory, the same work a position.
 # - Sorted once, each expert is one dense product.
-# - Without a balance loss the shares stay as chance made them, or a few favourites take most. With it they come together, which is not yet used well.
+# - Without a balance loss a deaf router's rows stay as chance drew them, and the shares drift with the vectors; one that hears the task lets a few favourites take most. With it the shares come together, which is not yet used well.
 # - Renormalised top-1 gates are 1: the router learns from the balance loss alone. Keeping the score as the gate cures it.
 #
 # **Often mistaken.** *"Experts are experts for topics."* Mostly for tokens: routers split by what a vector looks like, and that is the token. *"A mixture is faster."* Than a dense model of the same *stored* size; beside one of the same

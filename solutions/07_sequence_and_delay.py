@@ -64,7 +64,7 @@ row = rows[4]
 question, answer = row.conversation[-2]["content"], row.conversation[-1]["content"]
 codes = sequence.frames(row.answers[-1], config.num_codebooks, config.num_codes)  # (Q, F)
 Q, F = codes.shape
-print(f"asked: {question}   answered: {answer}")
+print(f"asked:    {question}\nanswered: {answer}")
 print(f"{Q} codebooks x {F} frames = {codes.numel()} codes for {F / codec.frame_rate:.2f} seconds")
 display(show_codes(codes, config.num_codes))
 display(listen(codec.decode(codes[None])[0, 0], codec.sample_rate, answer))
@@ -84,7 +84,11 @@ display(listen(codec.decode(codes[None])[0, 0], codec.sample_rate, answer))
 # refines codes that it has not seen. Delayed has nearly the speed of the one and nearly the knowledge of the other.
 
 # %%
-predict("07.steps", f"How many steps does each way need for this answer of {F} frames? Give the delayed one's number.", None)
+predict(
+    "07.steps",
+    mine=None,
+    question=f"How many steps does each way need for this answer of {F} frames? Give the delayed one's number.",
+)
 
 # %%
 for way, steps in (("flat", Q * F), ("parallel", F), ("delayed", F + Q - 1)):
@@ -124,18 +128,33 @@ def delay(codes: Tensor, pad: int, stop: int) -> Tensor:
 check("07.delay")
 
 # %% [markdown]
-# Column by column this is what the model writes. **Read column 3 aloud:** which frames do its codes belong to? In step 3 codebook 0
-# says frame 3 and codebook 3 says frame 0, of which it can already read codebooks 0, 1 and 2 in the columns before.
+# Column by column this is what the model writes. Here are the first columns of our answer: on the left which frame each code belongs to,
+# on the right the codes themselves.
 
 # %%
 delayed = delay(codes, PAD, STOP)
+columns = 11
+belongs_to = (torch.arange(columns) - torch.arange(Q)[:, None]).clamp(min=-1)  # the frame; -1 where there is none yet
+display(compare_grids(belongs_to, delayed[:, :columns], {-1: "", PAD: ""}, titles=("which frame", "which code"), mark=False,
+                      rows=[f"codebook {k}" for k in range(Q)], columns=range(columns),
+                      alt=f"The first {columns} columns of the staircase of {Q} codebooks: the frame that each code belongs to, and the codes."))
 print(f"{tuple(codes.shape)} -> {tuple(delayed.shape)}")
-print("column 3 holds frames", [3 - k if 0 <= 3 - k < F else None for k in range(Q)])
-predict("07.first", "The codec can only play a whole frame. After how many steps is the first one whole?", None)
+print(f"{F + Q - 1} columns hold codes; one more is there for the stop of codebook {Q - 1} alone")
+
+# %% [markdown]
+# **Read column 3 of the left picture aloud, from top to bottom.** Then find frame 0: in which columns do its eight codes stand? In step 3 codebook 3
+# says its code of frame 0. By then codebooks 0, 1 and 2 have said theirs, in the columns before, where it can read them.
+
+# %%
+predict(
+    "07.first",
+    mine=None,
+    question="The codec can only play a whole frame. After how many steps is the first one whole?",
+)
 
 # %% tags=["remove-input"] slideshow={"slide_type": "fragment"}
 first_whole = next(steps for steps in range(1, delayed.shape[1]) if sequence.undelay(delayed[:, :steps]).shape[1])
-reveal("07.first", first_whole, "steps, of which the last seven only complete what the first began")
+reveal("07.first", first_whole, "steps, of which the last seven bring its finer codes (and begin the next frames)")
 
 # %% [markdown]
 # ## Exercise: the way back
@@ -148,7 +167,9 @@ reveal("07.first", first_whole, "steps, of which the last seven only complete wh
 # %%
 @exercise("07.undelay")
 def undelay(delayed: Tensor, stop: int) -> Tensor:
-    """delayed (Q, L) -> (Q, F) whole frames, F <= max(0, L - Q + 1); none from the first stop on."""
+    """delayed (Q, L) -> (Q, F) whole frames, F <= max(0, L - Q + 1);
+    none from the first stop on.
+    """
     ### BEGIN SOLUTION
     Q, L = delayed.shape
     F = max(0, L - Q + 1)
@@ -172,28 +193,44 @@ print("there and back again: the same codes")
 # codebooks played one frame too late, or the staircase played as it is?
 
 # %%
-predict("07.worse", "Which sounds worse: 'late' (every codebook one frame late) or 'staircase' (codebook k late by k frames)?", None)
+predict(
+    "07.worse",
+    mine=None,
+    question="Which sounds worse: 'late' (every codebook one frame late) or 'staircase' (codebook k late by k frames)?",
+)
 
 # %%
 late = torch.cat((codes[:, :1], codes[:, :-1]), dim=1)
 staircase = torch.stack([torch.cat((codes[k, :1].expand(k), codes[k, : F - k])) for k in range(Q)])
 one_off = torch.cat((codes[:1], torch.cat((codes[1:, :1], codes[1:, :-1]), dim=1)))  # codebook 0 right, the others a frame late
-for name, wrong in (("right", codes), ("late: all by one frame", late), ("codebooks 1 to 7 late by one frame", one_off), ("the staircase, not pushed back", staircase)):
+versions = {"right": codes, "late: all by one frame": late, "codebooks 1 to 7 late by one frame": one_off, "the staircase, not pushed back": staircase}
+for name, wrong in versions.items():
     display(listen(codec.decode(wrong[None])[0, 0], codec.sample_rate, f"{name}: {answer}"))
 
 # %% [markdown] slideshow={"slide_type": "notes"}
-# To have a number for *worse*: the mean distance of the two spectrograms in decibels, with the wrong sound moved back against the right one by as much as suits it best, so that being late costs nothing.
+# To have a number for *worse*: the mean distance of the two spectrograms in decibels, with the wrong sound moved back against the right one by as much as suits it best, so that being late costs next to nothing. (A part of what is left for *late* stands at the edge: there frame 0 is played twice, to fill the gap. The second figure leaves the first frame out.)
 
 # %%
-def apart(wrong: Tensor, codes: Tensor) -> float:
-    """Mean distance in decibels of what two sets of codes (Q, F) sound like, the best of moving the first back by 0 to Q frames."""
-    heard, wanted = (mel_spectrogram(codec.decode(each[None])[0, 0].numpy(), codec.sample_rate) for each in (wrong, codes))  # a column each 10 ms
+def apart(wrong: Tensor, codes: Tensor, skip: int = 0) -> float:
+    """Mean distance in decibels of what two sets of codes (Q, F) sound like, the best of moving the first back by 0 to Q frames.
+
+    skip: frames at the beginning that do not count.
+    """
+    sounds = [codec.decode(each[None])[0, 0].numpy() for each in (wrong, codes)]
+    both = mel_spectrogram(np.concatenate(sounds), codec.sample_rate)  # a column each 10 ms; decibels below the loudest of both
+    heard, wanted = both[:, : both.shape[1] // 2], both[:, both.shape[1] // 2 :]
     frame = round(100 / codec.frame_rate)  # columns
-    return min(float(np.abs(heard[:, moved:] - wanted[:, : wanted.shape[1] - moved]).mean()) for moved in range(0, Q * frame + 1, frame // 2))
+    gaps = []
+    for moved in range(0, Q * frame + 1, frame // 2):
+        length = heard.shape[1] - moved
+        gaps.append(float(np.abs(heard[:, moved:] - wanted[:, :length])[:, skip * frame :].mean()))
+    return min(gaps)
 
 
-distances = {"late": apart(late, codes), "codebooks 1 to 7 late": apart(one_off, codes), "staircase": apart(staircase, codes)}
-print("   ".join(f"{name}: {distance:.1f} dB" for name, distance in distances.items()))
+wrongs = {"late": late, "codebooks 1 to 7 late": one_off, "staircase": staircase}
+distances = {name: apart(wrong, codes) for name, wrong in wrongs.items()}
+for name, distance in distances.items():
+    print(f"{name:22} {distance:.1f} dB   without the first frame {apart(wrongs[name], codes, skip=1):.1f} dB")
 reveal("07.worse", max(("late", "staircase"), key=distances.get))
 
 # %% [markdown]
@@ -214,14 +251,17 @@ reference = sequence.frames(row.reference, Q)[:, :6]
 laid = sequence.build_row(ids, codes, config, markers, ref_codes=reference, has_speaker=True)
 first, last = sequence.find_assistant_ranges(ids, markers.assistant, markers.end)[-1]
 last += len(markers.end)  # <|im_end|> and its newline are learnt too
-shown = min(first + 24, laid.input_ids.shape[1])
-words = [tokenizer.tokenizer.id_to_token(int(t)).replace("Ġ", " ").replace("Ċ", "\\n") for t in laid.input_ids[-1, :shown]]
+T = laid.input_ids.shape[1]
+begin = max(0, first - 8)
+end = min(begin + 28, T)
+words = [tokenizer.tokenizer.id_to_token(int(t)).replace("Ġ", " ").replace("Ċ", "\\n") for t in laid.input_ids[-1, begin:end]]
 words = ["" if word == tokenizer.tokenizer.id_to_token(config.pad_token) else word for word in words]
-display(show_delay(laid.input_ids[:, :shown], config, first, words))
+display(show_delay(laid.input_ids[:, begin:end], config, first - begin, words))
+print(f"(cut here: positions {begin} to {end - 1}; the row begins at 0 and goes on to {T - 1})")
 
 # %% [markdown]
 # Look at the right end of the text row: the words are over, and the sound goes on for dozens of positions. There the text row holds pads.
-# How the Talker knows which word it is on, when there are no words any more, is the question of notebook 08.
+# How the Talker (the half of the model that writes the codes) knows which word it is on, when there are no words any more, is the question of notebook 08.
 #
 # ## What is learnt, and what is not
 #
@@ -236,11 +276,12 @@ text_labels, audio_labels = laid.text_labels, laid.audio_labels
 places = laid.input_ids.numel()
 learnt = int((text_labels != IGNORE).sum()) + int((audio_labels != IGNORE).sum())
 print(f"T = {laid.input_ids.shape[1]} positions, {places} places")
-print(f"text: {int((text_labels != IGNORE).sum())} labels; each codebook: {int((audio_labels[0] != IGNORE).sum())} labels, one of them the stop")
+in_text, in_codebook = int((text_labels != IGNORE).sum()), int((audio_labels[0] != IGNORE).sum())
+print(f"text: {in_text} labels; each codebook: {in_codebook} labels, one of them the stop")
 reveal("07.labels_share", round(100 * learnt / places), "percent")
 
 # %% [markdown]
-# In codebook 0 one label of dozens is the stop, and the whole end of the speech hangs on it. So its loss counts tenfold:
+# In each codebook one label of dozens is the stop, and the whole end of the speech hangs on it. So its loss counts tenfold:
 # with labels $y_t$ and weights $w_t = 10$ where $y_t$ is the stop, else 1, the loss of a codebook is
 # $\frac{1}{N}\sum_t w_t \cdot \mathrm{CE}_t$. The sum is weighted, the number of positions $N$ is not.
 #
@@ -250,12 +291,14 @@ reveal("07.labels_share", round(100 * learnt / places), "percent")
 #
 # `text` holds the whole conversation, padded to length $N$. The answer's text stands at positions `first` to `last - 1`; its end sign
 # is in it. The codes, delayed and with their stops, begin at position `first + 1`; what would stand at position $N$ or later is cut.
-# Then comes the shift by one: the label at $t$ is what stands at $t + 1$.
+# Then comes the shift by one: the label at $t$ is what stands at $t + 1$. (In the pictures below · is -100: nothing to learn.)
 
 # %%
 @exercise("07.labels")
 def labels(text: Tensor, codes: Tensor, first: int, last: int, stop: int) -> tuple[Tensor, Tensor]:
-    """text (N,), codes (Q, F) -> text labels (N - 1,), audio labels (Q, N - 1), int64, -100 where nothing is learnt."""
+    """text (N,), codes (Q, F) -> text labels (N - 1,), audio labels (Q, N - 1), int64;
+    -100 where nothing is learnt.
+    """
     ### BEGIN SOLUTION
     length = len(text)
     text_labels = torch.full((length,), -100)
@@ -279,9 +322,11 @@ padded = torch.tensor(ids + [config.pad_token] * (N - len(ids)))
 mine = labels(padded, codes, first, last, STOP)
 assert torch.equal(mine[0], laid.text_labels) and torch.equal(mine[1], laid.audio_labels)
 span = slice(first - 2, first + 9)
-print("inputs (columns left and right of the answer's first word) and what each is asked for:")
-display(compare_grids(laid.input_ids[:, span], torch.cat((mine[1], mine[0][None]))[:, span], {PAD: "", STOP: "stop", IGNORE: "·", config.audio_spk_token: "voice"},
-                      titles=("inputs", "labels"), mark=False, alt="What stands at eleven positions, and the label of each."))
+print(f"inputs at positions {span.start} to {span.stop - 1} (the answer's first word stands at {first}), and what each is asked for:")
+signs = {PAD: "", STOP: "stop", IGNORE: "·", config.audio_spk_token: "voice"}
+display(compare_grids(laid.input_ids[:, span], torch.cat((mine[1], mine[0][None]))[:, span], signs, titles=("inputs", "labels"), mark=False,
+                      rows=[*(f"codebook {k}" for k in range(Q)), "text"], columns=range(span.start, span.stop),
+                      alt="What stands at eleven positions, and the label of each."))
 
 # %% [markdown]
 # ### When the row is cut
@@ -330,7 +375,9 @@ reveal("07.useful", round(100 * sum(lengths) / (512 * count)), "percent")
 # %% slideshow={"slide_type": "skip"}
 @exercise("07.padding")
 def positions_computed(lengths: list[int], budget: int) -> int:
-    """Rows sorted by length and cut into batches of at most `budget` positions -> the sum of rows x longest."""
+    """Rows sorted by length and cut into batches of at most `budget` positions
+    -> the sum of rows x longest.
+    """
     ### BEGIN SOLUTION
     batches = [[]]
     for length in sorted(lengths):
@@ -354,7 +401,7 @@ unsorted = sum(len(part) * max(part) for part in (lengths[at : at + batch_rows] 
 ways = {"every row to 512": 512 * count, f"every row to the longest ({max(lengths)})": max(lengths) * count, f"batches of {batch_rows} as they come": unsorted,
         f"sorted, at most {limit} positions": positions_computed(lengths, limit)}
 for way, cost in ways.items():
-    print(f"{way:36} {cost:9} positions, {100 * useful / cost:5.1f} % useful, {ways['every row to 512'] / cost:4.1f} times as fast as the first")
+    print(f"{way:34} {cost:8} positions, {100 * useful / cost:5.1f} % useful, {ways['every row to 512'] / cost:4.1f} times as fast")
 with drawing(7.0, 1.8) as figure:
     axes = figure.add_subplot()
     axes.barh(list(ways), [100 * useful / cost for cost in ways.values()], color=BLUE, height=0.6)
@@ -364,7 +411,7 @@ with drawing(7.0, 1.8) as figure:
 display(picture)
 
 # %% [markdown]
-# "Times as fast" counts positions, not seconds. `mmo.data.Batches` does this a chunk of rows at a time and shuffles the batches, so that the model does not see all short rows first. And it goes one
+# "Times as fast" compares with the first, and counts positions, not seconds. `mmo.data.Batches` does this a chunk of rows at a time and shuffles the batches, so that the model does not see all short rows first. And it goes one
 # better: of all budgets that give as few batches it takes the smallest.
 
 # %%
@@ -397,7 +444,7 @@ print(
 # |---|---|
 # | heads only where there is a label | `loss_sums` in `mmo/omni.py` |
 # | the last layer of each half likewise: its keys and values are needed of all positions, the rest of it only where a head looks | `read` in `mmo/transformer.py` |
-# | the Thinker's layers above the bridge only as far as there is text to learn: while the sound plays out, nothing that is heard comes from them | `text_length` in `mmo/omni.py` |
+# | the Thinker's layers above the *bridge* (the block in its middle whose output is all that the Talker gets of the text, notebook 08) only as far as there is text to learn: while the sound plays out, nothing that is heard comes from them | `text_length` in `mmo/omni.py` |
 # | all codebooks in one product, not one after the other | `mmo/talker.py` |
 # | norms and rotations with gradients written by hand, half the passes over memory | `mmo/fused.py` |
 # | in bf16: what several products read is rounded once; on a CPU, attention over short rows as two products, whose gradient is quicker than the fused kernel's | `mmo/fused.py` |

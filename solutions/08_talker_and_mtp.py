@@ -107,7 +107,8 @@ def lay_out(row) -> Spoken:
     first, last = sequence.find_assistant_ranges(ids, markers.assistant, markers.end)[-1]
     words = [tokenizer.tokenizer.id_to_token(each).replace("Ġ", "").replace("Ċ", "↵") for each in ids]
     speaker = torch.tensor(np.array(row.speaker))[None]
-    return Spoken(row.conversation[-2]["content"], row.conversation[-1]["content"], codes, ids, laid.input_ids[None], laid.audio_labels[None], speaker, first, last, words)
+    question, answer = row.conversation[-2]["content"], row.conversation[-1]["content"]
+    return Spoken(question, answer, codes, ids, laid.input_ids[None], laid.audio_labels[None], speaker, first, last, words)
 
 
 @torch.no_grad()
@@ -120,8 +121,9 @@ def bridge_of(text: Tensor) -> Tensor:
 one = lay_out(rows[7])
 streams, text = one.inputs[:, :-1], one.inputs[:, -1]  # (1, Q, T), (1, T)
 bridge = bridge_of(text)  # (1, T, D)
-print(f"asked: {one.question}   answered: {one.answer}")
-print(f"the Thinker's block {config.bridge_layer} of 0 to {config.num_hidden_layers - 1} hands over {tuple(bridge.shape)}; the codes are {tuple(streams.shape)}")
+print(f"asked:    {one.question}\nanswered: {one.answer}")
+blocks = f"block {config.bridge_layer} of 0 to {config.num_hidden_layers - 1}"
+print(f"the Thinker's {blocks} hands over {tuple(bridge.shape)}; the codes are {tuple(streams.shape)}")
 display(listen(codec.decode(one.codes[None])[0, 0], codec.sample_rate, one.answer))
 
 # %% [markdown]
@@ -130,12 +132,12 @@ display(listen(codec.decode(one.codes[None])[0, 0], codec.sample_rate, one.answe
 # the speech lasts.
 
 # %%
-with drawing(10.0, 3.2) as figure:
+with drawing(9.0, 3.2) as figure:
     axes = figure.add_subplot()
     spread = float(bridge.abs().quantile(0.98))
     axes.imshow(bridge[0].T, aspect="auto", cmap="RdBu_r", vmin=-spread, vmax=spread, interpolation="nearest")
     axes.axvline(one.first - 0.5, color="black", linewidth=1)
-    axes.set_xticks(range(text.shape[1]), (one.words + [""] * text.shape[1])[: text.shape[1]], rotation=90, fontsize=7)
+    axes.set_xticks(range(text.shape[1]), (one.words + [""] * text.shape[1])[: text.shape[1]], rotation=90, fontsize=9)
     axes.set(ylabel="width")
     axes.grid(False)
     axes.set_title("The bridge. The black line: the answer begins. No word under a column: padding.")
@@ -150,7 +152,7 @@ sized = [name for name, weight in talker.named_parameters() if config.vocab_size
 print(f"weights of the Talker with a side of {config.vocab_size}, the number of words: {len(sized)}")
 
 # %% [markdown]
-# ## Eight codes, one vector
+# ## Exercise: eight codes, one vector
 #
 # *Exercise 08.embed · difficulty ●●○ · importance ●●● · 10 minutes · 3 points · stuck? `hint("08.embed")`*
 #
@@ -165,7 +167,9 @@ print(f"weights of the Talker with a side of {config.vocab_size}, the number of 
 # %%
 @exercise("08.embed")
 def embed_codes(codes: Tensor, base: Tensor, tables: Tensor, outs: Tensor) -> Tensor:
-    """codes (B, Q, T), base (A, D), tables (Q, A, R), outs (Q, D, R) -> (B, T, D)."""
+    """codes (B, Q, T), base (A, D), tables (Q, A, R), outs (Q, D, R)
+    -> (B, T, D).
+    """
     ### BEGIN SOLUTION
     parts = []
     for k in range(codes.shape[1]):
@@ -179,7 +183,7 @@ def embed_codes(codes: Tensor, base: Tensor, tables: Tensor, outs: Tensor) -> Te
 check("08.embed")
 
 # %% [markdown]
-# ## One vector, eight answers
+# ## Exercise: one vector, eight answers
 #
 # *Exercise 08.heads · difficulty ●●○ · importance ●●● · 8 minutes · 3 points · stuck? `hint("08.heads")`*
 #
@@ -192,7 +196,9 @@ check("08.embed")
 # %%
 @exercise("08.heads")
 def read_heads(hidden: Tensor, base: Tensor, inner: Tensor, outer: Tensor) -> Tensor:
-    """hidden (B, T, D), base (A, D), inner (Q, R, D), outer (Q, A, R) -> logits (B, T, Q, A)."""
+    """hidden (B, T, D), base (A, D), inner (Q, R, D), outer (Q, A, R)
+    -> logits (B, T, Q, A).
+    """
     ### BEGIN SOLUTION
     shared = F.linear(hidden, base)  # (B, T, A), the same for all
     parts = []
@@ -207,7 +213,7 @@ def read_heads(hidden: Tensor, base: Tensor, inner: Tensor, outer: Tensor) -> Te
 check("08.heads")
 
 # %% [markdown]
-# ## What sharing saves
+# ## Exercise: what sharing saves
 #
 # *Exercise 08.count · difficulty ●○○ · importance ●●○ · 6 minutes · 2 points · stuck? `hint("08.count")`*
 #
@@ -216,7 +222,9 @@ check("08.heads")
 # %%
 @exercise("08.count")
 def count_parameters(A: int, D: int, R: int, Q: int) -> tuple[int, int]:
-    """-> weights of embedding and head with adapters, weights of Q full tables and Q full heads."""
+    """-> weights of embedding and head with adapters,
+    weights of Q full tables and Q full heads.
+    """
     ### BEGIN SOLUTION
     shared = 2 * A * D
     adapters = 2 * Q * R * (A + D)
@@ -228,7 +236,11 @@ def count_parameters(A: int, D: int, R: int, Q: int) -> tuple[int, int]:
 check("08.count")
 
 # %%
-predict("08.saved", "In the full-size model (A 2112, D 768, R 256, Q 8): how many percent of the eight whole tables and heads are left?", None)
+predict(
+    "08.saved",
+    mine=None,
+    question="In the full-size model (A 2112, D 768, R 256, Q 8): how many percent of the eight whole tables and heads are left?",
+)
 
 # %%
 real = ModelConfig()
@@ -245,7 +257,8 @@ with drawing(6.0, 2.2) as figure:
     axes.plot([real.adapter_rank], [adapted / 1e6], "o", color=BLUE)
     axes.set(xlabel="rank of the adapters", ylabel="million weights", ylim=(0, None))
     axes.legend()
-    picture = finish(figure, "Weights against the rank of the adapters, a rising line; beyond a rank of about 490 the adapters cost more than eight whole tables.")
+    alt = "Weights against the rank of the adapters, a rising line; beyond a rank of about 490 the adapters cost more than eight whole tables."
+    picture = finish(figure, alt)
 display(picture)
 reveal("08.saved", round(100 * adapted / whole), "percent")
 
@@ -253,7 +266,7 @@ reveal("08.saved", round(100 * adapted / whole), "percent")
 # The saving is real and not dramatic, for rank 256 is not very low. At the heads it saves work as well as weights. At the embedding it saves weights only: looking up
 # a row costs the same in any table. To speak, `mmo.generation` even multiplies the adapters out, once, into eight whole tables, and then only looks codes up.
 #
-# ## The Talker's input
+# ## Exercise: the Talker's input
 #
 # *Exercise 08.input · difficulty ●●○ · importance ●●● · 10 minutes · 3 points · stuck? `hint("08.input")`*
 #
@@ -268,11 +281,13 @@ reveal("08.saved", round(100 * adapted / whole), "percent")
 # %%
 @exercise("08.input")
 def talker_input(
-    bridge: Tensor, embedded: Tensor, first: Tensor, voice: Tensor, embed_proj, codec_proj, text_scale: Tensor, audio_scale: Tensor, sign: int
-) -> Tensor:
+    bridge: Tensor, embedded: Tensor, first: Tensor, voice: Tensor,
+    embed_proj, codec_proj, text_scale: Tensor, audio_scale: Tensor, sign: int,
+) -> Tensor:  # fmt: skip
     """The input of the Talker's first block, (B, T, D).
 
-    bridge (B, T, D of the Thinker), embedded (B, T, D): the codes' embedding, first (B, T): the codes of codebook 0, voice (B, D): the speaker,
+    bridge (B, T, D of the Thinker), embedded (B, T, D): the codes' embedding,
+    first (B, T): the codes of codebook 0, voice (B, D): the speaker,
     embed_proj and codec_proj: functions, for the bridge and for the codes, sign: the speaker sign.
     """
     ### BEGIN SOLUTION
@@ -297,7 +312,8 @@ def adapters(module, place: int) -> Tensor:
 with torch.no_grad():
     window = make_window(talker.config, text.shape[1], "cpu")
     embedded = embed_codes(streams, talker.embed_tokens.base.weight, adapters(talker.embed_tokens, 0), adapters(talker.embed_tokens, 2))
-    x = talker_input(bridge, embedded, streams[:, 0], talker.spk_proj(one.speaker), talker.embed_proj, talker.codec_proj, talker.text_scale, talker.audio_scale, SPEAKER)
+    parts = talker.embed_proj, talker.codec_proj, talker.text_scale, talker.audio_scale
+    x = talker_input(bridge, embedded, streams[:, 0], talker.spk_proj(one.speaker), *parts, SPEAKER)
     x, _ = run_blocks(talker.layers, x, window)
     mine = read_heads(talker.norm(x), talker.lm_head.base.weight, adapters(talker.lm_head, 0), adapters(talker.lm_head, 2)).movedim(-2, 1)
     package = model(one.inputs, speaker=one.speaker).audio_logits  # (1, Q, T, A)
@@ -314,7 +330,11 @@ assert torch.allclose(mine, package, atol=1e-3)
 # They do not belong to one frame. **Predict:**
 
 # %%
-predict("08.column", "In the step in which codebook 0 says frame 9, which frame does codebook 7 say?", None)
+predict(
+    "08.column",
+    mine=None,
+    question="In the step in which codebook 0 says frame 9, which frame does codebook 7 say?",
+)
 
 # %%
 shown = slice(one.first - 2, one.first + 18)
@@ -329,7 +349,11 @@ reveal("08.column", int(sequence.delay(torch.arange(30).expand(Q, -1), -1, -2)[7
 # **Predict:** which suffers more, codebook 0 in the *next* frame, or codebook 1 in the *same* frame?
 
 # %%
-predict("08.influence", "One code of codebook 0 is wrong. Whose loss rises more: codebook 0 in the 'next' frame, or codebook 1 in the 'same' frame?", None)
+predict(
+    "08.influence",
+    mine=None,
+    question="One code of codebook 0 is wrong. Whose loss rises more: codebook 0 in the 'next' frame, or codebook 1 in the 'same' frame?",
+)
 
 # %%
 @torch.no_grad()
@@ -377,31 +401,32 @@ rise = rises.mean(dim=0)  # (Q, 2 REACH + 1)
 with drawing(8.0, 2.9) as figure:
     axes = figure.add_subplot()
     top = float(rise.abs().max())
-    shown = axes.imshow(rise, cmap="RdBu_r", vmin=-top, vmax=top, aspect="auto", extent=(-REACH - 0.5, REACH + 0.5, Q - 0.5, -0.5), interpolation="nearest")
-    for k in range(Q):
-        for offset in range(-REACH, REACH + 1):
-            if float(rises[:, k, offset + REACH].abs().max()) < 1e-4:  # nothing moved in any row: it was written before
-                axes.text(offset, k, "·", ha="center", va="center", color=GREY)
+    untouched = rises.abs().amax(dim=0) < 1e-4  # nothing moved in any row: it was written before
+    reached = np.ma.masked_where(untouched.numpy(), rise.numpy())
+    axes.set_facecolor("#C8C8C8")
+    extent = (-REACH - 0.5, REACH + 0.5, Q - 0.5, -0.5)
+    shown = axes.imshow(reached, cmap="RdBu_r", vmin=-top, vmax=top, aspect="auto", extent=extent, interpolation="nearest")
     axes.plot([0], [0], "x", color="black", markersize=9)
-    axes.set(xlabel="frame, counted from the changed one", ylabel="codebook")
+    axes.set(xlabel="frame, counted from the changed one", ylabel="codebook", yticks=range(Q))
     axes.grid(False)
-    axes.set_title("Rise of the loss where one code (×) is replaced. Dots: cannot be touched.")
+    axes.set_title("Rise of the loss where one code (×) is replaced. Grey: cannot be touched.")
     figure.colorbar(shown, ax=axes, label="nats", pad=0.01)
-    picture = finish(figure, "Rise of each code's loss after one code of codebook 0 was replaced. Everything left of a diagonal stays as it was; right of it the first codebooks suffer most, codebook 1 of the same frame among them.")
+    alt = "Rise of each code's loss after one code of codebook 0 was replaced. Left of a diagonal, in grey, everything stays as it was; "
+    picture = finish(figure, alt + "right of it the first codebooks suffer most, codebook 1 of the same frame among them.")
 display(picture)
 same, next_frame = float(rise[1, REACH]), float(rise[0, REACH + 1])
-print(f"codebook 1, same frame: {same:+.2f} nats   codebook 0, next frame: {next_frame:+.2f}   codebook 2, same frame: {float(rise[2, REACH]):+.2f}")
+print(f"codebook 1, same frame {same:+.2f} nats   codebook 0, next frame {next_frame:+.2f}   codebook 2, same frame {float(rise[2, REACH]):+.2f}")
 reveal("08.influence", "same" if same > next_frame else "next")
 
 # %% [markdown]
-# The border between dots and colours is the staircase of the delay. Codebook $k$ writes frame $f$ in step $f + k$. The changed code is written in step $f$ and first read in step $f + 1$, where codebook $k$ writes
+# The border of the grey field is the staircase of the delay. Codebook $k$ writes frame $f$ in step $f + k$. The changed code is written in step $f$ and first read in step $f + 1$, where codebook $k$ writes
 # frame $f + 1 - k$. So the change reaches the other codes of its *own* frame, and even frames before it. That is what the delay buys: each code knows the coarser codes of its frame, as if they were written one
-# after the other, and a step still writes eight.
+# after the other, and a step still writes eight. What is within reach need not be used: codebook 2 of the same frame can read the changed code as well, and its loss hardly moves.
 #
 # **Not to be confused.** Elsewhere, multi-token prediction means guessing several *future* tokens of one stream, to learn more from each position or to write faster.
 # Here no head looks ahead: each of eight streams predicts its own next code.
 #
-# ## The loss of eight heads
+# ## Exercise: the loss of eight heads
 #
 # *Exercise 08.loss · difficulty ●●● · importance ●●● · 12 minutes · 4 points · stuck? `hint("08.loss")`*
 #
@@ -413,7 +438,9 @@ reveal("08.influence", "same" if same > next_frame else "next")
 # %%
 @exercise("08.loss")
 def audio_loss(logits: Tensor, labels: Tensor, stop: int, stop_weight: float, codebook_weights: Tensor) -> Tensor:
-    """logits (Q, N, A), labels (Q, N) with -100 where nothing is learnt, codebook_weights (Q,) -> the loss, a scalar."""
+    """logits (Q, N, A), labels (Q, N) with -100 where nothing is learnt, codebook_weights (Q,)
+    -> the loss, a scalar.
+    """
     ### BEGIN SOLUTION
     each = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape)  # 0 at -100
     each = torch.where(labels == stop, each * stop_weight, each)
@@ -430,7 +457,11 @@ check("08.loss")
 # Before anything is learnt every entry of the vocabulary is about as likely as any other. **Predict** the cross-entropy of codebook 0 in an untrained model:
 
 # %%
-predict("08.start", f"The audio vocabulary has {A} entries. Which cross-entropy does codebook 0 begin with?", None)
+predict(
+    "08.start",
+    mine=None,
+    question=f"The audio vocabulary has {A} entries. Which cross-entropy does codebook 0 begin with?",
+)
 
 # %%
 torch.manual_seed(0)
@@ -473,7 +504,8 @@ reveal("08.start", round(start[0], 2), f"(ln {A} is {math.log(A):.2f})")
 # %%
 words = one.words[one.first : one.last]
 print(f"{len(words)} tokens of text: {words}")
-print(f"{one.codes.shape[1]} frames of speech; the text is over at {one.last - one.first} of {one.codes.shape[1] + Q} steps, the first of which writes a word and no code")
+print(f"{one.codes.shape[1]} frames of speech; the text is over at {one.last - one.first} of {one.codes.shape[1] + Q} steps,")
+print("the first of which writes a word and no code")
 predict("08.knows", "Mostly by which: 'look', 'told' or 'continue'?", None)
 
 # %% [markdown]
@@ -494,7 +526,8 @@ def look_in(spoken: Spoken, blind: set[tuple[int, int]] = frozenset()) -> tuple[
     """
     streams = spoken.inputs[:, :-1]
     bridge, window = bridge_of(spoken.inputs[:, -1]), make_window(talker.config, streams.shape[-1], "cpu")
-    x = talker_input(bridge, talker.embed_tokens(streams), streams[:, 0], talker.spk_proj(spoken.speaker), talker.embed_proj, talker.codec_proj, talker.text_scale, talker.audio_scale, SPEAKER)
+    parts = talker.embed_proj, talker.codec_proj, talker.text_scale, talker.audio_scale
+    x = talker_input(bridge, talker.embed_tokens(streams), streams[:, 0], talker.spk_proj(spoken.speaker), *parts, SPEAKER)
     looks = []
     for number, block in enumerate(talker.layers):
         normed = block.input_layernorm(x)
@@ -525,7 +558,8 @@ following, attending = (torch.stack(parts).mean(dim=0) for parts in zip(*measure
 scores = following * attending
 best = divmod(int(scores.argmax()), scores.shape[1])
 with drawing(9.0, 2.4) as figure:
-    for axes, (title, values, low) in zip(figure.subplots(1, 2), (("gaze against time: correlation", following, -1), ("share of attention on the answer's words", attending, 0))):
+    panels = ("gaze against time: correlation", following, -1), ("share of attention on the answer's words", attending, 0)
+    for axes, (title, values, low) in zip(figure.subplots(1, 2), panels):
         shown = axes.imshow(values, cmap="RdBu_r" if low else "cividis", vmin=low, vmax=1, aspect="auto")
         axes.set(xlabel="head", ylabel="block", xticks=range(values.shape[1]), yticks=range(values.shape[0]))
         axes.grid(False)
@@ -538,20 +572,25 @@ for block, head in ranked:
     print(f"block {block}, head {head}: correlation {float(following[block, head]):.2f}, {float(attending[block, head]):.0%} of its attention on the words")
 
 # %% [markdown]
-# Nobody asked for this. Neither the data nor the loss says when a word is spoken; a few heads have become the finger on the page by themselves. (Two query heads share a key head, as in
+# These four have the largest product of the two: the best gaze. Nobody asked for this. Neither the data nor the loss says when a word is spoken; a few heads have become the finger on the page by themselves. (Two query heads share a key head, as in
 # notebook 05: 0 and 1, 2 and 3, and so on.) Here is the best of them at work, under the sound of the same sentence:
 
 # %%
+def gaze_of(spoken: Spoken, block: int, head: int) -> Tensor:
+    """(F, words): how much a head looks at each word of the answer while each frame is predicted."""
+    shares = look_in(spoken)[1][block][head]
+    return shares[spoken.first : spoken.first + spoken.codes.shape[1], spoken.first : spoken.last]
+
+
 def show_gaze(spoken: Spoken, block: int, head: int):
     """Spectrogram of the speech, and under it where a head looks while each frame is predicted."""
-    shares = look_in(spoken)[1][block][head]
-    frames = spoken.codes.shape[1]
-    gaze = shares[spoken.first : spoken.first + frames, spoken.first : spoken.last]  # (F, words)
+    gaze, frames = gaze_of(spoken, block, head), spoken.codes.shape[1]
     sound = codec.decode(spoken.codes[None])[0, 0].numpy()
-    with drawing(9.0, 1.6 + 0.24 * gaze.shape[1]) as figure:
-        upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [1.2, 0.22 * gaze.shape[1]]})
+    with drawing(9.0, 1.8 + 0.24 * gaze.shape[1]) as figure:
+        upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [1.4, 0.22 * gaze.shape[1]]})
         upper.specgram(sound + 1e-5, NFFT=512, Fs=codec.sample_rate, noverlap=384, cmap="magma", vmin=-120)
-        upper.set(ylim=(0, 6000), yticks=[])
+        upper.set(ylim=(0, 6000), ylabel="kHz")
+        upper.set_yticks([0, 2000, 4000, 6000], ["0", "2", "4", "6"])
         upper.grid(False)
         upper.set_title(f'"{spoken.answer}": the sound, and where head {head} of block {block} looks')
         lower.imshow(gaze.T, aspect="auto", cmap="cividis", vmin=0, extent=(0, frames / codec.frame_rate, gaze.shape[1] - 0.5, -0.5), interpolation="nearest")
@@ -559,13 +598,13 @@ def show_gaze(spoken: Spoken, block: int, head: int):
         lower.set_yticks(range(gaze.shape[1]), spoken.words[spoken.first : spoken.last])
         lower.set(xlabel="seconds (dotted: the text is over)")
         lower.grid(False)
-        return finish(figure, f"Attention from frames to words for {spoken.answer!r}: a rough staircase that ends at the last word but one, under the spectrogram."), gaze
+        alt = f"Attention from frames to words for {spoken.answer!r}: a rough staircase that ends at the last word but one, under the spectrogram."
+        return finish(figure, alt)
 
 
 for spoken in few[:2]:
-    picture, _ = show_gaze(spoken, *best)
-    display(picture)
-    display(listen(codec.decode(spoken.codes[None])[0, 0], codec.sample_rate, spoken.answer))
+    display(listen(codec.decode(spoken.codes[None])[0, 0], codec.sample_rate, spoken.answer, picture=False))  # its spectrogram is in the picture below
+    display(show_gaze(spoken, *best))
 
 # %% [markdown]
 # A gaze is no proof: a head may look and make nothing of it. So we make heads blind, one at a time: the words are hidden from this head, all others still see them. How much does the loss of codebook 0 rise?
@@ -583,27 +622,37 @@ tried = few[:4]
 seeing = [loss_when_blind(spoken, set()) for spoken in tried]
 harm = {each: np.mean([loss_when_blind(spoken, {each}) - loss for spoken, loss in zip(tried, seeing)]) for each in heads}
 together = {name: np.mean([loss_when_blind(spoken, group) - loss for spoken, loss in zip(tried, seeing)]) for name, group in
-            {"the best two together": set(ranked[:2]), "the best four together": set(ranked), "all heads": set(heads)}.items()}
+            {"the two with the best gaze together": set(ranked[:2]), "the four with the best gaze together": set(ranked), "all heads": set(heads)}.items()}
+print("one at a time, the four whose blindness hurts most:")
 for block, head in sorted(heads, key=harm.get, reverse=True)[:4]:
-    print(f"block {block}, head {head} blind: loss of codebook 0 {np.mean(seeing):.2f} -> {np.mean(seeing) + harm[block, head]:.2f}")
+    print(f"{f'block {block}, head {head} blind':43}: loss of codebook 0 {np.mean(seeing):.2f} -> {np.mean(seeing) + harm[block, head]:.2f}")
+print("several at once:")
 for name, rise_of in together.items():
-    print(f"{name + ' blind':28}: {np.mean(seeing):.2f} -> {np.mean(seeing) + rise_of:.2f}")
+    print(f"{name + ' blind':43}: loss of codebook 0 {np.mean(seeing):.2f} -> {np.mean(seeing) + rise_of:.2f}")
 
 # %% [markdown]
-# Compare the best head, the best few, and all. The finger carries a part of the text across, but no single head carries it all. Blind all heads to the answer's words, and what is left comes from elsewhere: the codes said so far, the bridge at the position itself while the text lasts, and the question, which often has the same words in it.
+# The first list is in the order of the harm, not of the gaze: a head may look elsewhere and yet be missed. Compare the most harmful, the few with the best gaze, and all. The finger carries a part of the text across, but no single head carries it all. Blind all heads to the answer's words, and what is left comes from elsewhere: the codes said so far, the bridge at the position itself while the text lasts, and the question, which often has the same words in it.
 #
 # ### One word behind
 #
 # Look again at the last staircase step of each picture, and listen. Which word is being said while the head looks at the last word but one?
 
 # %%
+def last_loud(spoken: Spoken, count: int = 4, least: float = 0.1) -> Tensor:
+    """(count,): the last frames in which the last word is still heard: as loud as a tenth of the loudest one (root mean square), or louder."""
+    loudness = codec.decode(spoken.codes[None])[0, 0].view(-1, codec.frame_size).square().mean(dim=1).sqrt()  # (F,)
+    return (loudness >= least * loudness.max()).nonzero()[-count:, 0]
+
+
 behind = []
+print("the last four loud frames of each answer, and the word that is looked at most:")
 for spoken in few:
-    _, gaze = show_gaze(spoken, *best)
+    gaze, loud = gaze_of(spoken, *best), last_loud(spoken)
     centre = (gaze * torch.arange(gaze.shape[1])).sum(dim=1) / gaze.sum(dim=1)
     last_word = gaze.shape[1] - 2  # the last token is the full stop
-    behind.append(float(centre[-4:].mean()) - last_word)
-    print(f"{spoken.answer:58} while the last word is said it looks at {spoken.words[spoken.first + int(gaze[-4:].mean(dim=0).argmax())]!r}")
+    behind.append(float(centre[loud].mean()) - last_word)
+    looked_at = spoken.words[spoken.first + int(gaze[loud].mean(dim=0).argmax())]
+    print(f"{spoken.answer:46} frames {int(loud[0]):2} to {int(loud[-1]):2} of {len(gaze)}: {looked_at!r}")
 print(f"on average {np.mean(behind):+.1f} words from the word that is said")
 
 # %% [markdown]
@@ -614,7 +663,11 @@ print(f"on average {np.mean(behind):+.1f} words from the word that is said")
 # knows the words of this world and guesses the short ones. Trust your ears beside it. **Predict** what is heard:
 
 # %%
-predict("08.lie", "Asked for three plus four, the text row is made to say 'Three plus four is nine.' Which number is heard?", None)
+predict(
+    "08.lie",
+    mine=None,
+    question="Asked for three plus four, the text row is made to say 'Three plus four is nine.' Which number is heard?",
+)
 
 # %%
 def say(question: str, written: str) -> Answer:
@@ -633,7 +686,15 @@ def heard(samples: np.ndarray) -> str:
     return judge.transcribe([(samples, codec.sample_rate)], workers=1)[0] if judge and len(samples) else ""
 
 
-LIES = (("What is three plus four?", "Three plus four is seven.", "Three plus four is nine."), ("Say: a green heart above a blue star.", "A green heart above a blue star.", "A green heart above a blue circle."))
+def quoted(samples: np.ndarray) -> str:
+    """A line for a player's caption; none where there is no judge."""
+    return f'the judge hears: "{heard(samples)}"' if judge else ""
+
+
+LIES = (
+    ("What is three plus four?", "Three plus four is seven.", "Three plus four is nine."),
+    ("Say: a green heart above a blue star.", "A green heart above a blue star.", "A green heart above a blue circle."),
+)
 notes = []
 for question, true, lie in LIES:
     truly, falsely = say(question, true), say(question, lie)
@@ -641,16 +702,22 @@ for question, true, lie in LIES:
     alike = float((truly.codes[0, :shared] == falsely.codes[0, :shared]).float().mean())
     notes.append(heard(falsely.samples))
     for answer in (truly, falsely):
-        display(listen(answer.samples, codec.sample_rate, f'written: "{answer.text}"   the judge hears: {heard(answer.samples)}'))
-    print(f"codes of codebook 0 that are the same in both: {alike:.0%}\n")
+        display(listen(answer.samples, codec.sample_rate, f'written: "{answer.text}"\n{quoted(answer.samples)}'))
+    print(f"codes of codebook 0 that are the same in both, frame by frame: {alike:.0%}\n")
 reveal("08.lie", notes[0].split()[-1] if notes[0] else "listen")
 
 # %% [markdown]
+# In the second pair many codes differ, and yet the judge hears the same last word in both. Codes that differ frame by frame are not yet other words: what is said, the ear decides.
+#
 # Could it have the true sentence by heart? Not the second one: that was never spoken in training. But two sentences are two. Here are twenty sums, each with a false last word; and the same twenty as they should be, to see how often the judge hears
 # what is meant. **Predict:**
 
 # %%
-predict("08.lies", "Of the lies whose last word the judge makes out: in how many percent is it the true one?", None)
+predict(
+    "08.lies",
+    mine=None,
+    question="Of the lies whose last word the judge makes out: in how many percent is it the true one?",
+)
 
 # %%
 LAST = "seven eight nine ten eleven twelve".split()
@@ -669,12 +736,15 @@ prompts = [Prompt(tokenizer.prompt([{"role": "user", "content": fact.questions[0
 nothing = [torch.empty(Q, 0, dtype=torch.long)] * len(sums)
 counts = {}
 for name, last_words in (("true", trues), ("a lie", lies)):
-    spoken_answers = forced(Generator(model, codec, tokenizer, settings.decoding), prompts, [with_last(fact.answer, word) for fact, word in zip(sums, last_words)], nothing, given=0)
+    texts = [with_last(fact.answer, word) for fact, word in zip(sums, last_words)]
+    spoken_answers = forced(Generator(model, codec, tokenizer, settings.decoding), prompts, texts, nothing, given=0)
     said = [heard(answer.samples).split()[-1:] for answer in spoken_answers]
     counts[name] = [sum(found == [word] for found, word in zip(said, words_of)) for words_of in (trues, lies)]
-    print(f"written: {name:6} of {len(sums)} answers the judge's last word is the true number in {counts[name][0]}, the lie in {counts[name][1]}, another word in {len(sums) - sum(counts[name])}")
+    right, wrong = counts[name]
+    print(f"written: {name:6} of {len(sums)} last words the judge hears the true number {right} times, the lie {wrong}, others {len(sums) - right - wrong}")
 made_out = sum(counts["a lie"])
-reveal("08.lies", round(100 * counts["a lie"][0] / made_out) if made_out else "not known", f"percent of {made_out}" if made_out else "(the judge made out none)")
+share = round(100 * counts["a lie"][0] / made_out) if made_out else "not known"
+reveal("08.lies", share, f"percent of {made_out}" if made_out else "(the judge made out none)")
 
 # %% [markdown]
 # The first line is the judge's and the Talker's own accuracy; the second is what the lie does to it. The more often the true number is heard there, the less the written word counts.
@@ -688,7 +758,11 @@ reveal("08.lies", round(100 * counts["a lie"][0] / made_out) if made_out else "n
 # codes said so far. And we put zeros in: at the padding, and everywhere. What has to be predicted stays the same, the true codes. **Predict** first: which codebook suffers most when the whole bridge is zeroed?
 
 # %%
-predict("08.zeroed", "The whole bridge is zeroed. The loss of which codebook rises most? Its number:", None)
+predict(
+    "08.zeroed",
+    mine=None,
+    question="The whole bridge is zeroed. The loss of which codebook rises most? Its number:",
+)
 
 # %%
 def transplanted(bridge: Tensor, here: slice, donor: Tensor, there: slice) -> Tensor:
@@ -718,21 +792,25 @@ table = {name: torch.stack(values).mean(dim=0) for name, values in effects.items
 with drawing(8.5, 2.9) as figure:
     axes = figure.add_subplot()
     for (name, values), colour in zip(table.items(), (GREY, GREEN, ORANGE, PURPLE, BLUE, RED)):
-        axes.plot(range(Q), values, "o-", color=colour, label=name, markersize=4)
+        style = {"linewidth": 7, "alpha": 0.4} if name == "nothing changed" else {"linestyle": "--" if colour == GREEN else "-", "marker": "o", "markersize": 4}
+        axes.plot(range(Q), values, color=colour, label=name, **style)
     axes.axhline(math.log(A), color="black", linestyle=":", linewidth=1, label=f"knowing nothing: ln {A}")
-    axes.set(xlabel="codebook", ylabel="cross-entropy", ylim=(0, None))
+    axes.set(xlabel="codebook", ylabel="cross-entropy, nats", ylim=(0, None))
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    picture = finish(figure, "Cross-entropy of each codebook with parts of the input changed; without a bridge, or with another answer's at the words, the first codebooks lose most, the last ones hardly anything.")
+    alt = "Cross-entropy of each codebook with parts of the input changed; another answer's padding changes nothing that is seen; "
+    picture = finish(figure, alt + "without a bridge, or with another answer's at the words, the first codebooks lose most, the last ones hardly anything.")
 display(picture)
 for name, values in table.items():
     print(f"{name:34}" + "".join(f"{float(value):7.2f}" for value in values))
 rise_by_codebook = table["everywhere: zeros"] - table["nothing changed"]
-reveal("08.zeroed", int(rise_by_codebook.argmax()), f"(by {float(rise_by_codebook.max()):.1f} nats; the last codebook's rises by {float(rise_by_codebook[-1]):.1f})")
+highest, latest = float(rise_by_codebook.max()), float(rise_by_codebook[-1])
+reveal("08.zeroed", int(rise_by_codebook.argmax()), f"(by {highest:.1f} nats; the last codebook's rises by {latest:.1f})")
 
 # %%
 witnesses = {"look": "words: another answer's bridge", "told": "padding: another answer's bridge", "continue": "codes said so far: hidden"}
 loss_0 = {word: float(table[name][0]) for word, name in witnesses.items()}
-reveal("08.knows", max(loss_0, key=loss_0.get), f"(loss of codebook 0: with the other answer's words {loss_0['look']:.1f}, with its padding {loss_0['told']:.1f}, without the codes said so far {loss_0['continue']:.1f})")
+found = f"with the other answer's words {loss_0['look']:.1f}, with its padding {loss_0['told']:.1f}, without the codes said so far {loss_0['continue']:.1f}"
+reveal("08.knows", max(loss_0, key=loss_0.get), f"(loss of codebook 0: {found})")
 
 # %% [markdown]
 # Compare the two lines about the padding. With zeros there the loss rises a good deal; with the padding of *another sentence* hardly at all. So nothing about the words is read there. A zero is not "nothing": it is an input that was never
@@ -768,7 +846,7 @@ def endless(state: Tensor) -> Tensor:
 voice.model.audio_head = endless
 prompt = Prompt(tokenizer.prompt([{"role": "user", "content": one.question}]), one.speaker[0])
 babble = voice.answer(prompt, replace(settings.decoding, max_frames=40))
-display(listen(babble.samples, codec.sample_rate, f'the Thinker wrote: "{babble.text}"   the Talker, without its bridge; the judge hears: {heard(babble.samples)}'))
+display(listen(babble.samples, codec.sample_rate, f'the Thinker wrote: "{babble.text}"\nthe Talker, without its bridge:\n{quoted(babble.samples)}'))
 
 # %% [markdown]
 # ### The lead of the text
@@ -788,7 +866,12 @@ def loss_by_visible(spoken: Spoken) -> Tensor:
 
 
 PACES = (1, 2, 3, 4, 5, 6, 8)
-predict("08.lead", "If the text came at the pace of the speech, about one token every three steps, would the loss of codebook 0 rise by more than a tenth of a nat: 'yes' or 'no'?", None)
+predict(
+    "08.lead",
+    mine=None,
+    question="If the text came at the pace of the speech, about one token every three steps, "
+    "would the loss of codebook 0 rise by more than a tenth of a nat: 'yes' or 'no'?",
+)
 
 # %%
 maps = [loss_by_visible(spoken) for spoken in many]
@@ -802,12 +885,14 @@ def at_pace(losses: Tensor, pace: int) -> float:
 
 paces = {pace: np.mean([at_pace(losses, pace) for losses in maps]) for pace in PACES}
 natural = np.mean([spoken.codes.shape[1] / (spoken.last - spoken.first) for spoken in many])
-with drawing(10.0, 3.3) as figure:
+with drawing(9.0, 3.3) as figure:
     left, right = figure.subplots(1, 2, gridspec_kw={"width_ratios": [1.7, 1]})
     n, frames = maps[0].shape[0] - 1, maps[0].shape[1]
-    shown = left.imshow(maps[0], aspect="auto", cmap="cividis", vmin=0, vmax=10, extent=(-0.5, frames - 0.5, n + 0.5, -0.5), interpolation="nearest")
+    extent = (-0.5, frames - 0.5, n + 0.5, -0.5)
+    shown = left.imshow(maps[0], aspect="auto", cmap="cividis", vmin=0, vmax=10, extent=extent, interpolation="nearest")
     left.step(range(frames), [min(n, f + 1) for f in range(frames)], where="mid", color=SKY, linewidth=1.4, label="visible, as the text comes")
-    left.step(range(frames), [min(n, f // round(natural) + 1) for f in range(frames)], where="mid", color=RED, linewidth=1.4, label="visible, at the pace of speech")
+    paced = [min(n, f // round(natural) + 1) for f in range(frames)]
+    left.step(range(frames), paced, where="mid", color=RED, linewidth=1.4, label="visible, at the pace of speech")
     left.set_yticks(range(n + 1), ["nothing"] + [f"… {word}" for word in one.words[one.first : one.last]])
     left.set(xlabel="frame that is predicted")
     left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
@@ -816,11 +901,13 @@ with drawing(10.0, 3.3) as figure:
     figure.colorbar(shown, ax=left, label="nats", pad=0.01)
     right.plot(list(paces), list(paces.values()), "o-", color=BLUE)
     right.axvline(natural, color=RED, linestyle=":", linewidth=1.2)
-    right.set(xlabel="steps for each token of text", ylabel="loss of codebook 0", ylim=(0, None))
+    right.set(xlabel="steps for each token of text", ylabel="loss of codebook 0, nats", ylim=(0, None))
     right.set_title("dotted: the pace of speech")
-    picture = finish(figure, "Left: loss of codebook 0 for each frame and number of visible words; late frames need late words. Right: mean loss against the pace of the text; it rises as the text gets slower.")
+    alt = "Left: loss of codebook 0 for each frame and number of visible words; late frames need late words. "
+    picture = finish(figure, alt + "Right: mean loss against the pace of the text; it rises as the text gets slower.")
 display(picture)
-print("steps for each token: loss   " + "   ".join(f"{pace}: {loss:.2f}" for pace, loss in paces.items()) + f"   (speech: {natural:.1f} steps a token)")
+print("steps for each token: loss   " + "   ".join(f"{pace}: {loss:.2f}" for pace, loss in paces.items()))
+print(f"the speech itself: {natural:.1f} steps a token")
 reveal("08.lead", "yes" if paces[round(natural)] - paces[1] > 0.1 else "no")
 
 # %% [markdown]
@@ -828,8 +915,12 @@ reveal("08.lead", "yes" if paces[round(natural)] - paces[1] > 0.1 else "no")
 # before it? That is the lie from above once more, as a number:
 
 # %%
-tail = [(losses[-3, -4:].mean(), losses[-1, -4:].mean()) for losses in maps]  # without the last word and its full stop, and with all
-print(f"last four frames of each answer: loss {np.mean([float(without) for without, _ in tail]):.2f} with the last word hidden, {np.mean([float(with_all) for _, with_all in tail]):.2f} with all words")
+tail = []  # without the last word and its full stop, and with all
+for spoken, losses in zip(many, maps):
+    loud = last_loud(spoken)
+    tail.append((float(losses[-3, loud].mean()), float(losses[-1, loud].mean())))
+hidden_word, all_words = np.mean(tail, axis=0)
+print(f"last four loud frames of each answer: loss {hidden_word:.2f} with the last word hidden, {all_words:.2f} with all words")
 
 # %% [markdown]
 # So the Talker does not need the whole sentence. But it was trained with a text that runs far ahead: at the pace of speech it loses a little already, and a text that is slower than the speech fails it. (The measure is a rough one: the earlier positions of a row see as many words as the frame in
@@ -843,13 +934,18 @@ print(f"last four frames of each answer: loss {np.mean([float(without) for witho
 # %%
 STEPS = 16 if budget == "smoke" else 60
 MOMENTS = [STEPS] if budget == "smoke" else [15, 30, STEPS]
-predict("08.overfit", "After how many updates does the audio loss fall below 0.5?", None)
+predict(
+    "08.overfit",
+    mine=None,
+    question="After how many updates does the audio loss fall below 0.5?",
+)
 
 # %%
 corpus = Corpus([DataFile(rows)], Draws.none(drop_reference=1.0))
 layout = Layout(config, tokenizer, max_length=320)
 batch = collate([realise(corpus, 7, 0, np.random.default_rng(0), layout)], config)
-recipe = StageConfig("one sentence", ("none",), 1e-3, steps=STEPS, warmup_steps=5, schedule="linear", final_rate=0.1, stop_weight=10.0, max_length=320, token_budget=320)
+recipe = StageConfig("one sentence", ("none",), 1e-3, steps=STEPS, warmup_steps=5, schedule="linear", final_rate=0.1,
+                     stop_weight=10.0, max_length=320, token_budget=320)
 torch.manual_seed(0)
 learner = OmniModel(config)
 load_thinker(learner.model, settings.thinker_file)
@@ -872,9 +968,10 @@ print(f"{STEPS} updates and {len(MOMENTS)} answers in {time.perf_counter() - sta
 for step, answer in attempts.items():
     shared = min(answer.codes.shape[1], one.codes.shape[1])
     right = [float((answer.codes[k, :shared] == one.codes[k, :shared]).float().mean()) if shared else 0.0 for k in range(Q)]
-    display(listen(answer.samples, codec.sample_rate, f'after {step} updates; the judge hears: {heard(answer.samples)}   right codes by codebook: {" ".join(f"{share:.0%}" for share in right)}', ))
+    shares = " ".join(f"{share:.0%}" for share in right)
+    display(listen(answer.samples, codec.sample_rate, f"after {step} updates\n{quoted(answer.samples)}\nright codes by codebook, 0 to {Q - 1}: {shares}"))
 recording = codec.decode(one.codes[None])[0, 0].numpy()
-display(listen(recording, codec.sample_rate, f"the recording, through the codec: {one.answer}   the judge hears: {heard(recording)}"))
+display(listen(recording, codec.sample_rate, f'the recording, through the codec: "{one.answer}"\n{quoted(recording)}'))
 below = next((step + 1 for step, each in enumerate(history) if each["audio"] < 0.5), None)
 reveal("08.overfit", below if below else f"not within {STEPS}", "updates" if below else "updates")
 
@@ -886,8 +983,9 @@ reveal("08.overfit", below if below else f"not within {STEPS}", "updates" if bel
 
 # %%
 other = lay_out(rows[2])
-asked = Generator(learner, codec, tokenizer, greedy).answer(Prompt(tokenizer.prompt([{"role": "user", "content": other.question}]), one.speaker[0]))
-display(listen(asked.samples, codec.sample_rate, f'asked: {other.question}   it writes: "{asked.text}"   the judge hears: {heard(asked.samples)}'))
+prompt = Prompt(tokenizer.prompt([{"role": "user", "content": other.question}]), one.speaker[0])
+asked = Generator(learner, codec, tokenizer, greedy).answer(prompt)
+display(listen(asked.samples, codec.sample_rate, f'asked: "{other.question}"\nit writes: "{asked.text}"\n{quoted(asked.samples)}'))
 
 # %% [markdown]
 # ## Against a depth transformer
@@ -917,7 +1015,8 @@ class Writer(nn.Module):
         super().__init__()
         self.way, self.body = way, Talker(race)
         own = self.body.state_dict()
-        self.body.load_state_dict({name: value for name, value in talker.state_dict().items() if name in own and name.split(".")[0] in WAY_IN}, strict=False)
+        given = {name: value for name, value in talker.state_dict().items() if name in own and name.split(".")[0] in WAY_IN}
+        self.body.load_state_dict(given, strict=False)
         self.body.lm_head = nn.Identity()
         for name, weight in self.body.named_parameters():
             weight.requires_grad_(name.split(".")[0] not in WAY_IN)
@@ -978,10 +1077,15 @@ training, held_out = make_batches("t2a-train.parquet", RACE_ROWS), make_batches(
 for way in ("parallel", "delayed", "depth"):
     writer = Writer(way)
     learning = sum(weight.numel() for weight in writer.parameters() if weight.requires_grad)
-    print(f"{way:9} {learning / 1e6:.3f} M weights learn, {sum(weight.numel() for weight in writer.out.parameters() if weight.requires_grad) / 1e6:.3f} M of them write the frame")
+    writing = sum(weight.numel() for weight in writer.out.parameters() if weight.requires_grad)
+    print(f"{way:9} {learning / 1e6:.3f} M weights learn, {writing / 1e6:.3f} M of them write the frame")
 
 # %%
-predict("08.race", "Which way ends with the least loss in nats a frame on held-out rows: 'parallel', 'delayed' or 'depth'?", None)
+predict(
+    "08.race",
+    mine=None,
+    question="Which way ends with the least loss in nats a frame on held-out rows: 'parallel', 'delayed' or 'depth'?",
+)
 
 # %%
 def train_writer(way: str) -> tuple[Tensor, list[float], float]:
@@ -1016,23 +1120,23 @@ results["delayed"] = train_writer("delayed")
 results["depth"] = train_writer("depth")
 
 # %%
-with drawing(10.0, 2.8) as figure:
+with drawing(9.0, 2.8) as figure:
     left, right = figure.subplots(1, 2)
     for number, ((way, (held, curve, seconds)), colour) in enumerate(zip(results.items(), (ORANGE, BLUE, GREEN))):
         left.plot(smooth(curve, 0.1), color=colour, label=way)
         right.bar(np.arange(FEW) + 0.27 * (number - 1), held, width=0.25, color=colour, label=way)
     left.set(xlabel="update", ylabel="nats a frame, in training")
     left.legend()
-    right.set(xlabel="codebook", ylabel="held-out cross-entropy", xticks=range(FEW), ylim=(0, None))
+    right.set(xlabel="codebook", ylabel="held-out cross-entropy, nats", xticks=range(FEW), ylim=(0, None))
     picture = finish(figure, "Left: training curves of the three ways. Right: held-out cross-entropy of each codebook, one bar for each way.")
 display(picture)
 for way, (held, _, seconds) in results.items():
-    print(f"{way:9} held out, by codebook {' '.join(f'{float(loss):5.2f}' for loss in held)}   {float(held.sum()):6.2f} nats a frame   trained in {seconds:.0f} s")
+    print(f"{way:9} held out, by codebook {' '.join(f'{float(loss):5.2f}' for loss in held)}   {float(held.sum()):5.2f} a frame   trained in {seconds:.0f} s")
 reveal("08.race", min(results, key=lambda way: float(results[way][0].sum())))
 
 # %% [markdown]
 # Look at codebook 1, not at the sum alone: it describes the same latent as codebook 0, and there it shows first that *parallel* does not know that one. So short a training does not decide between the other two; it does say that both ways that let a frame's codes know of
-# each other get more out of the same rows, and that neither needs more weights for it. (The depth transformer has one thing more: without a delay it knows all codes of the frame before.) So the choice between these two is made elsewhere, **at decoding**. What does one frame cost, one row at a time?
+# each other get more out of the same rows, and that neither needs more weights for it. (Codebook 0 is not won by the history: *parallel* has the same one as *depth* and is no better there than *delayed*. Perhaps depth's own full head helps: `first` in `mmo/course/depth.py`, where the others read all codebooks from a shared one with adapters.) So the choice between these two is made elsewhere, **at decoding**. What does one frame cost, one row at a time?
 
 # %%
 @torch.no_grad()
@@ -1056,11 +1160,16 @@ state = quick(one_bridge, one_step, one.speaker, step_window, cache)[0]
 body = milliseconds(lambda: quick(one_bridge, one_step, one.speaker, step_window, cache))
 eight = milliseconds(lambda: quick.lm_head(state))
 down = milliseconds(lambda: depth.write(state[0], lambda logits: logits.argmax(-1)))
-predict("08.depth_cost", "The Talker's blocks and eight heads at once take 1. How much do the blocks and a depth transformer take?", None)
+predict(
+    "08.depth_cost",
+    mine=None,
+    question="The Talker's blocks and eight heads at once take 1. How much do the blocks and a depth transformer take?",
+)
 
 # %%
-print(f"the Talker's blocks, one step: {body:.2f} ms   eight heads at once: {eight:.2f} ms   code 0 and seven small steps: {down:.2f} ms")
-print(f"for {one.codes.shape[1]} frames: delayed {one.codes.shape[1] + Q - 1} steps, {(one.codes.shape[1] + Q - 1) * (body + eight):.0f} ms; depth {one.codes.shape[1]} steps, {one.codes.shape[1] * (body + down):.0f} ms")
+print(f"the Talker's blocks {body:.2f} ms a step; eight heads at once {eight:.2f} ms; code 0 and seven small steps {down:.2f} ms")
+frames = one.codes.shape[1]
+print(f"for {frames} frames: delayed {frames + Q - 1} steps, {(frames + Q - 1) * (body + eight):.0f} ms; depth {frames} steps, {frames * (body + down):.0f} ms")
 print(f"before the first frame is whole: delayed {Q * (body + eight):.0f} ms, depth {body + down:.0f} ms")
 reveal("08.depth_cost", round((body + down) / (body + eight), 1), "times")
 

@@ -77,7 +77,11 @@ print(f"weights: {weights_file.name}")
 
 # %%
 middle = F // 2
-predict("09.causal", f"The codes of frame {middle} are exchanged. Which is the first frame whose sound changes?", None)
+predict(
+    "09.causal",
+    mine=None,
+    question=f"The codes of frame {middle} are exchanged. Which is the first frame whose sound changes?",
+)
 
 # %%
 exchanged = codes.clone()
@@ -85,22 +89,32 @@ exchanged[..., middle] = (exchanged[..., middle] + 1) % config.num_codes
 whole = codec.decode(codes)[0, 0]  # (1920 F,)
 change = (codec.decode(exchanged)[0, 0] - whole).abs()
 first_changed = int((change > 1e-5).nonzero()[0])
-with drawing(9.0, 2.0) as figure:
-    axes = figure.add_subplot()
+by_frame = change.view(F, N).square().mean(dim=1).sqrt()
+with drawing(9.0, 3.4) as figure:
+    upper, lower = figure.subplots(2, 1, sharex=True)
     seconds = np.arange(len(whole)) / codec.sample_rate
-    axes.plot(seconds, whole, color=GREY, linewidth=0.5, label="the sound")
-    axes.plot(seconds, change, color=RED, linewidth=0.7, label="what the exchange changes")
-    axes.axvline(middle * N / codec.sample_rate, color=BLUE, linewidth=1.0, label=f"frame {middle} begins")
-    axes.set(xlabel="seconds", ylim=(-0.45, 0.6))
-    axes.legend(loc="upper right", ncols=3)
-    picture = finish(figure, "The waveform, and the change: nothing before the exchanged frame, and an echo behind it.")
+    upper.plot(seconds, whole, color=GREY, linewidth=0.5, label="the sound")
+    upper.plot(seconds, change, color=RED, linewidth=0.7, label="what the exchange changes")
+    upper.set(ylim=(-0.45, 0.6), ylabel="sample")
+    changed = by_frame > 1e-6  # below that it is rounding
+    starts, wide = np.arange(F)[changed.numpy()] / codec.frame_rate, 1 / codec.frame_rate
+    lower.bar(starts, by_frame[changed], width=wide, align="edge", color=RED, edgecolor="white", linewidth=0.5)
+    lower.set(xlabel="seconds", ylabel="change by frame\n(root mean square)", yscale="log")
+    for axes in (upper, lower):
+        axes.axvline(middle * N / codec.sample_rate, color=BLUE, linewidth=1.0, label=f"frame {middle} begins")
+    upper.legend(loc="upper right", ncols=3)
+    alt = "The waveform and the change; below, the change by frame on a logarithmic scale: none before the exchanged frame, and an echo long behind it."
+    picture = finish(figure, alt)
 display(picture)
 print(f"first changed sample: {first_changed} = {first_changed / N:.2f} frames")
+half = (middle + F) // 2
+echo = half + int(by_frame[half:].argmax())  # of the frames far behind, the one that changes most
+print(f"changed by more than rounding: {int(changed.sum())} frames; frame {middle} by {by_frame[middle]:.4f}, frame {echo} still by {by_frame[echo]:.4f}")
 reveal("09.causal", first_changed // N)
 
 # %% [markdown]
-# Two things are in this picture. Nothing changes *before* the frame: so frame 0 can be played before frame 1 exists. And something changes long *behind* it:
-# so frame 1 cannot be decoded as if frame 0 had never been.
+# Two things are in this picture. Nothing changes *before* the frame: so frame 0 can be played before frame 1 exists. And something changes long *behind* it, as the
+# lower panel shows, whose scale is logarithmic: so frame 1 cannot be decoded as if frame 0 had never been.
 #
 # ## What forgetting sounds like
 #
@@ -113,7 +127,7 @@ display(listen(whole, codec.sample_rate, f"decoded at once: {words}"))
 display(listen(alone, codec.sample_rate, f"each frame on its own: {words}"))
 
 # %% [markdown]
-# A rattle at 12.5 Hz, and in the spectrogram a bright needle through all frequencies at every seam: a jump holds every frequency. To see the jump,
+# A rattle at 12.5 Hz, and in the spectrogram a bright needle through all frequencies at every seam that falls into sound: a jump holds every frequency. To see the jump,
 # look at two neighbouring samples. How far apart are they, by their place in the frame?
 
 # %%
@@ -139,7 +153,8 @@ with drawing(9.0, 2.3) as figure:
     right.set(xlabel="samples from a seam (at 40), mean of all", ylabel="distance to the one before")
     picture = finish(figure, "Left: two waveforms around a seam; the stateless one jumps. Right: the mean jump by place, a spike at the seam.")
 display(picture)
-print(f"jump at a seam: {steps_by_place(alone)[0]:.3f}, elsewhere {steps_by_place(alone)[1:].mean():.4f}; decoded at once {steps_by_place(whole)[0]:.4f} and {steps_by_place(whole)[1:].mean():.4f}")
+for name, wave in (("frame by frame", alone), ("at once", whole)):
+    print(f"{name:14}: from one sample to the next, at a seam {steps_by_place(wave)[0]:.4f}, elsewhere {steps_by_place(wave)[1:].mean():.4f}")
 
 # %% [markdown]
 # ### Could one simply decode a little more?
@@ -148,7 +163,11 @@ print(f"jump at a seam: {steps_by_place(alone)[0]:.3f}, elsewhere {steps_by_plac
 # **Predict:** how many frames must be decoded again each time until the error is below a thousandth of the sound's power?
 
 # %%
-predict("09.context", "How many frames of context, decoded again for every frame: 1, 2, 4, 8, 16 or 32?", None)
+predict(
+    "09.context",
+    mine=None,
+    question="How many frames of context, decoded again for every frame: 1, 2, 4, 8, 16 or 32?",
+)
 
 # %%
 def error(wave: Tensor) -> float:
@@ -197,7 +216,9 @@ abx(f"09.abx{remembered}", forgetful.numpy(), whole.numpy(), codec.sample_rate, 
 # %%
 @exercise("09.conv")
 def conv_step(x: Tensor, previous: Tensor, weight: Tensor, bias: Tensor, stride: int, dilation: int) -> tuple[Tensor, Tensor]:
-    """x (B, C, T), previous (B, C, P), weight (D, C, K), bias (D,) -> y (B, D, T / stride), and the P inputs to keep."""
+    """x (B, C, T), previous (B, C, P), weight (D, C, K), bias (D,)
+    -> y (B, D, T / stride), and the P inputs to keep.
+    """
     ### BEGIN SOLUTION
     joined = torch.cat((previous, x), dim=-1)
     y = F_.conv1d(joined, weight, bias, stride, dilation=dilation)
@@ -229,7 +250,9 @@ check("09.conv")
 # %%
 @exercise("09.overlap")
 def overlap_add(x: Tensor, partial: Tensor, weight: Tensor, bias: Tensor, stride: int) -> tuple[Tensor, Tensor]:
-    """x (B, C, T), partial (B, D, K - stride), weight (C, D, K), bias (D,) -> y (B, D, T * stride), and the sums to keep."""
+    """x (B, C, T), partial (B, D, K - stride), weight (C, D, K), bias (D,)
+    -> y (B, D, T * stride), and the sums to keep.
+    """
     ### BEGIN SOLUTION
     spread = F_.conv_transpose1d(x, weight, stride=stride)  # (B, D, (T - 1) stride + K)
     summed = spread + F_.pad(partial, (0, spread.shape[-1] - partial.shape[-1]))
@@ -282,12 +305,17 @@ latent = latents(codes)
 memory: dict = {}
 pieces = [run(mimi.decoder.model, piece, memory)[0, 0] for piece in latent.split(2, dim=-1)]  # a frame at a time
 by_hand = torch.cat(pieces)
-print(f"latent {tuple(latent.shape)} -> {len(pieces)} pieces of {len(pieces[0])} samples; largest difference to decoding at once: {(by_hand - whole).abs().max():.1e}")
+print(f"latent {tuple(latent.shape)} -> {len(pieces)} pieces of {len(pieces[0])} samples")
+print(f"largest difference to decoding at once: {(by_hand - whole).abs().max():.1e}")
 assert torch.allclose(by_hand, whole, atol=1e-4)
 display(listen(by_hand, codec.sample_rate, f"in {F} pieces, by your two functions: {words}"))
 
 # %%
-predict("09.numbers", "How many numbers do the convolutions of the decoder's last part keep between two frames, together? (A frame of sound is 1920.)", None)
+predict(
+    "09.numbers",
+    mine=None,
+    question="How many numbers do the convolutions of the decoder's last part keep between two frames, together? (A frame of sound is 1920.)",
+)
 
 # %%
 shapes = {}
@@ -304,7 +332,11 @@ reveal("09.numbers", sum(kept.numel() for kept in memory.values()), "numbers")
 # **Predict** which loss makes the seams jump.
 
 # %%
-predict("09.which", "Which lost memory makes the seams jump: the 'convolutions' or the 'transformer'?", None)
+predict(
+    "09.which",
+    mine=None,
+    question="Which lost memory makes the seams jump: the 'convolutions' or the 'transformer'?",
+)
 
 # %%
 without_convolutions = torch.cat([run(mimi.decoder.model, piece, {})[0, 0] for piece in latent.split(2, dim=-1)])
@@ -333,7 +365,7 @@ streamed = {}
 for at_once in (1, 3, 8):
     with codec.streaming(batch=1, largest=8) as stream:
         streamed[at_once] = torch.cat([stream.decode(piece)[0, 0] for piece in codes.split(at_once, dim=-1)])
-    print(f"{at_once} frames a call: largest difference to decoding at once {(streamed[at_once] - whole).abs().max():.1e}")
+    print(f"{at_once} frame{'s' * (at_once > 1)} a call: largest difference to decoding at once {(streamed[at_once] - whole).abs().max():.1e}")
     assert torch.allclose(streamed[at_once], whole, atol=1e-4)
 
 # %% [markdown]
@@ -341,7 +373,11 @@ for at_once in (1, 3, 8):
 # last breath in its convolutions and its words in the attention. Nothing crashes. How long does the old sentence echo?
 
 # %%
-predict("09.stale", "A second sentence in the same block: how many of its frames differ from what they should be: 'few', 'half' or 'all'?", None)
+predict(
+    "09.stale",
+    mine=None,
+    question="A second sentence in the same block: how many of its frames differ from what they should be: 'few', 'half' or 'all'?",
+)
 
 # %%
 looks_back = next(part.context for part in mimi.decoder_transformer.modules() if hasattr(part, "context"))  # positions
@@ -361,6 +397,9 @@ with drawing(7.0, 1.9) as figure:
     picture = finish(figure, "Loudness of the second sentence by frame, and its error, which goes on for as long as the sentence does.")
 display(picture)
 touched = float((gap > 1e-4).float().mean())
+second = rows[11].conversation[-1]["content"]
+display(listen(fresh, codec.sample_rate, f"the second sentence in a block of its own: {second}"))
+display(listen(stale, codec.sample_rate, f"the same, behind the first in one block: {second}"))
 print(f"{100 * touched:.0f} % of the frames differ by more than {1e-4:g}; the transformer looks back {looks_back / mimi.encoder_frame_rate:.0f} seconds")
 reveal("09.stale", "all" if touched > 0.9 else "half" if touched > 0.3 else "few")
 
@@ -385,7 +424,10 @@ reveal("09.stale", "all" if touched > 0.9 else "half" if touched > 0.3 else "few
 # %%
 @exercise("09.choose")
 def choose(logits: Tensor, temperature: float, top_k: int, uniform: Tensor) -> Tensor:
-    """logits (B, V) in any dtype, uniform (B,) in 0..1 -> ids (B,).  Temperature 0: the best; top_k 0: all may be drawn."""
+    """logits (B, V) in any dtype, uniform (B,) in 0..1 -> ids (B,).
+
+    Temperature 0: the best; top_k 0: all may be drawn.
+    """
     ### BEGIN SOLUTION
     if temperature == 0:
         return logits.argmax(dim=-1)
@@ -402,20 +444,24 @@ check("09.choose")
 
 # %% [markdown]
 # Draw many times from the same logits, and the shares must come out. Below are twelve made-up logits at three temperatures; the last picture keeps the best four.
+# The bars are the shares drawn by your function, the dots the shares wanted, straight from the formula.
 
 # %%
 made_up = torch.linspace(2.5, -2.0, 12) + 0.4 * torch.randn(12, generator=torch.Generator().manual_seed(3))
 draws = 4000
 uniform = torch.rand(draws, generator=torch.Generator().manual_seed(0))
-with drawing(9.0, 1.9) as figure:
-    for axes, (temperature, top_k) in zip(figure.subplots(1, 4, sharey=True), ((0.3, 0), (1.0, 0), (3.0, 0), (1.0, 4))):
+with drawing(9.0, 2.2) as figure:
+    panels = figure.subplots(1, 4, sharey=True)
+    for axes, (temperature, top_k) in zip(panels, ((0.3, 0), (1.0, 0), (3.0, 0), (1.0, 4))):
         drawn = choose(made_up.expand(draws, -1), temperature, top_k, uniform)
         counted = torch.bincount(drawn, minlength=12) / draws
-        axes.bar(range(12), counted, color=ORANGE)
+        axes.bar(range(12), counted, color=ORANGE, label="drawn")
         kept = made_up.topk(top_k or 12).values[-1]
-        axes.plot((made_up / temperature).masked_fill(made_up < kept, -torch.inf).softmax(-1), ".", color=BLUE)
+        axes.plot((made_up / temperature).masked_fill(made_up < kept, -torch.inf).softmax(-1), ".", color=BLUE, label="wanted")
         axes.set_title(f"temperature {temperature}" + (f", best {top_k}" if top_k else ""))
         axes.set(xlabel="id", xticks=range(0, 12, 3))
+    panels[0].set(ylabel="share")
+    panels[0].legend()
     picture = finish(figure, "Drawn shares as bars and wanted shares as dots: at a low temperature one bar, at a high one all alike, with top-k four bars.")
 display(picture)
 
@@ -437,7 +483,9 @@ display(picture)
 # %%
 @exercise("09.straighten")
 def push(held: Tensor, codes: Tensor) -> tuple[Tensor, Tensor | None]:
-    """held (n, Q) with n < Q, the steps before, oldest first; codes (Q,) -> held from now on, and the frame (Q,) or None."""
+    """held (n, Q) with n < Q, the steps before, oldest first; codes (Q,)
+    -> held from now on, and the frame (Q,) or None.
+    """
     ### BEGIN SOLUTION
     Q = len(codes)
     steps = torch.cat((held, codes[None]))
@@ -456,7 +504,7 @@ for step_codes in delayed.T:
     held, frame = push(held, step_codes)
     whole_frames += [] if frame is None else [frame]
 assert torch.equal(torch.stack(whole_frames, dim=1)[:, :F], codes[0])
-print(f"{delayed.shape[1]} steps in, {len(whole_frames)} frames out, never more than {Q - 1} steps held; the last frame holds the stops and is not played")
+print(f"{delayed.shape[1]} steps in, {len(whole_frames)} frames out, at most {Q - 1} steps held; the last frame holds the stops: not played")
 
 # %% [markdown]
 # ## How speech ends
@@ -465,9 +513,9 @@ print(f"{delayed.shape[1]} steps in, {len(whole_frames)} frames out, never more 
 # still owe their codes of the last frames. Only then do they stop too. In training each codebook had exactly one stop and then pads, on a
 # diagonal; so that is what must be fed, whatever the model samples there.
 #
-#     step              5    6    7    8    9   10          codebook 0 samples the stop at step 8:
-#     codebook 0      c.4  c.5  c.6  STOP  -    -           its frame is 8 - 1 = 7, so frames 0 to 6 are spoken
-#     codebook 1      c.3  c.4  c.5  c.6  STOP  -
+#     step              5    6    7    8    9   10      codebook 0 samples the stop
+#     codebook 0      c.4  c.5  c.6  STOP  -    -       at step 8: its frame is 8 - 1 = 7,
+#     codebook 1      c.3  c.4  c.5  c.6  STOP  -       so frames 0 to 6 are spoken
 #     codebook 2      c.2  c.3  c.4  c.5  c.6  STOP
 #
 # A common mistake, and one that the generator of the original, MiniMind-O, makes: to go on feeding what is sampled behind the stop. Nobody hears it there, but the model reads
@@ -476,11 +524,18 @@ print(f"{delayed.shape[1]} steps in, {len(whole_frames)} frames out, never more 
 # ## Exercise: the end of the speech
 #
 # *Exercise 09.stop · difficulty ●●● · importance ●●● · 14 minutes · 4 points · stuck? `hint("09.stop")`*
+#
+# Correct what one step has sampled, for all answers of a batch at once. A codebook before its turn, whose frame would be negative, gets pad.
+# `speech_end` starts at the greatest number of frames that an answer may have, and comes down once, when codebook 0 stops.
+#
+# Where the picture of the check has three columns, they are three answers of one batch *at the same step*, not three steps.
 
 # %%
 @exercise("09.stop")
 def end_speech(sampled: Tensor, step: int, speech_end: Tensor, pad: int, stop: int) -> tuple[Tensor, Tensor]:
-    """sampled (B, Q) of a step, speech_end (B,): first frame that is not spoken, as far as known -> codes (B, Q) as fed, speech_end (B,)."""
+    """sampled (B, Q) of a step, speech_end (B,): first frame that is not spoken, as far as known
+    -> codes (B, Q) as fed, speech_end (B,).
+    """
     ### BEGIN SOLUTION
     frame = step - 1 - torch.arange(sampled.shape[1])  # (Q,)
     if step >= 1:
@@ -506,8 +561,8 @@ check("09.stop")
 # 3. a whole frame goes to the codec, its 80 ms to whoever listens;
 # 4. feed token and codes, **one position**, and let the caches of Thinker and Talker hold the rest.
 #
-# A prompt of $T$ positions is read once. Each step reads one more. Once the text is over, the Thinker's layers above the bridge are left out (`tail`): only
-# the Talker is still at work, and nothing that is heard changes.
+# A prompt of $T$ positions is read once. Each step reads one more. Once the text is over, the Thinker's layers above the *bridge* (the block in its middle whose output
+# the Talker gets, notebook 08) are left out (`tail`): only the lower ones and the Talker are still at work, and nothing that is heard changes.
 
 # %%
 model = load_model(weights_file)
@@ -577,8 +632,8 @@ sounds = [result for name, _, result in work if name == "decode"]
 spoken = torch.cat(sounds) if sounds else torch.zeros(0)
 written = tokens[: tokens.index(config.im_end_token)] if config.im_end_token in tokens else tokens
 said = tokenizer.decode(written)
-print(f"asked: {question}   answered: {said}   in {fed.shape[1]} steps")
-display(show_codes(fed[:, 1:].where(fed[:, 1:] < config.num_codes, 0), config.num_codes, "as fed, a column a step: a slant at both ends (no code: the colour of code 0)"))
+print(f"asked:    {question}\nanswered: {said}   in {fed.shape[1]} steps")
+display(show_codes(fed[:, 1:], config.num_codes, "as fed, a column a step: a slant at both ends (grey: no code)", frame_rate=None))
 display(listen(spoken, codec.sample_rate, said))
 
 # %% [markdown]
@@ -639,7 +694,8 @@ with drawing(9.0, 2.4) as figure:
     axes = figure.add_subplot()
     clock, shown = 0.0, set()
     for name, seconds, _ in work[: until + 6]:
-        axes.barh(1, 1000 * seconds, left=clock, height=0.5, color=COLOURS[name], edgecolor="white", linewidth=0.5, label=None if name in shown else name)
+        style = dict(color=COLOURS[name], edgecolor="white", linewidth=0.5, label=None if name in shown else name)
+        axes.barh(1, 1000 * seconds, left=clock, height=0.5, **style)
         clock += 1000 * seconds
         shown.add(name)
     if ready:
@@ -650,7 +706,8 @@ with drawing(9.0, 2.4) as figure:
     axes.set(xlabel="milliseconds after the question", ylim=(-0.5, 1.6))
     axes.grid(False)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.35), ncols=5)
-    picture = finish(figure, "Timeline of the work up to the first sound: the prompt, then nine choices with eight passes between them, one decoding; then frame 0 plays.")
+    alt = "Timeline of the work up to the first sound: the prompt, then nine choices with eight passes between them, one decoding; then frame 0 plays."
+    picture = finish(figure, alt)
 display(picture)
 for name in COLOURS:
     spent = [1000 * seconds for each_name, seconds, _ in work[:until] if each_name == name]
@@ -671,10 +728,15 @@ if ready:
 # How many frames to decode in one call? More at a time cost less each; the listener waits for all of them. (On a busy machine two neighbours below may change places.)
 
 # %%
-predict("09.pieces", "From 1 frame a call to 8: by how many milliseconds does the first sound come later?", None)
+predict(
+    "09.pieces",
+    mine=None,
+    question="From 1 frame a call to 8: by how many milliseconds does the first sound come later?",
+)
 
 # %%
 found = {}
+print("frames a call   first sound   codec a frame   real-time factor   earliest start without a gap")
 for largest in (1, 2, 4, 8):
     tries = [list(speak(prompt, settings.decoding, largest)) for _ in range(repeats)]
     found[largest] = min(tries, key=lambda one: sum(seconds for _, seconds, _ in one))
@@ -682,10 +744,9 @@ for largest in (1, 2, 4, 8):
     total = sum(seconds for _, seconds, _ in found[largest])
     decoding_ms = 1000 * sum(seconds for name, seconds, _ in found[largest] if name == "decode") / max(1, sum(plays) / 80)
     if at:
-        print(f"{largest} frames a call: first sound {at[0]:6.1f} ms, codec {decoding_ms:5.1f} ms a frame, real-time factor {1000 * total / sum(plays):.2f}, "
-              f"earliest start without a gap {earliest_start(at, plays):6.1f} ms")
+        print(f"{largest:13}   {at[0]:8.1f} ms   {decoding_ms:10.1f} ms   {1000 * total / sum(plays):16.2f}   {earliest_start(at, plays):25.1f} ms")
     else:
-        print(f"{largest} frames a call: this model, hardly trained, said nothing")
+        print(f"{largest:13}   this model, hardly trained, said nothing")
 later = timeline(found[8])[0][:1], timeline(found[1])[0][:1]
 reveal("09.pieces", round(later[0][0] - later[1][0]) if all(later) else "nothing, for there was no sound", "ms later")
 
@@ -698,16 +759,23 @@ if len(at) > 4:
     hiccup = [moment + (330 if number >= 3 else 0) for number, moment in enumerate(at)]
     print(f"the average is still fine: all work done after {hiccup[-1]:.0f} ms, {sum(plays):.0f} ms of speech")
     print(f"but playing may begin at {earliest_start(hiccup, plays):.0f} ms instead of {at[0]:.0f}, or there is a gap")
+    heard, clock = [], at[0]  # a player that begins with the first piece, and waits for a late one
+    for piece, moment, length in zip((result for name, _, result in found[1] if name == "decode"), hiccup, plays):
+        hole = max(0.0, moment - clock)
+        heard += [torch.zeros(round(hole * codec.sample_rate / 1000)), piece]
+        clock += hole + length
+    display(listen(torch.cat(heard), codec.sample_rate, f"played from the first piece on, with a hole of {clock - at[0] - sum(plays):.0f} ms: {said}"))
 
 # %% [markdown]
-# So a player on a real line waits a little on purpose. As to the size of the pieces, `mmo.streaming.SpeechStream` has the best of both: single frames until something is heard, then pieces that grow. Until something *is heard*, because the first frames
-# may be silence: the breath before a word. The clock that counts for a person runs until the first frame that is loud enough.
+# So a player on a real line waits a little on purpose. As to the size of the pieces, `mmo.streaming.SpeechStream` has the best of both: single frames until something is heard, then pieces that grow. Until something *is heard*, for an answer
+# may begin with silence, the breath before a word, or be loud at once. The clock that counts for a person runs until the first frame that is loud enough. Which one is it here?
 
 # %%
 loud_enough = [number for number, peak in enumerate(peaks) if peak > HEARD]
 if loud_enough:
     heard_at = ready[0] + sum(lengths[: loud_enough[0]])
-    print(f"first sound ready at {ready[0]:.0f} ms; the first frame above {HEARD:g} of full scale is frame {loud_enough[0]}, which a player reaches {heard_at:.0f} ms after the question")
+    print(f"the first frame is ready {ready[0]:.0f} ms after the question")
+    print(f"the first one above {HEARD:g} of full scale is frame {loud_enough[0]}; a player reaches it after {heard_at:.0f} ms")
 
 # %% [markdown]
 # **Streaming is not low latency.** Streaming means that the first piece does not wait for the last. What is left is the prompt, nine steps and a decoding, and for a
@@ -720,10 +788,10 @@ with drawing(7.0, 2.2) as figure:
     for number_of, colour in ((8, BLUE), (4, ORANGE), (1, GREEN)):
         axes.plot(step_ms, (number_of + 1) * step_ms, color=colour, label=f"{number_of} codebook{'s' * (number_of > 1)}: {number_of + 1} steps")
     axes.axvline(80, color=RED, linewidth=1.0, linestyle="--")
-    axes.text(81, 640, "a step as long as a frame:\nspeech cannot keep up", color=RED, fontsize=8, va="top")
+    axes.text(81, 640, "a step as long\nas a frame: speech\ncannot keep up", color=RED, fontsize=9, va="top")
     mine_ms = 1000 * sum(seconds for name, seconds, _ in work if name in ("choose", "think")) / fed.shape[1]
     axes.plot([mine_ms] * 2, [0, 620], color=GREY, linewidth=1.0)
-    axes.text(mine_ms + 1, 630, "your step just now", color=GREY, fontsize=8)
+    axes.text(mine_ms + 1, 630, "your step just now", color=GREY, fontsize=9)
     axes.set(xlabel="milliseconds a step", ylabel="ms to the first frame", ylim=(0, 830), xlim=(0, 115))
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     picture = finish(figure, "Time to the first frame against the time of a step: a line for each number of codebooks; at 80 ms a step the speech stalls.")

@@ -11,13 +11,13 @@
 # %% [markdown]
 # # 10 · Train T2A: text in, speech out
 #
-# *Takes 100 minutes (tiny) · runs in 743 s on 2 cores (tiny) · builds on 05, 07 · 5 exercises, 13 points*
+# *Takes 100 minutes (tiny) · runs in 743 s on 2 cores (tiny) · builds on 05, 07, 08 · 5 exercises, 13 points*
 #
 # **At the end** you have a model of five million weights that writes an answer and reads it aloud, in two voices, in sentences it
 # never heard. It begins this notebook mute: its Thinker knows the world's text, its Talker is random.
 #
-# **You need** the row of notebook 07; from the Talker only this: at each position it gets the Thinker's hidden state and the codes so far,
-# and gives one distribution for each of the eight codebooks.
+# **You need** the row of notebook 07; from the Talker ([notebook 08](08_talker_and_mtp.ipynb)) only this: at each position it gets the Thinker's hidden state and the codes so far,
+# and gives one distribution for each of the eight codebooks. The hidden states are called the *bridge*: they are all that it is told of the words. And each codebook ends with a *stop*, one label among dozens.
 #
 # **The claim.** A Talker that sees only the Thinker's hidden states, never the words, learns to speak them, if it is not allowed to copy its own past.
 #
@@ -47,6 +47,7 @@ from mmo.course.pictures import compare_curves, compare_grids
 from mmo.data import Batches, Layout
 from mmo.display import LossCurves, listen, show_codes, show_delay
 from mmo.examination import SIZES, TIERS, Candidate, Exam, of_tier, spread_voices
+from mmo.generation import Answer
 from mmo.omni import OmniModel
 from mmo.optimiser import is_hidden_matrix, rate_factor
 from mmo.profiles import profile as find_profile
@@ -72,7 +73,7 @@ rows = open_rows(settings.data_dir / settings.stages["t2a"][0].data[0], config, 
 row = rows[0]
 question, answer = row.conversation[-2]["content"], row.conversation[-1]["content"]
 codes = frames(row.answers[-1], config.num_codebooks, config.num_codes)
-print(f"{len(rows)} rows.  asked: {question}   answered: {answer}")
+print(f"{len(rows)} rows; the first one:\nasked:    {question}\nanswered: {answer}")
 print(f"{codes.shape[1]} frames of {codes.shape[0]} codes = {codes.shape[1] / codec.frame_rate:.2f} seconds, {codes.numel()} numbers")
 display(show_codes(codes, config.num_codes))
 display(listen(codec.decode(codes[None])[0, 0], codec.sample_rate, answer))
@@ -83,10 +84,14 @@ markers = Markers.from_tokenizer(tokenizer)
 streams = build_row(ids, codes, config, markers, has_speaker=len(row.speaker) > 0)
 start, _ = find_assistant_ranges(ids, markers.assistant, markers.end)[-1]
 words = [tokenizer.tokenizer.id_to_token(int(t)).replace("Ġ", " ").replace("Ċ", "\\n") for t in streams.input_ids[-1]]
-print(f"{streams.input_ids.shape[1]} positions; {int((streams.text_labels >= 0).sum())} with a text label, {int((streams.audio_labels[0] >= 0).sum())} with a label in codebook 0")
-display(show_delay(streams.input_ids[:, :44], config, start, words[:44]))
+with_text, with_sound = (int((labels >= 0).sum()) for labels in (streams.text_labels, streams.audio_labels[0]))
+print(f"{streams.input_ids.shape[1]} positions; {with_text} with a text label, {with_sound} with a label in codebook 0")
+left = max(0, start - 4)  # the question's end, then the answer
+display(show_delay(streams.input_ids[:, left : left + 28], config, start - left, words[left : left + 28]))
 
 # %% [markdown]
+# A number is a frame: the code of that frame stands there. The purple column is the voice: at this position the Talker gets the vector of the voice in which to speak, in the place of codes.
+#
 # Text is a handful of positions, sound dozens. Nearly all of the training is the Talker's.
 #
 # ## Why not just continue?
@@ -108,7 +113,11 @@ display(show_delay(streams.input_ids[:, :44], config, start, words[:44]))
 # %%
 @exercise("10.lie")
 def lie(codes: Tensor, lies: Tensor, spoken: Tensor, drawn: Tensor, share: float) -> Tensor:
-    """codes, lies (Q, T) int64, spoken (T,) bool, drawn (T,) float32 -> (Q, T) what the Talker is fed."""
+    """What the Talker is fed, (Q, T).
+
+    codes, lies (Q, T) int64: the true past, and a random code for every place.
+    spoken (T,) bool: the positions of the answer.  drawn (T,) float32: a number from 0 to 1.
+    """
     ### BEGIN SOLUTION
     return torch.where(spoken & (drawn < share), lies, codes)
     ### END SOLUTION
@@ -133,15 +142,19 @@ display(compare_grids(streams.input_ids[:-1, at : at + 9], fed[:-1, at : at + 9]
 #
 # ## The recipe
 #
-# What is left to trust is the bridge. The original's recipe is one pass over all weights: rate 5e-4, batch 40, every row padded to 512 positions, no warm-up,
+# What is left to trust is the bridge, the Thinker's hidden states. The original's recipe is one pass over all weights: rate 5e-4, batch 40, every row padded to 512 positions, no warm-up,
 # cosine to a tenth. One pass is enough where the Thinker is finished and every row has its sound: all that is new is the Talker, and the text in each row keeps the Thinker in practice. The rate is high because nothing in the Talker can speak yet, and it falls so that the last steps settle.
-# Rows of one length are simple, and computed for nothing where they are short. Ours differs where our profile says so (`mmo/profiles.py`): length buckets, warm-up, Muon on hidden matrices, an average of the weights.
+# Rows of one length are simple, and computed for nothing where they are short. Ours differs where our profile says so (`mmo/profiles.py`): length buckets (rows of like length share a batch, so that little of it is padding), warm-up, Muon on hidden matrices, an average of the weights.
+# Two settings weigh the loss ([notebook 08](08_talker_and_mtp.ipynb)): `codebook_weights` says how much the loss of each codebook counts, `stop_weight` how many times a stop does. What is drawn anew whenever a row is read begins with `draws`.
 
 # %%
 stage = planned_passes(settings, "t2a", budget, None)[0]
-for name in ("learning_rate", "optimiser", "muon_rate", "steps", "warmup_steps", "schedule", "token_budget", "code_dropout", "codebook_weights", "stop_weight", "ema_decay"):
-    print(f"{name:18} {getattr(stage, name)}")
-print(f"{'draws':18} {stage.draws}")
+names = "learning_rate optimiser muon_rate steps warmup_steps schedule token_budget code_dropout codebook_weights stop_weight ema_decay"
+for name in names.split():
+    print(f"{name:21} {getattr(stage, name)}")
+for name in ("random_codes", "random_text", "hidden_history", "hidden_length", "drop_reference", "system_prompt"):
+    if getattr(stage.draws, name):
+        print(f"{f'draws.{name}':21} {getattr(stage.draws, name)}")
 
 # %% [markdown]
 # ## Exercise: the learning rate's way
@@ -154,7 +167,10 @@ print(f"{'draws':18} {stage.draws}")
 # %%
 @exercise("10.rate")
 def rate(step: int, steps: int, warmup: int, final: float) -> float:
-    """Share of the peak rate in step 0 … steps - 1."""
+    """The share of the peak rate in one step, 0 … steps - 1.
+
+    warmup: how many steps the rate rises.  final: the share that is left in the last step.
+    """
     ### BEGIN SOLUTION
     if step < warmup:
         return (step + 1) / warmup
@@ -184,7 +200,10 @@ display(compare_curves(package, yours, "step", "share of the peak rate", "The ra
 # %%
 @exercise("10.average")
 def average(old: Tensor, new: Tensor, decay: float, updates: int) -> Tensor:
-    """The average after one more update; updates counts from 1, nothing is changed in place."""
+    """The average after one more update; nothing is changed in place.
+
+    old: the average so far, new: the weights now.  updates counts from 1.
+    """
     ### BEGIN SOLUTION
     keep = min(decay, (1 + updates) / (10 + updates))
     return keep * old + (1 - keep) * new
@@ -220,17 +239,24 @@ print(f"{weights / 1e6:.2f} M weights; a batch: {some[-1].input_ids.shape[0]} ro
 if stage.steps:
     print(f"{stage.steps} updates of at most {stage.token_budget} positions: at most {6 * weights * stage.token_budget * stage.steps / 1e15:.2f} PFLOP")
 rows_a_second = np.mean([len(batch.names) for batch in some[2:]]) / seconds_a_step
-print(f"{seconds_a_step:.2f} s an update here: {np.mean([batch.size for batch in some[2:]]) / seconds_a_step:.0f} positions and {rows_a_second:.1f} rows a second")
+positions_a_second = np.mean([batch.size for batch in some[2:]]) / seconds_a_step
+print(f"{seconds_a_step:.2f} s an update here: {positions_a_second:.0f} positions and {rows_a_second:.1f} rows a second")
 remembered = sum((1 if stage.optimiser == "muon" and is_hidden_matrix(name, p) else 2) * p.numel() for name, p in trial.model.named_parameters())
 held = 4 * (3 * weights + remembered) / 1e6
 print(f"weights, gradients, average and optimiser: {held:.0f} MB; this kernel has held {peak_memory(settings.device()) / 1e6:.0f} MB at most so far")
 slots, looked_at = trial.optimisers.state(), "talker.layers.0.self_attn.o_proj.weight"  # one of the matrices, for later
 mean = next(slots[key] for key in (f"{looked_at}|momentum_buffer", f"{looked_at}|exp_avg") if key in slots)  # the name of Muon's one, or of AdamW's first
 del trial, some, batches, slots
-predict("10.minutes", f"{stage.steps} updates: how many minutes will the training below take on this machine?", None)
+predict(
+    "10.minutes", f"{stage.steps} updates: how many minutes will the training below take on this machine?",
+    None,
+)
 
 # %%
-predict("10.memory", "And how many MB will this kernel have held at its peak, with the activations of the largest batch?", None)
+predict(
+    "10.memory", "And how many MB will this kernel have held at its peak, with the activations of the largest batch?",
+    None,
+)
 
 # %% [markdown]
 # ## Exercise: no direction louder than another
@@ -247,7 +273,10 @@ predict("10.memory", "And how many MB will this kernel have held at its peak, wi
 # %%
 @exercise("10.even")
 def even(mean: Tensor) -> Tensor:
-    """mean (A, B) float32 -> (A, B) float32: the same directions; those above some 0.002 of the whole about equally loud."""
+    """mean (A, B) float32 -> (A, B) float32.
+
+    The same directions; those above some 0.002 of the whole about equally loud.
+    """
     ### BEGIN SOLUTION
     a, b, c = 3.4445, -4.775, 2.0315
     x = mean / mean.norm()
@@ -264,13 +293,16 @@ check("10.even")
 # %%
 loud, evened = torch.linalg.svdvals(mean / mean.norm()).cpu(), torch.linalg.svdvals(even(mean.cpu()))
 print(f"{looked_at}, {tuple(mean.shape)}, after the updates on the clock")
+print(f"{'directions':31} loudest   middle  faintest  above half the loudest  above a tenth of it")
 for name, found in (("the mean gradient", loud), ("the step that Muon makes of it", evened)):
-    print(f"{name:31} the loudest direction {found[0]:.3f}, the middle one {found.median():.1e}, the faintest {found[-1]:.1e}")
+    half, tenth = (int((found > share * found[0]).sum()) for share in (0.5, 0.1))
+    print(f"{name:31} {found[0]:7.3f} {found.median():8.1e}  {found[-1]:8.1e}  {f'{half} of {len(found)}':>22}  {f'{tenth} of {len(found)}':>19}")
 print(f"five rounds multiply a faint direction by up to 3.4445 ** 5 = {3.4445**5:.0f}")
-display(compare_curves(loud, evened, "direction, loudest first", "singular value", "Singular values of one matrix's mean gradient, and of the step that is made of it.", titles=("mean gradient", "Muon's step")))
+alt = "Singular values of one matrix's mean gradient, and of the step that is made of it."
+display(compare_curves(loud, evened, "direction, loudest first", "singular value", alt, ("mean gradient", "Muon's step"), logarithmic=True))
 
 # %% [markdown]
-# Before, one or a few directions were nearly all of it. Afterwards the next ones count as much as the first, and many more count at all; the very faintest, which are noise, still do not. One rate then fits all directions of all these matrices. Embeddings, heads and vectors are no maps of features: they stay with AdamW (`mmo.optimiser.is_hidden_matrix`).
+# Before, one direction or a few were nearly all of it. Afterwards many more count: the table says how many come near the loudest. Look at the scale: from one line to the next it is a factor of ten or more. The faintest directions are lifted as well, and are still far below; perhaps they are only noise. So the length of a step no longer hangs on one direction, and one rate serves all these matrices. Embeddings, heads and vectors are no maps of features: they stay with AdamW (`mmo.optimiser.is_hidden_matrix`).
 #
 # ## Train
 #
@@ -280,7 +312,10 @@ display(compare_curves(loud, evened, "direction, loudest first", "singular value
 # **Predict** first: an untrained head gives every one of its entries the same chance. Where does the loss of codebook 0 begin?
 
 # %%
-predict("10.start", f"The cross-entropy of codebook 0 in the first step, with {config.audio_vocab_size} entries?", None)
+predict(
+    "10.start", f"The cross-entropy of codebook 0 in the first step, with {config.audio_vocab_size} entries?",
+    None,
+)
 
 # %%
 with LossCurves(run / "log" / "t2a.jsonl", "T2A"):
@@ -293,7 +328,8 @@ reveal("10.start", round(log[0]["codebooks"][0], 2), f"where ln({config.audio_vo
 # %%
 trained_rows = sum(entry["rows"] for entry in log)
 clock = sum(entry["seconds"] for entry in log)
-print(f"{len(log)} updates, {clock / max(1, len(log)):.2f} s each ({seconds_a_step:.2f} s when tried), {trained_rows / clock:.1f} rows a second ({rows_a_second:.1f} when tried)")
+print(f"{len(log)} updates, {clock / max(1, len(log)):.2f} s each ({seconds_a_step:.2f} s when tried)")
+print(f"{trained_rows / clock:.1f} rows a second ({rows_a_second:.1f} when tried)")
 reveal("10.minutes", round(result.seconds / 60, 1), "minutes, with looking at held-out rows and saving")
 
 # %%
@@ -310,7 +346,10 @@ reveal("10.memory", round(result.memory / 1e6), f"MB: {held:.0f} for the weights
 # %%
 @exercise("10.begin")
 def begin(frames: Tensor, entries: int, stop_weight: float) -> float:
-    """frames (N,) of the answers of a batch -> the loss of codebook 0 before anything is learnt."""
+    """The loss of codebook 0 before anything is learnt.
+
+    frames (N,): of each answer of a batch.  entries: among which the head chooses.
+    """
     ### BEGIN SOLUTION
     weighted, labels = (frames + stop_weight).sum(), (frames + 1).sum()
     return math.log(entries) * float(weighted / labels)
@@ -323,7 +362,9 @@ check("10.begin")
 # %%
 lengths = (first_labels >= 0).sum(dim=1)
 lengths = lengths[lengths > 0] - 1  # without the stop
-print(f"the first batch: {len(lengths)} answers of {float(lengths.float().mean()):.0f} frames; counted {begin(lengths, config.audio_vocab_size, stage.stop_weight):.2f}, measured {log[0]['codebooks'][0]:.2f}")
+counted = begin(lengths, config.audio_vocab_size, stage.stop_weight)
+print(f"the first batch: {len(lengths)} answers of {float(lengths.float().mean()):.0f} frames")
+print(f"counted {counted:.2f}, measured {log[0]['codebooks'][0]:.2f}")
 
 # %% [markdown]
 # What the measured one has in addition is the random head's own: its logits are not quite equal, and unequal chances at random cost more than equal ones.
@@ -333,10 +374,13 @@ print(f"the first batch: {len(lengths)} answers of {float(lengths.float().mean()
 #
 # On the right, each codebook by itself. At first they all fall together; then the first ones come down far, and the later ones hardly at all. Codebooks 0 and 1 describe the sound, each from the
 # start; from codebook 2 on each describes what those before it left, closer and closer to noise. A later curve that stays high is no fault of the model.
+#
+# On the left, the audio loss is the mean over the codebooks as `codebook_weights` weighs them. The first ones count most, and they come down furthest: so it lies below the plain mean of the lines on the right.
 
 # %%
 held_out = [entry for entry in read_log(result.log_file, validation=True) if entry["validation"] == "t2a-validation"]
 print("held out, by codebook:", "  ".join(f"{loss:.2f}" for loss in held_out[-1]["codebooks"]))
+print(f"their plain mean {np.mean(held_out[-1]['codebooks']):.2f}, weighted {held_out[-1]['audio']:.2f}")
 print(f"a code drawn blindly from {config.num_codes}: {np.log(config.num_codes):.2f}")
 
 # %% [markdown]
@@ -345,29 +389,39 @@ print(f"a code drawn blindly from {config.num_codes}: {np.log(config.num_codes):
 #
 # ## The same sentence on the way
 #
-# One question, one seed, one voice; only the weights differ. **Predict:** what comes first, the voice or the words?
+# One question, one seed, one voice; only the weights differ. Two lines under each player: what the model wrote, and what the *judge*, a speech recogniser, heard of it. **Predict:** what comes first, the voice or the words?
 
 # %%
 predict("10.first", "What is right first: 'voice' or 'words'?", None)
 
 # %%
-question = "What is three plus four?"
+exam = Exam(settings, SIZES[budget], stages=("t2a",))  # holds the judge, too
+
+
+def play(spoken: dict[str, Answer]) -> None:
+    """A player for each answer, and under it what was written and what was heard; the keys are the headings."""
+    heard = exam.heard(list(spoken.values())) or [None] * len(spoken)  # None: there is no judge to listen
+    for (heading, answer), words in zip(spoken.items(), heard):
+        lines = [heading, f"written: {answer.text}"] + ([] if words is None else [f"the judge heard: {words or 'nothing'}"])
+        display(listen(answer.samples, answer.sample_rate, "\n".join(lines)))
+
+
+question, spoken = "What is three plus four?", {}
 for step, path in snapshots_of(run, "t2a"):
     assistant = Assistant.load(settings, run, path)
-    spoken = assistant.ask(question, voice=next(iter(assistant.voices), None))
-    display(listen(spoken.samples, spoken.sample_rate, f"after {step} steps: {spoken.text}"))
+    spoken[f"after {step} steps"] = assistant.ask(question, voice=next(iter(assistant.voices), None))
+play(spoken)
 
 # %% [markdown]
-# One sentence is an anecdote. So a few sentences in every voice, at each snapshot: the judge (a speech recogniser) says how many words are right, and the *portrait* of a voice, the mean spectrum of its recordings, whose voice it is: right
+# One sentence is an anecdote. So a few sentences in every voice, at each snapshot: the judge says how many of the written words are heard, and the *portrait* of a voice, the mean spectrum of its recordings, whose voice it is: right
 # where the answer is nearer to the portrait that was asked for than to any other.
 
 # %%
-exam = Exam(settings, SIZES[budget], stages=("t2a",))
 ward = Ward(settings)  # holds the portraits
 tried = spread_voices(of_tier(exam.said, "sentence"), 6 if budget == "full" else 2)
 found = {}
 for step, path in snapshots_of(run, "t2a"):
-    said = Candidate(path, exam).answer(exam.text_prompts(tried), f"after {step} steps", speech=True)
+    said = Candidate(path, exam).generator.generate_batch(exam.text_prompts(tried))
     heard = exam.heard(said)
     words = {"words": max(0.0, 1 - (measures.word_errors([each.text for each in said], heard, exam.split).wer or 0.0))} if heard else {}
     likeness = [ward.nearer(each.samples, item.voice) > 0 for each, item in zip(said, tried) if item.voice in ward.portraits] if len(ward.portraits) > 1 else []
@@ -389,11 +443,11 @@ reveal("10.first", first[0] if len(first) == 1 else "both at once" if first else
 # %%
 assistant = Assistant.load(settings, run)
 print(assistant.which)
+spoken = {}
 for number, item in enumerate(spread_voices(of_tier(exam.said, "sentence"), 2)):
     voice = item.voice if item.voice in assistant.voices else None
-    spoken = assistant.ask(item.question, voice=voice, seed=number)
-    print(f"asked: {item.question}   wanted: {item.truth}")
-    display(listen(spoken.samples, spoken.sample_rate, f"{voice}: {spoken.text}"))
+    spoken[f"{voice}, asked: {item.question} (wanted: {item.truth})"] = assistant.ask(item.question, voice=voice, seed=number)
+play(spoken)
 
 # %% [markdown]
 # ## What was forgotten?
@@ -402,7 +456,7 @@ for number, item in enumerate(spread_voices(of_tier(exam.said, "sentence"), 2)):
 # `sentence` (the answer was known as text, and its words were spoken in other sentences), `pair` (known as text, but some pair of its words was never spoken), `fact` (in no text: to be worked out). **Predict** before you run it.
 
 # %%
-predict("10.forgotten", "Will it answer written questions better, the same or worse than before T2A? 'better', 'same' or 'worse'", None)
+predict("10.forgotten", "Written questions after T2A: answered 'better', 'same' or 'worse' than before?", None)
 
 # %%
 thinker = OmniModel(config)
@@ -418,11 +472,13 @@ for name, model in (("before", thinker), ("after", result.model_file)):
 for tier, items in papers.items():
     if items:
         before, after = hits["before", tier], hits["after", tier]
-        print(f"{tier:9} {before.mean():4.0%} -> {after.mean():4.0%} of {len(items)} right; {int((before & ~after).sum())} lost, {int((~before & after).sum())} won")
+        lost, won = int((before & ~after).sum()), int((~before & after).sum())
+        print(f"{tier:9} {before.mean():4.0%} -> {after.mean():4.0%} of {len(items)} right; {lost} lost, {won} won")
 before, after = (np.concatenate([hits[name, tier] for tier in papers]) for name in ("before", "after"))
 change = measures.interval(after.astype(int) - before.astype(int), np.ones(len(after), dtype=int))
 print(f"all together: {after.mean() - before.mean():+.1%}, 95 % interval {change[0]:+.1%} to {change[1]:+.1%}")
-reveal("10.forgotten", "same" if change[0] <= 0 <= change[1] else "better" if change[0] > 0 else "worse", "(\"better\" and \"worse\" only where the interval leaves 0 out)")
+verdict = "same" if change[0] <= 0 <= change[1] else "better" if change[0] > 0 else "worse"
+reveal("10.forgotten", verdict, '("better" and "worse" only where the interval leaves 0 out)')
 
 # %% [markdown]
 # Each row of T2A carries its text, too, and its text loss is the rehearsal: what stands in the rows is kept, what does not is left to chance. What else could be forgotten? Nothing: it could neither hear nor see.
@@ -439,7 +495,7 @@ quiz("10")
 # ## Summary
 #
 # - One matrix of hidden states is all that passes from the Thinker to the Talker, and it is enough to speak from.
-# - The past is made untrustworthy, so that the bridge is read. The rate warms up and falls, a step favours no direction that stands out of the noise, the average of the weights is kept.
+# - The past is made untrustworthy, so that the bridge is read. The rate warms up and falls, a step of Muon lets many directions count, the average of the weights is kept.
 # - The first codebooks are learnt first, and best; a loss is not speech.
 # - Where a loss begins can be counted beforehand, and so can what a training costs; what it made forgotten can only be asked.
 #

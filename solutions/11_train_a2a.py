@@ -39,9 +39,8 @@ from mmo.checkpoint import latest_weights, snapshots_of, stage_file
 from mmo.config import IGNORE
 from mmo.course import check, exercise, hint, predict, quiz, reveal, solution
 from mmo.course.cost import print_beside, try_passes
-from mmo.course.pictures import show_maps
 from mmo.data import written_down
-from mmo.display import LossCurves, listen, show_delay
+from mmo.display import LossCurves, drawing, finish, listen, show_delay
 from mmo.examination import SIZES, Candidate, Exam, of_tier
 from mmo.features import read_sound
 from mmo.measures import words
@@ -74,7 +73,15 @@ features = exam.hear(asked)
 reveal("11.placeholders", len(features[0]), f"vectors of {features[0].shape[1]} numbers")
 
 # %%
-display(show_maps([features[0]], ["a row a placeholder (60 ms), a column a number"], columns=1, size=8.0, alt=f"The question's features: {len(features[0])} rows of {features[0].shape[1]} numbers."))
+length, size = features[0].shape
+with drawing(min(9.0, 2.0 + 1.6 * 0.06 * length), 2.4) as figure:  # as wide as the spectrogram above
+    axes = figure.add_subplot()
+    changes = features[0] - features[0].mean(dim=0)  # what is the same all the time would be a stripe
+    axes.imshow(changes.T, aspect="auto", cmap="cividis", interpolation="nearest", extent=(0, 0.06 * length, size - 0.5, -0.5))
+    axes.set(xlabel="seconds", ylabel="number of the vector")
+    axes.set_title("a column a placeholder, 60 ms; each number less its mean")
+    axes.grid(False)
+    display(finish(figure, f"The question's features: {length} columns, one every 60 ms, of {size} numbers each."))
 
 # %% [markdown]
 # ## How well is it heard?
@@ -91,7 +98,7 @@ display(show_maps([features[0]], ["a row a placeholder (60 ms), a column a numbe
 # %%
 @exercise("11.word_errors")
 def word_errors(wanted: list[str], heard: list[str]) -> int:
-    """Edit distance in words (Levenshtein)."""
+    """Edit distance in words (Levenshtein): the least number of edits."""
     ### BEGIN SOLUTION
     row = list(range(len(heard) + 1))
     for i, word in enumerate(wanted, 1):
@@ -112,7 +119,8 @@ errors = [word_errors(words(item.question), words(text)) for item, text in zip(a
 said = [len(words(item.question)) for item in asked]
 for voice in sorted({item.voice for item in asked}):
     own = [n for n, item in enumerate(asked) if item.voice == voice]
-    print(f"{voice}: {sum(errors[n] for n in own) / sum(said[n] for n in own):6.1%} of the words wrong, {np.mean([errors[n] == 0 for n in own]):.0%} of the questions heard whole")
+    share, whole = sum(errors[n] for n in own) / sum(said[n] for n in own), np.mean([errors[n] == 0 for n in own])
+    print(f"{voice}: {share:6.1%} of the words wrong, {whole:.0%} of the questions heard whole")
 assert sum(errors) == measures.word_errors([item.question for item in asked], heard).errors.sum()
 
 # %% [markdown]
@@ -136,7 +144,8 @@ assert sum(errors) == measures.word_errors([item.question for item in asked], he
 block = exam.tokenizer.encode(think_block(asked[0].question))
 print(think_block(asked[0].question) + asked[0].truth)
 chosen = len(exam.tokenizer.encode(asked[0].question + "\n</think>"))  # it is given how a block opens, and the empty line behind it
-print(f"\n{len(block)} tokens that nobody hears stand in front of the answer. The model writes {chosen} of them, the others are given: {chosen} steps more until the first sound")
+print(f"\n{len(block)} tokens that nobody hears stand in front of the answer.")
+print(f"The model writes {chosen} of them, the others are given: {chosen} steps more until the first sound")
 
 # %% [markdown]
 # ## Exercise: where the sound begins
@@ -149,7 +158,11 @@ print(f"\n{len(block)} tokens that nobody hears stand in front of the answer. Th
 # %%
 @exercise("11.begins")
 def sound_begins(text: list[int], first: int, end: int, closing: list[int]) -> int:
-    """The place in `text` of the first token that is spoken."""
+    """The place in `text` of the first token that is spoken.
+
+    text: token ids.  first, end: the answer is text[first:end].
+    closing: the ids that end a think block.
+    """
     ### BEGIN SOLUTION
     for at in range(first, min(end, first + 50)):
         if text[at : at + len(closing)] == closing:
@@ -164,24 +177,29 @@ check("11.begins")
 # %%
 markers = Markers.from_tokenizer(exam.tokenizer)
 example = min(exam.said, key=lambda item: item.codes.shape[1])  # a short one, so that all of it can be seen
-text = exam.tokenizer.conversation([{"role": "user", "content": example.question}, {"role": "assistant", "content": written_down(example.question, exam.tokenizer) + example.truth}])
+answered = written_down(example.question, exam.tokenizer) + example.truth
+text = exam.tokenizer.conversation([{"role": "user", "content": example.question}, {"role": "assistant", "content": answered}])
 first, end = find_assistant_ranges(text, markers.assistant, markers.end)[-1]
 begins = sound_begins(text, first, end, list(markers.think_end))
 row = build_row(text, example.codes, settings.model, markers)
 written, spoken = (row.text_labels != IGNORE).nonzero()[:, 0], (row.audio_labels[0] != IGNORE).nonzero()[:, 0]
-print(f"answer from token {first}, sound from token {begins}: {len(written)} text labels, {begins - first} of them of the block; codebook 0 has its first label at position {int(spoken[0])}")
+print(f"answer from token {first}, sound from token {begins}: {len(written)} text labels, {begins - first} of them of the block")
+print(f"codebook 0 has its first label at position {int(spoken[0])}")
 assert int(spoken[0]) == begins  # inputs and labels are shifted by one: it answers position `begins`, whose text is the answer's first token
-upto = min(row.input_ids.shape[1], first + 40)
+upto = min(row.input_ids.shape[1], first + 28)
 tokens = [exam.tokenizer.tokenizer.id_to_token(int(each)).replace("Ġ", " ").replace("Ċ", "\\n") for each in row.input_ids[-1, first:upto]]
-display(show_delay(row.input_ids[:, first:upto], settings.model, begins - first, tokens))
+display(show_delay(row.input_ids[:, first:upto], settings.model, begins - first, tokens, label="the sound begins"))
 
 # %% [markdown]
-# All of it is written, and every token of it is a text label; the codes begin at the line, as if no block stood there.
+# All of it is written, and every token of it is a text label. The sound begins at the line, as if no block stood there: the first code is the label at the line and the input one position later.
 
 # %%
 passes = planned_passes(settings, "a2a", budget, None)
 for stage in passes:
-    print(f"{stage.name:14} learning: {stage.trainable:10} {stage.steps} steps, {stage.draws.silent:.0%} of its own rows silent, {stage.draws.write_down * stage.draws.question[0]:.0%} written down first, rehearsal: {', '.join(f'{each.share:.0%} {each.data[0]}' for each in stage.rehearsal) or 'none'}")
+    written_first = stage.draws.write_down * stage.draws.question[0]
+    print(f"{stage.name:14} learning: {stage.trainable}, {stage.steps} steps")
+    print(f"{'':14} of its own rows {stage.draws.silent:.0%} silent, {written_first:.0%} written down first")
+    print(f"{'':14} rehearsal: {', '.join(f'{each.share:.0%} {each.data[0]}' for each in stage.rehearsal) or 'none'}")
 
 # %% [markdown]
 # ## Exercise: whose labels are they?
@@ -194,7 +212,12 @@ for stage in passes:
 # %%
 @exercise("11.labels")
 def label_shares(shares: Tensor, silent: Tensor, written: Tensor, spoken: Tensor) -> Tensor:
-    """All (S,), S sources -> (2, S): each source's share of the text labels, and of the audio labels of a codebook."""
+    """(2, S): each source's share of the text labels, and of the audio labels of a codebook.
+
+    All (S,), S sources.
+    shares: of the rows.  silent: the share of a source's rows without sound.
+    written, spoken: labels of a row in text, and in a codebook where it is not silent.
+    """
     ### BEGIN SOLUTION
     labels = torch.stack((shares * written, shares * (1 - silent) * spoken))
     return labels / labels.sum(dim=1, keepdim=True)
@@ -233,7 +256,10 @@ for name, text_labels, sound_labels in zip(sources, *found.tolist()):
 # %%
 @exercise("11.cost")
 def operations(weights: Tensor, learns: Tensor) -> int:
-    """weights (P,) int64, learns (P,) bool, parts in the order of the data -> operations a position, forward and backward."""
+    """Operations a position, forward and backward.
+
+    weights (P,) int64, learns (P,) bool: of each part, in the order of the data.
+    """
     ### BEGIN SOLUTION
     behind = (learns.cumsum(0) - learns.long()) > 0  # something in front of the part learns
     return int(2 * (weights * (1 + learns.long() + behind.long())).sum())
@@ -258,14 +284,24 @@ del model  # training loads its own; a mixture of mini's size takes 1.3 GB
 # ## What it costs, before it is paid
 #
 # A few updates of each pass on the clock; they are thrown away. From these lines and the numbers of updates above you can tell the minutes.
+# The count above was of projector and Thinker. In the second pass the Talker runs as well, in the share of the updates that its line names: so on the clock the first pass is cheaper still.
 
 # %%
 trials = try_passes(settings, passes, before, exam.encoders)
+clock = [trial.seconds / trial.positions for trial in trials]
+print(f"a position of the first pass takes {clock[0] / clock[-1]:.0%} of the time of one of the second; counted were {alone / together:.0%}")
 print(f"this kernel has held {peak_memory(settings.device()) / 1e6:.0f} MB at most so far")
-predict("11.minutes", f"{' and '.join(str(stage.steps) for stage in passes)} updates: how many minutes will both passes take together?", None)
+updates = " and ".join(str(stage.steps) for stage in passes)
+predict(
+    "11.minutes", f"{updates} updates: how many minutes will both passes take together?",
+    None,
+)
 
 # %%
-predict("11.right", "Which share of the questions, in percent, will be answered rightly when it is done?", None)
+predict(
+    "11.right", "Which share of the questions, in percent, will be answered rightly when it is done?",
+    None,
+)
 
 # %%
 with LossCurves(run / "log" / "a2a.jsonl", "A2A"):
@@ -283,8 +319,16 @@ reveal("11.minutes", round(result.seconds / 60, 1), "minutes, with looking at he
 # %%
 spoken_entries = [entry for entry in read_log(result.log_file, validation=True) if any(entry["codebooks"])]
 earlier = read_log(run / "log" / "t2a.jsonl", validation=True)[-1:]  # none where the shipped weights were gone on from
-for name, entry in [("at the end of T2A", each) for each in earlier] + [(f"A2A, step {each['step'] + 1}", each) for each in spoken_entries]:
-    print(f"{name:18} {entry['validation']}, by codebook: " + "  ".join(f"{loss:.2f}" for loss in entry["codebooks"]))
+entries = [("at the end of T2A", each) for each in earlier] + [(f"A2A, step {each['step'] + 1}", each) for each in spoken_entries]
+print(f"{'codebook':34}" + "".join(f"{k:6}" for k in range(settings.model.num_codebooks)))
+for name, entry in entries:
+    print(f"{name:18} {entry['validation']:14} " + "".join(f"{loss:6.2f}" for loss in entry["codebooks"]))
+if earlier and len(spoken_entries) > 1:
+    before_it, risen, at_the_end = (each["codebooks"][0] for each in (earlier[0], spoken_entries[0], spoken_entries[-1]))
+    print(f"\ncodebook 0: {before_it:.2f} before A2A, {risen:.2f} when all weights have begun to learn, {at_the_end:.2f} at the end")
+
+# %% [markdown]
+# So they rise first, the first codebooks most, and then come down again. How much of it is won back by the end of this notebook, the last line says; [notebook 12](12_train_i2t.ipynb) goes on from there, and prints them once more. And the text:
 
 # %%
 for entry in read_log(result.log_file, validation=True):
@@ -336,10 +380,11 @@ for name, part in (("written down rightly", written_right), ("written down wrong
     if part.any():
         print(f"{name:24} {part.sum():3} questions, {np.mean(np.array(right['spoken'])[part]):.0%} answered rightly")
 for n in [n for n, each in enumerate(own) if each][:5]:
-    print(f"  {asked[n].voice}: {asked[n].question} | heard: {answers[n].heard} | answered: {answers[n].text}")
+    print(f"  {asked[n].voice} asked: {asked[n].question}")
+    print(f"       heard: {answers[n].heard}   answered: {answers[n].text}")
 
 # %% [markdown]
-# **Heard three times.** "Fifteen" and "sixteen" lie near each other. Played a little slower and a little faster the same question sounds otherwise, to the frozen encoder too, and the mistakes are others. So the model hears it at each speed of
+# **Heard three times.** "Fifteen" and "sixteen" lie near each other. Played a little slower and a little faster the same question sounds different, to the frozen encoder too, and the mistakes differ. So the model hears it at each speed of
 # `Decoding.hearings`, and every word of the block is the one that all hearings together find likeliest: their log-probabilities are added (`agree` in `mmo/generation.py`). No weight is learnt for it; it costs a batch of three for the dozen tokens of the block.
 # **Predict:** how many of these questions are written down rightly then?
 
@@ -353,8 +398,11 @@ written_again = np.array([measures.same_words(answer.heard, item.question) for i
 right_again = np.array([measures.same_words(answer.text, truth) for answer, truth in zip(together, truths)])
 for name, wrote, hits in (("heard once", written_right, right["spoken"]), ("heard at each speed", written_again, right_again)):
     print(f"{name:20} {np.mean(wrote):5.0%} written down rightly, {np.mean(hits):5.0%} answered rightly")
+for what, once, again in (("written down", written_right, written_again), ("answered", np.array(right["spoken"]), right_again)):
+    print(f"{what:12} of {len(asked)} questions {int((again & ~once).sum())} were put right, {int((once & ~again).sum())} were put wrong")
 for n in [n for n in range(len(asked)) if written_again[n] != written_right[n]][:5]:
-    print(f"  {asked[n].voice}: {asked[n].question} | once: {answers[n].heard} | together: {together[n].heard}")
+    print(f"  {asked[n].voice} asked: {asked[n].question}")
+    print(f"        once: {answers[n].heard}\n    together: {together[n].heard}")
 reveal("11.again", round(100 * float(np.mean(written_again))), "percent")
 
 # %% [markdown]
@@ -374,7 +422,7 @@ print(f"with another question's sound: {np.mean(hits):.0%} right")
 # The same written questions, before and after this stage.
 
 # %%
-predict("11.forgotten", "Will written questions be answered better, the same or worse after A2A?", None)
+predict("11.forgotten", "Will written questions be answered 'better', 'the same' or 'worse' after A2A?", None)
 
 # %%
 read = measures.spread(of_tier(exam.said, "sentence"), count)
@@ -382,15 +430,17 @@ known = {}
 for name, path in (("before", before), ("after", stage_file(run, "a2a"))):
     texts = Candidate(path, exam).texts(exam.text_prompts(read), f"{name} A2A")
     known[name] = np.array([measures.same_words(text, item.truth) for text, item in zip(texts, read)], dtype=int)
-    print(f"{name} A2A: {known[name].mean():.0%} of {len(read)} written questions right")
+for name, hits in known.items():
+    print(f"{name + ' A2A:':11} {hits.mean():4.0%} of {len(read)} written questions right")
 change = measures.interval(known["after"] - known["before"], np.ones(len(read), dtype=int))
 print(f"question by question: {np.mean(known['after'] - known['before']):+.1%}, 95 % interval {change[0]:+.1%} to {change[1]:+.1%}")
-reveal("11.forgotten", "the same" if change[0] <= 0 <= change[1] else "better" if change[0] > 0 else "worse", "(\"better\" and \"worse\" only where the interval leaves 0 out)")
+verdict = "the same" if change[0] <= 0 <= change[1] else "better" if change[0] > 0 else "worse"
+reveal("11.forgotten", verdict, '("better" and "worse" only where the interval leaves 0 out)')
 
 # %% [markdown]
 # ## Ask aloud
 #
-# And on the way there: one question, one voice, one seed, asked of each snapshot and of the model before A2A. **Predict:** when is the answer right for the first time?
+# First, the way there: one question, one voice, one seed, asked of each snapshot and of the model before A2A. **Predict:** when is the answer right for the first time?
 
 # %%
 predict("11.first", "After how many steps is this question first answered rightly?", None)
@@ -403,9 +453,9 @@ prompt = replace(prompts[hear], speaker=voice, seed=0)
 first_right = None
 for step, path in [(0, before), *snapshots_of(run, "a2a")]:
     writes = step > passes[0].steps  # before, nobody has learnt to write down what is heard
-    answer = Candidate(path, exam).answer([prompt], f"step {step}", True, replace(exam.decoding, write_down=writes))[0]
+    answer = Candidate(path, exam).generator.generate_batch([prompt], replace(exam.decoding, write_down=writes))[0]
     first_right = step if first_right is None and measures.same_words(answer.text, asked[hear].truth) else first_right
-    display(listen(answer.samples, answer.sample_rate, f"after {step} steps: {answer.text}"))
+    display(listen(answer.samples, answer.sample_rate, f"after {step} steps, written: {answer.text}"))
 reveal("11.first", "never" if first_right is None else first_right, "" if first_right is None else "steps")
 
 # %% [markdown]
@@ -415,9 +465,13 @@ reveal("11.first", "never" if first_right is None else first_right, "" if first_
 assistant = Assistant.load(settings, run)
 for n, item in enumerate(asked[:4]):
     sound = read_sound(item.question_sound)
-    spoken = assistant.ask(sound=sound, voice=list(assistant.voices)[n % max(1, len(assistant.voices))] if assistant.voices else None, seed=n)
+    voices = list(assistant.voices)
+    spoken = assistant.ask(sound=sound, voice=voices[n % len(voices)] if voices else None, seed=n)
     display(listen(sound, 16_000, f"asked by {item.voice}: {item.question}"))
-    display(listen(spoken.samples, spoken.sample_rate, f"heard: {spoken.heard} answered: {spoken.text}"))
+    display(listen(spoken.samples, spoken.sample_rate, f"it heard: {spoken.heard}\nit answers: {spoken.text}"))
+
+# %% [markdown]
+# Where an answer is not what was asked for, look at what it heard, the words of its block: misheard is not misunderstood.
 
 # %% [markdown]
 # ## Four questions
@@ -433,7 +487,7 @@ quiz("11")
 # - The projector is a dictionary from sounds to the Thinker's own language, and it is learnt against two frozen sides first.
 # - It can only be as good as the frozen encoder's features; the encoder's own transcript, read as text, tells roughly how good they are.
 # - Most of what the Thinker can do with words it can do with what it hears, once it has written it down rightly.
-# - The same sound at other speeds brings other mistakes; what all hearings agree on is more often right.
+# - The same sound at other speeds brings other mistakes. What all hearings agree on can put some of them right; whether it also puts some wrong is counted question by question.
 # - What is not rehearsed may be forgotten; a little text in each batch keeps it, and a count before and after says whether it did.
 #
 # **Often mistaken.** *"The Thinker gets the words."* It gets a vector every 60 ms; words stand only where it has written them itself. *"The audio loss trains hearing."* It trains speaking; hearing is learnt from the text loss.

@@ -31,26 +31,27 @@ from collections import Counter
 from dataclasses import replace
 from textwrap import fill
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from pyarrow.parquet import read_table
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from mmo import measures
 from mmo.assistant import Assistant
 from mmo.checkpoint import latest_weights, snapshots_of, stage_file
 from mmo.course import check, exercise, hint, predict, quiz, reveal, solution
 from mmo.course.cost import print_beside, try_passes
-from mmo.course.pictures import show_maps
+from mmo.course.pictures import bare, show_maps
 from mmo.data import find_files
-from mmo.display import LossCurves, finish, listen, show_image
+from mmo.display import LossCurves, drawing, finish, listen, show_image
 from mmo.examination import SIZES, Candidate, Exam, of_tier
 from mmo.measures import words
 from mmo.profiles import profile as find_profile
 from mmo.profiles import run_dir
 from mmo.rows import parse_conversation
 from mmo.training import peak_memory, planned_passes, read_log, read_picture, train
+from mmo.vision_encoder import moved
 from mmo.world.text import COLOURS, NUMBERS, SHAPES
 
 settings = find_profile(profile)
@@ -61,15 +62,17 @@ shown = measures.spread(of_tier(exam.shown, "sentence"), count)
 
 
 def gallery(items, captions):
-    """Pictures in a row, each under its words."""
-    figure, axes = plt.subplots(1, len(items), figsize=(2.3 * len(items), 3.0), layout="constrained", squeeze=False)
-    for axis, item, caption in zip(axes[0], items, captions):
-        axis.imshow(read_picture(item.picture))
-        axis.set_title(fill(caption, 26), fontsize=7)
-        axis.axis("off")
-    picture = finish(figure, "Pictures side by side, each under its words: " + " | ".join(captions))
-    plt.close(figure)
-    display(picture)
+    """Pictures in rows of three, each under its words."""
+    rows = -(-len(items) // 3)
+    with drawing(7.5, 3.0 * rows) as figure:
+        places = figure.subplots(rows, 3, squeeze=False).ravel()
+        for axes in places[len(items) :]:
+            axes.set_visible(False)
+        for axes, item, caption in zip(places, items, captions):
+            axes.imshow(read_picture(item.picture))
+            axes.set_title(fill(caption, 30), fontsize=9)
+            bare(axes)
+        display(finish(figure, "Pictures, each under its words: " + " | ".join(captions)))
 
 
 # %% [markdown]
@@ -88,19 +91,23 @@ print(f"{len(features)} pictures, each {tuple(features[0].shape)}: patches by nu
 # %%
 side = round(len(features[0]) ** 0.5)
 grids = [features[0].norm(dim=1), *features[0][:, :8].T]
-display(show_maps([each.view(side, side) for each in grids], ["length", *(f"number {n}" for n in range(8))], columns=9, size=1.1, alt="Features of the first picture over its patches."))
+names = ["length", *(f"number {n}" for n in range(8))]
+display(show_maps([each.view(side, side) for each in grids], names, columns=5, alt="Features of the first picture over its patches."))
 
 # %% [markdown]
 # ## Exercise: right without looking
 #
 # *Exercise 12.blind · difficulty ●○○ · importance ●●○ · 5 minutes · 2 points · stuck? `hint("12.blind")`*
 #
-# Before any training, the floor: how much would be right with closed eyes? Who only knows the answers of the training gives the most frequent one, always (of equally frequent ones the first).
+# Before any training, the floor: how much would be right with closed eyes? Someone who knows only the training answers always gives the most frequent one (of equally frequent ones the first).
 
 # %%
 @exercise("12.blind")
 def blind(seen: list[str], asked: list[str]) -> float:
-    """seen: answers of the training, asked: right answers of the test -> share that is right with closed eyes."""
+    """The share that is right with closed eyes.
+
+    seen: answers of the training.  asked: right answers of the test.
+    """
     ### BEGIN SOLUTION
     answer = max(dict.fromkeys(seen), key=seen.count)
     return asked.count(answer) / len(asked)
@@ -112,7 +119,8 @@ check("12.blind")
 
 # %%
 passes = planned_passes(settings, "i2t", budget, None)
-learnt = [parse_conversation(cell)[-1]["content"] for path in find_files(settings.data_dir, passes[-1].data) for cell in read_table(path, columns=["conversations"])["conversations"].to_pylist()]
+tables = [read_table(path, columns=["conversations"]) for path in find_files(settings.data_dir, passes[-1].data)]
+learnt = [parse_conversation(cell)[-1]["content"] for table in tables for cell in table["conversations"].to_pylist()]
 truths = [item.truth for item in shown]
 
 
@@ -136,7 +144,8 @@ for name, kind in (("colour", set(COLOURS)), ("shape", set(SHAPES)), ("place", {
 
 # %%
 for stage in passes:
-    print(f"{stage.name:14} learning: {stage.trainable:12} {stage.steps} steps, rehearsal: {', '.join(f'{each.share:.0%} {each.data[0]}' for each in stage.rehearsal) or 'none'}")
+    print(f"{stage.name:14} learning: {stage.trainable}, {stage.steps} steps")
+    print(f"{'':14} rehearsal: {', '.join(f'{each.share:.0%} {each.data[0]}' for each in stage.rehearsal) or 'none'}")
 
 # %% [markdown]
 # What will it cost? Again a few updates of each pass on the clock, thrown away. A picture takes 64 positions: more than most spoken questions, and far more than its caption.
@@ -145,10 +154,17 @@ for stage in passes:
 before, _ = latest_weights(settings, run, before="i2t")
 trials = try_passes(settings, passes, before, exam.encoders)
 print(f"this kernel has held {peak_memory(settings.device()) / 1e6:.0f} MB at most so far")
-predict("12.minutes", f"{' and '.join(str(stage.steps) for stage in passes)} updates: how many minutes will both passes take together?", None)
+updates = " and ".join(str(stage.steps) for stage in passes)
+predict(
+    "12.minutes", f"{updates} updates: how many minutes will both passes take together?",
+    None,
+)
 
 # %%
-predict("12.hardest", "What will be wrong most often: 'size', 'colour', 'shape', 'place' or 'number'?", None)
+predict(
+    "12.hardest", "What will be wrong most often: 'size', 'colour', 'shape', 'place' or 'number'?",
+    None,
+)
 
 # %%
 with LossCurves(run / "log" / "i2t.jsonl", "I2T"):
@@ -163,9 +179,15 @@ reveal("12.minutes", round(result.seconds / 60, 1), "minutes, with looking at he
 # The codebooks on the right are nearly all rehearsal; new is only that some answers are spoken behind a picture. (The minutes are those of the machine and the hour; the line at the top is of the whole notebook.) On held-out rows, all that was measured on the way, the text loss of each task and the codebooks:
 
 # %%
-for entry in read_log(result.log_file, validation=True):
-    codebooks = "  ".join(f"{loss:.2f}" for loss in entry["codebooks"]) if any(entry["codebooks"]) else "nothing spoken"
-    print(f"step {entry['step'] + 1:5}  {entry['validation']:15} text {entry['text']:.3f}   codebooks {codebooks}")
+entries = [("T2A", each) for each in read_log(run / "log" / "t2a.jsonl", validation=True)[-1:]]  # none where shipped weights were gone on from
+entries += [(str(each["step"] + 1), each) for each in read_log(result.log_file, validation=True)]
+print(f"{'step':>5}  {'held out':15}{'text':>6}   codebook" + "".join(f"{k:6}" for k in range(settings.model.num_codebooks)))
+for step, entry in entries:
+    codebooks = "".join(f"{loss:6.2f}" if any(entry["codebooks"]) else f"{'–':>6}" for loss in entry["codebooks"])
+    print(f"{step:>5}  {entry['validation']:15}{entry['text']:6.3f}   {'':8}{codebooks}")
+
+# %% [markdown]
+# A dash: nothing was spoken in these rows. The line `T2A` on top is where T2A ended (notebook 10; there is none where you went on from the shipped weights). In A2A the first codebooks had risen above it; here they come down again, while speech is rehearsed. Compare the last spoken line with the first.
 
 # %% [markdown]
 # ## Look, then say
@@ -185,12 +207,21 @@ if len(wrong) > 1:
 # %% [markdown]
 # ## Several looks
 #
-# A picture that is moved by three pixels falls otherwise into its patches, and where the eyes mistook a cross for a star they may not do so again. So look several times: `exam.seen_prompts` moves each picture by the shares of its sides in `Decoding.looks`, and of every word of the answer the one is taken that all looks together find likeliest, their
+# A picture that is moved by three pixels falls differently into its patches (the white lines below), and where the eyes mistook a cross for a star they may not do so again. So look several times: `exam.seen_prompts` moves each picture by the shares of its sides in `Decoding.looks`, and of every word of the answer the one is taken that all looks together find likeliest, their
 # log-probabilities added: `agree` in `mmo/generation.py`, by which notebook 11 brought its hearings together. Nothing is learnt for it. The first look speaks the answer; the others leave when the text has ended.
 
 # %%
 looks = exam.decoding.looks
-print("moved down and right, in shares of the sides:", "  ".join(f"{down:+.3f} {right:+.3f}" for down, right in looks))
+shifted, names = [], []
+for down, right in looks:
+    pixels = np.array(moved(read_picture(shown[0].picture), down, right))
+    height, width, _ = pixels.shape
+    for edge in range(1, side):  # white lines where one patch ends and the next begins
+        pixels[edge * height // side] = pixels[:, edge * width // side] = 255
+    shifted.append(pixels)
+    steps = ((round(down * height), "down", "up"), (round(right * width), "right", "left"))
+    names.append("\n".join(f"{abs(step)} pixels {one if step > 0 else other}" for step, one, other in steps if step) or "as it is")
+display(show_maps(shifted, names, columns=5, alt="The first picture at each look, under the lines between its patches."))
 prompts, at_once = exam.seen_prompts(shown), hits
 texts = candidate.texts(prompts, f"{len(looks)} looks")
 hits = torch.tensor([text.strip() == item.truth for text, item in zip(texts, shown)])
@@ -216,6 +247,12 @@ def kind(word: str) -> str:
     return "shape" if word.rstrip("s") in shapes or word == "crosses" else "colour"
 
 
+def things(text: str) -> list[tuple[str, str]]:
+    """Colour and shape of each single thing that a description names."""
+    said = words(text)
+    return [(colour, shape) for colour, shape in zip(said, said[1:]) if shape in shapes]
+
+
 missed = Counter()
 for text, item in zip(texts, shown):
     said, meant = ([word for word in words(each) if word != "of"] for each in (text, item.truth))  # "left of" is as long as "above"
@@ -223,7 +260,9 @@ for text, item in zip(texts, shown):
         missed.update({kind(truth) for word, truth in zip(said, meant) if word != truth and truth not in {"a", "an"}})
     elif text.strip() != item.truth:
         missed["size"] += 1  # a size left out, or one too many, changes the number of words
-print("descriptions with a wrong …", dict(missed.most_common()))
+print("descriptions with a wrong …", ", ".join(f"{name} {times}" for name, times in missed.most_common()) or "none")
+twice = [n for n in range(len(shown)) if not hits[n] and len(set(things(texts[n]))) < len(things(texts[n]))]
+print(f"{len(twice)} of {int((~hits).sum())} wrong descriptions name one thing twice")
 most = max(missed.values(), default=0)
 worst = [name for name, times in missed.items() if times == most] or ["none"]
 reveal("12.hardest", worst, "(equally: each counts)" if len(worst) > 1 else "")
@@ -233,13 +272,16 @@ reveal("12.hardest", worst, "(equally: each counts)" if len(worst) > 1 else "")
 #
 # *Exercise 12.told · difficulty ●○○ · importance ●●○ · 6 minutes · 2 points · stuck? `hint("12.told")`*
 #
-# That count is hard on one kind of answer. "A blue square below a large red circle" has nearly every word wrong where "a large red circle above a blue square" is meant, and is true: only the wrong thing was named first. Whether a thing is seen, and whether it is named first, are two skills. So turn
+# A count of words knows nothing of things. A description that names one thing twice has colour and shape wrong at once. And on another kind of answer the count is too hard: "A blue square below a large red circle" has nearly every word wrong where "a large red circle above a blue square" is meant, and is true: only the wrong thing was named first. Whether a thing is seen, and whether it is named first, are two skills. So turn
 # a caption round: the other thing first, and the relation as it looks from there. What has no relation (one thing, or a number of them) stays as it is.
 
 # %%
 @exercise("12.told")
 def told(said: list[str]) -> list[str]:
-    """The words of a caption -> the words of the same picture's caption, told from the other thing."""
+    """The words of the same picture's caption, told from the other thing.
+
+    said: the words of a caption.
+    """
     ### BEGIN SOLUTION
     turned = {"above": "below", "below": "above", "left": "right", "right": "left"}
     at = next((n for n, word in enumerate(said) if word in turned), None)
@@ -258,13 +300,15 @@ check("12.told")
 two = [n for n, item in enumerate(shown) if set(words(item.truth)) & places]  # pictures of two things
 from_the_other = [n for n in two if not hits[n] and words(texts[n]) == told(words(shown[n].truth))]
 wrong_in_two = sum(not hits[n] for n in two)
-print(f"{wrong_in_two} of {len(two)} descriptions of two things are wrong word for word; {len(from_the_other)} of them tell the same picture from its other thing")
+print(f"{wrong_in_two} of {len(two)} descriptions of two things are wrong word for word; of these")
+print(f"{len(from_the_other):3} tell the same picture from its other thing")
+print(f"{len(set(two) & set(twice)):3} name one thing twice")
 print(f"seen rightly, whichever is named first: {float(hits.float().mean()) + len(from_the_other) / len(hits):.0%} of all {len(hits)}")
 if from_the_other:
     gallery([shown[n] for n in from_the_other[:6]], [f"it says: {texts[n]}" for n in from_the_other[:6]])
 
 # %% [markdown]
-# What is wrong from either side is a matter of the eyes, or of what was made of their vectors; what is wrong from one side only is a matter of the order. Where none tells its picture from the other thing, the order is no part of the mistakes. Look at the wrong ones above: some may say one thing twice, the second in the colour and shape of the first.
+# What is wrong from either side is a matter of the eyes, or of what was made of their vectors; what is wrong from one side only is a matter of the order. Where none tells its picture from the other thing, the order is no part of the mistakes here. Where many name one thing twice, the mistake is not one colour taken for another, nor one shape: one of the two things is named in the colour and shape of the other. Look at the wrong ones under *Look, then say* once more.
 #
 # ## Exercise: how far to trust a share
 #
@@ -276,7 +320,10 @@ if from_the_other:
 # %%
 @exercise("12.interval")
 def interval(hits: Tensor, drawn: Tensor) -> Tensor:
-    """hits (N,) bool, drawn (R, N) int64 -> (2,) float64: the 95 % interval of the share of hits."""
+    """The 95 % interval of the share of hits, (2,) float64.
+
+    hits (N,) bool.  drawn (R, N) int64: which items each of R draws took.
+    """
     ### BEGIN SOLUTION
     shares = hits.double()[drawn].mean(dim=1)
     return torch.quantile(shares, torch.tensor([0.025, 0.975], dtype=torch.float64))
@@ -299,16 +346,19 @@ print(f"{hits.float().mean():.0%} of {len(hits)}: between {low:.0%} and {high:.0
 # %%
 pairs = [(n, other) for n, other in enumerate(measures.swap([item.truth for item in shown])) if other is not None]
 swapped = candidate.texts([prompts[other] for _, other in pairs], "swapped")
-print(f"against its own picture's truth: {np.mean([text.strip() == shown[n].truth for text, (n, _) in zip(swapped, pairs)]):.0%} right")
-print(f"against the other picture's: {np.mean([text.strip() == shown[other].truth for text, (_, other) in zip(swapped, pairs)]):.0%}")
+own, others = (np.mean([text.strip() == shown[pair[place]].truth for text, pair in zip(swapped, pairs)]) for place in (0, 1))
+print(f"against its own picture's truth: {own:.0%} right\nagainst the other picture's:     {others:.0%}")
 
 # %% [markdown]
 # ## What each stage taught, and what it forgot
 #
-# Every stage's weights lie in the run's folder. The same small examination for each of them; **predict** the column before you run it.
+# Every stage's weights lie in the run's folder. The same small examination for each of them: written questions, spoken ones, pictures. **Predict** before you run it whether reading lasts. (How well it speaks has no column: the codebooks under *Train* tell that, and those of [notebook 11](11_train_a2a.ipynb).)
 
 # %%
-predict("12.forgotten", "After I2T: does it still answer as many written questions as after T2A? 'yes' or 'no'", None)
+predict(
+    "12.forgotten", "After I2T: does it still answer as many written questions as after T2A, 'yes' or 'no'?",
+    None,
+)
 
 # %%
 few = 40 if budget == "full" else 4
@@ -319,14 +369,13 @@ tasks = {
     "see": (exam.seen_prompts(seen), seen),
 }
 marks = {}
-for stage in ("t2a", "a2a", "i2t"):
-    path = stage_file(run, stage)
-    if path.is_file():
-        after = Candidate(path, exam)
-        marks[stage] = {
-            task: torch.tensor([measures.same_words(text, item.truth) for text, item in zip(after.texts(asked, f"{stage}: {task}"), items)])
-            for task, (asked, items) in tasks.items()
-        }
+weights = {stage: stage_file(run, stage) for stage in ("t2a", "a2a", "i2t") if stage_file(run, stage).is_file()}
+with tqdm(total=sum(len(items) for _, items in tasks.values()) * len(weights), desc="all stages", unit="answer") as bar:
+    for stage, path in weights.items():
+        generator, marks[stage] = Candidate(path, exam).generator, {}
+        for task, (asked, items) in tasks.items():
+            answers = generator.generate_batch(asked, speech=False, progress=bar.update)
+            marks[stage][task] = torch.tensor([measures.same_words(answer.text, item.truth) for answer, item in zip(answers, items)])
 print(f"{'after':8}" + "".join(f"{task:>8}" for task in tasks))
 for stage, row in marks.items():
     print(f"{stage:8}" + "".join(f"{row[task].float().mean():8.0%}" for task in tasks))
@@ -341,7 +390,11 @@ for stage, row in marks.items():
 # %%
 @exercise("12.change")
 def change(before: Tensor, after: Tensor, drawn: Tensor) -> Tensor:
-    """before, after (N,) bool, drawn (R, N) int64 -> (2,) float64: the 95 % interval of the difference of the shares."""
+    """The 95 % interval of the difference of the shares, after minus before, (2,) float64.
+
+    before, after (N,) bool: the same items.
+    drawn (R, N) int64: which items each of R draws took.
+    """
     ### BEGIN SOLUTION
     differences = after.double() - before.double()
     return torch.quantile(differences[drawn].mean(dim=1), torch.tensor([0.025, 0.975], dtype=torch.float64))
@@ -356,26 +409,29 @@ stages = list(marks)
 redrawn = torch.randint(few, (1000, few), generator=torch.Generator().manual_seed(1))
 for one, other in zip(stages, stages[1:]):
     for task in tasks:
-        if len(marks[one][task]) == few:
-            low, high = change(marks[one][task], marks[other][task], redrawn).tolist()
+        earlier, later = marks[one][task], marks[other][task]
+        if len(earlier) == few:
+            low, high = change(earlier, later, redrawn).tolist()
             verdict = "chance could do that" if low <= 0 <= high else "won" if low > 0 else "forgotten"
-            print(f"{one} -> {other}, {task:5} {marks[other][task].float().mean() - marks[one][task].float().mean():+5.0%}   ({low:+.0%} to {high:+.0%}): {verdict}")
-low, high = change(marks[stages[0]]["read"], marks["i2t"]["read"], torch.randint(len(read), (1000, len(read)), generator=torch.Generator().manual_seed(2))).tolist()
+            figures = f"{later.float().mean() - earlier.float().mean():+5.0%}   ({low:+.0%} to {high:+.0%}): {verdict}"
+            print(f"{one} -> {other}, {task:5} {'no change' if torch.equal(earlier, later) else figures}")
+redrawn = torch.randint(len(read), (1000, len(read)), generator=torch.Generator().manual_seed(2))
+low, high = change(marks[stages[0]]["read"], marks["i2t"]["read"], redrawn).tolist()
 reveal("12.forgotten", "yes" if high >= 0 else "no", f"(from {stages[0]} to i2t {low:+.0%} to {high:+.0%})")
 
 # %% [markdown]
 # ## On the way, and aloud
 #
 # The first picture at each snapshot, asked and answered aloud, with one voice and one seed. At step 0 no picture has ever been learnt: 64 vectors mean nothing yet, and what the model did last with vectors, in A2A, was to write down a question
-# and close its think block. So if it begins with `</think>`, or several, it closes a block that nobody opened; what follows is a guess.
+# and close its think block. So what it says there is a guess, perhaps even a `</think>`.
 
 # %%
 display(show_image(read_picture(shown[0].picture), f"The picture. {shown[0].truth}"))
 print(f"the truth: {shown[0].truth}")
 prompt = replace(prompts[0], speaker=next(iter(exam.voices.values()), None), seed=0)
 for step, path in [(0, before), *snapshots_of(run, "i2t")]:
-    answer = Candidate(path, exam).answer([prompt], f"step {step}", speech=True)[0]
-    display(listen(answer.samples, answer.sample_rate, f"after {step} steps: {answer.text}"))
+    answer = Candidate(path, exam).generator.generate_batch([prompt])[0]
+    display(listen(answer.samples, answer.sample_rate, f"after {step} steps, written: {answer.text}"))
 
 # %%
 assistant = Assistant.load(settings, run)
@@ -383,7 +439,7 @@ for n, item in enumerate(shown[:3]):
     picture = read_picture(item.picture)
     display(show_image(picture, f"The picture. {item.truth}"))
     spoken = assistant.ask("What do you see?", picture=picture, voice=next(iter(assistant.voices), None), seed=n)
-    display(listen(spoken.samples, spoken.sample_rate, f"{spoken.text}   (wanted: {item.truth})"))
+    display(listen(spoken.samples, spoken.sample_rate, f"written: {spoken.text}\nwanted: {item.truth}"))
 
 # %% [markdown]
 # ## Four questions
@@ -398,7 +454,7 @@ quiz("12")
 #
 # - Three stages, one set of weights: it reads, hears, sees and speaks.
 # - A share of hits means little without its interval, and nothing without its control.
-# - The same picture from a little aside brings other mistakes; what all looks agree on is more often right.
+# - The same picture, shifted a little, brings other mistakes. What all looks agree on can put some of them right; count both those put right and those put wrong.
 # - What is rehearsed can stay. Whether it did is counted, question by question.
 #
 # **Often mistaken.** *"It saw the caption's words in the picture."* It saw 64 vectors; words are its own. *"A wrong word means bad eyes."* It may have seen all, and told it from the other thing; whether it did can be counted.

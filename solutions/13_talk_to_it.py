@@ -34,7 +34,6 @@ from dataclasses import replace
 from itertools import islice, permutations
 from unittest.mock import patch
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pyarrow.parquet
 import torch
@@ -47,7 +46,7 @@ from mmo.config import Draws
 from mmo.course import check, exercise, hint, predict, quiz, reveal, solution
 from mmo.course.clinic import Ward, long_term_spectrum
 from mmo.data import Batches, Corpus, DataFile, Layout
-from mmo.display import finish, listen, show_codes, show_image
+from mmo.display import BLUE, INK, ORANGE, drawing, finish, listen, show_codes, show_image
 from mmo.examination import SIZES, Exam, from_each_voice, of_tier
 from mmo.features import read_sound
 from mmo.generation import Sound, TextPiece
@@ -70,20 +69,19 @@ print("voices:", ", ".join(assistant.voices))
 # %%
 for voice in assistant.voices:
     answer = assistant.ask("What is three plus four?", voice=voice)
-    display(listen(answer.samples, answer.sample_rate, f"{voice}: {answer.text}"))
+    display(listen(answer.samples, answer.sample_rate, f"{voice}, written: {answer.text}"))
 
 # %% [markdown]
 # ## Write your own
 #
 # Put your own questions into the list. Its world has small sums, comparisons, counting, colours, shapes, days, months and greetings; the words are in `data/tiny/words.txt`. For a word outside it `mmo say "What is love?"`, in a terminal, gives a notice.
-# Under each player stands what it wrote. Close your eyes first, then compare: do you hear those words?
+# Under each player stands what it wrote. Close your eyes first, then compare: do you hear those words, to the last one? In the first answer, did you hear *eight*?
 
 # %%
 for question in ("Count from three until eight.", "Which is bigger, nine or twelve?", "What is the opposite of hot?", "How many legs has a dog?",
                  "Say: a large red circle above a small blue square."):
     answer = assistant.ask(question)
-    print("asked:", question)
-    display(listen(answer.samples, answer.sample_rate, answer.text))
+    display(listen(answer.samples, answer.sample_rate, f"asked: {question}\nwritten: {answer.text}"))
 
 # %% [markdown]
 # ## Ask aloud
@@ -100,8 +98,7 @@ data = open(own_recording, "rb").read() if own_recording else row["question_audi
 sound = read_sound(data)
 display(listen(sound, 16_000, "the question"))
 answer = assistant.ask(sound=sound)
-print("heard:", answer.heard)
-display(listen(answer.samples, answer.sample_rate, answer.text))
+display(listen(answer.samples, answer.sample_rate, f"it heard: {answer.heard}\nit answers: {answer.text}"))
 
 # %% [markdown]
 # ## Show it a picture
@@ -117,7 +114,7 @@ for image in [open(own_picture, "rb").read()] if own_picture else [row["image_by
     picture = read_picture(image)
     display(show_image(picture, "The picture that it is asked about.", 192))
     answer = assistant.ask("What do you see?", picture=picture)
-    display(listen(answer.samples, answer.sample_rate, answer.text))
+    display(listen(answer.samples, answer.sample_rate, f"written: {answer.text}"))
 
 # %% [markdown]
 # ## When does it begin to speak?
@@ -132,46 +129,57 @@ generator, config = assistant.generator, assistant.generator.config
 exam = Exam(settings, SIZES[budget], stages=("t2a",))  # test items, as prompts
 
 
-def timeline(axis, prompt):
-    """Stream one answer and draw when its text and its sound were there; returns the answer, the pieces of text before and behind the first sound, and its pieces of sound."""
+def stream(question: str):
+    """Stream one answer; returns it, when each piece of text was there, and when each piece of sound, with its length; all in milliseconds."""
     events, started = [], time.perf_counter()
-    for event in generator.stream([prompt]):
+    for event in generator.stream([assistant.prompt(question)]):
         events.append((1000 * (time.perf_counter() - started), event))
     text_at = [at for at, event in events if isinstance(event, TextPiece)]
     sound_at = [(at, len(event.samples) / 24) for at, event in events if isinstance(event, Sound)]
-    begun = sound_at[0][0] if sound_at else float("inf")
-    axis.scatter(text_at, [1] * len(text_at), marker="|", s=300, label="a piece of text")
-    axis.barh([0] * len(sound_at), [length for _, length in sound_at], left=np.cumsum([0] + [length for _, length in sound_at[:-1]]) + (begun if sound_at else 0),
-              height=0.35, alpha=0.35, label="when it is played")
-    axis.scatter([at for at, _ in sound_at], [0] * len(sound_at), marker="|", s=300, color="black", label="sound is ready")
-    axis.set_yticks([0, 1], ["sound", "text"])
-    axis.set_ylim(-0.6, 1.6)
-    answer = events[-1][1].answer
-    axis.set_title(answer.text, fontsize=9)
-    return answer, sum(at <= begun for at in text_at), sum(at > begun for at in text_at), sound_at
+    return events[-1][1].answer, text_at, sound_at
+
+
+def draw_timeline(axes, text_at, sound_at) -> None:
+    """Above when each piece of text was there; below when each piece of sound was, and when it is played."""
+    lengths = [length for _, length in sound_at]
+    begun = sound_at[0][0] if sound_at else 0.0
+    axes.barh([0] * len(lengths), lengths, left=begun + np.cumsum([0.0, *lengths])[:-1], height=0.35, color=ORANGE, alpha=0.5, label="when it is played")
+    axes.scatter(text_at, [1] * len(text_at), marker="|", s=220, linewidths=1.2, color=BLUE, label="a piece of text")
+    axes.scatter([at for at, _ in sound_at], [0] * len(sound_at), marker="|", s=220, linewidths=1.2, color=INK, label="sound is ready")
+    axes.set(yticks=[0, 1], yticklabels=["sound", "text"], ylim=(-0.6, 1.6))
+    axes.grid(axis="y", visible=False)
 
 
 list(generator.stream([assistant.prompt("Hello.")]))  # not on the clock: what a first stream after loading prepares,
 gc.collect()  # and what Python clears away behind it
-figure, axes = plt.subplots(2, 1, figsize=(9, 4.0), sharex=True, layout="constrained")
-streamed = [timeline(axis, prompt) for axis, prompt in zip(axes, (assistant.prompt("What is eleven plus eight?"), assistant.prompt("Count from three until eight.")))]
-axes[-1].set_xlabel("milliseconds after the question")
-axes[0].legend(loc="upper right", fontsize=8)
-picture = finish(figure, "When text and sound were ready, in milliseconds after the question: " + "; ".join(
-    f"{final.text} {before} pieces of text before the first sound, {behind} behind it" for final, before, behind, _ in streamed))
-plt.close(figure)
-display(picture)
-for final, before, behind, _ in streamed:
-    print(f"{final.text}  {len(final.text_ids)} tokens: {before} pieces of text before the first sound, {behind} behind it")
+streamed = [stream(question) for question in ("What is eleven plus eight?", "Count from three until eight.")]
+ready = max((at for _, text_at, sound_at in streamed for at in [*text_at, *(at for at, _ in sound_at)]), default=1.0)
+with drawing(9.0, 3.8) as figure:
+    panels = figure.subplots(2, 2, sharex="col", sharey=True)
+    for (left, right), (final, text_at, sound_at) in zip(panels, streamed):
+        for axes in (left, right):
+            draw_timeline(axes, text_at, sound_at)
+        left.set_title(final.text)
+    panels[1, 0].set_xlim(0, 1.1 * ready)  # until the last piece is ready
+    panels[1, 1].set_xlim(left=0)
+    panels[0, 1].legend(loc="upper right", markerscale=0.5)
+    panels[1, 0].set_xlabel("ms after the question, until all is made")
+    panels[1, 1].set_xlabel("ms after the question, until all is played")
+    display(finish(figure, f"When text and sound of two answers were ready: all of it within {ready:.0f} milliseconds; and when the sound is played."))
+for final, text_at, sound_at in streamed:
+    before = sum(at <= sound_at[0][0] for at in text_at) if sound_at else len(text_at)
+    print(f"{final.text}\n   {len(final.text_ids)} tokens: {before} pieces of text before the first sound, {len(text_at) - before} behind it")
     if final.first_audio_ms is not None:
         print(f"   first sound after {final.first_audio_ms:.0f} ms; {final.real_time_factor:.2f} s of work per second of speech")
-    display(listen(final.samples, final.sample_rate, final.text))
+for final, *_ in streamed:
+    display(listen(final.samples, final.sample_rate, f"written: {final.text}"))
+asked = assistant.prompt("Count from three until eight.")
 with patch.object(generator.model, "hidden_states", wraps=generator.model.hidden_states) as model:  # called once a step, the first time with the whole prompt
-    steps = next((model.call_count for event in generator.stream([assistant.prompt("Count from three until eight.")]) if isinstance(event, Sound)), "no sound at all")
+    steps = next((model.call_count for event in generator.stream([asked]) if isinstance(event, Sound)), "no sound at all")
 reveal("13.steps", steps, f"steps, counted; one for the answer's first word and one for each codebook of the first frame are {config.num_codebooks + 1}")
 
 # %% [markdown]
-# Read the pictures from left to right. Above each, the text comes, a token a step. The short answer is written to its end before its first frame is whole; while the long one is still being written, its first sound is heard. Below, each black mark is a piece of sound that is ready, and
+# Read the pictures from left to right; the left ones are the beginning of the right ones, drawn wider. Above in each, the text comes, a token a step. The short answer is written to its end before its first frame is whole; while the long one is still being written, its first sound is heard. Below, each black mark is a piece of sound that is ready, and
 # the broad bar is the time in which it is all played. Where the marks are done before the bar is, it makes speech faster than it speaks. And the bar begins at the first mark: it did not wait for the rest.
 #
 # ## Exercise: where the player stands still
@@ -184,7 +192,11 @@ reveal("13.steps", steps, f"steps, counted; one for the answer's first word and 
 # %%
 @exercise("13.waits")
 def waits(ready: list[float], lengths: list[float], head_start: float) -> list[float]:
-    """When N pieces are ready, how long each plays, and how long the player holds back at first -> N waits, the first of them 0."""
+    """N waits, the first of them 0.
+
+    ready: when N pieces are ready.  lengths: how long each plays.
+    head_start: how long the player holds back at first.
+    """
     ### BEGIN SOLUTION
     free, found = ready[0] + head_start, []
     for at, length in zip(ready, lengths):
@@ -205,7 +217,7 @@ check("13.waits")
 predict("13.slower", "The real-time factor from which on the player stands still?", None)
 
 # %%
-longer, pieces = streamed[-1][0], streamed[-1][3]
+longer, _, pieces = streamed[-1]
 lengths = [length for _, length in pieces]
 
 
@@ -214,25 +226,27 @@ def slowed(factor: float) -> list[float]:
     return [at * factor / longer.real_time_factor for at, _ in pieces]
 
 
-def draw_played(axis, factor: float, head_start: float) -> str:
-    """The pieces on a machine of that factor, each a bar while it is played; returns what there is to say of the waits."""
+def draw_played(axes, factor: float, head_start: float) -> str:
+    """The pieces on a machine of that factor, each a bar while it is played; returns a row of the table below."""
     ready = slowed(factor)
     still = waits(ready, lengths, head_start)
     starts = ready[0] + head_start + np.cumsum([0, *lengths[:-1]]) + np.cumsum(still)
-    axis.barh([0] * len(starts), lengths, left=starts, height=0.5, alpha=0.35)
-    axis.scatter(ready, [0] * len(ready), marker="|", s=150, color="black")
-    axis.set_yticks([0], [f"{factor}" + (f", {head_start:.0f} ms held back" if head_start else "")])
-    return f"real-time factor {factor}, held back {head_start:3.0f} ms: sound begins at {starts[0]:4.0f} ms and stands still {sum(wait > 0 for wait in still)} times, {sum(still):4.0f} ms in all"
+    axes.barh([0] * len(starts), lengths, left=starts, height=0.6, color=ORANGE, alpha=0.5)
+    axes.scatter(ready, [0] * len(ready), marker="|", s=120, linewidths=1.2, color=INK)
+    axes.set_yticks([0], [f"{factor:g}" + (f",\n{head_start:.0f} ms\nheld back" if head_start else "")])
+    axes.grid(axis="y", visible=False)
+    return f"{factor:16.2f} {head_start:8.0f} ms {starts[0]:11.0f} ms {sum(wait > 0 for wait in still):8} times {sum(still):6.0f} ms"
 
 
 if pieces:
-    figure, axes = plt.subplots(5, 1, figsize=(9, 3.6), sharex=True, layout="constrained")
-    told = [draw_played(axis, *way) for axis, way in zip(axes, ((0.25, 0), (0.5, 0), (0.75, 0), (1.0, 0), (0.75, 300)))]
-    axes[-1].set_xlim(left=0)
-    axes[-1].set_xlabel("milliseconds after the question; a mark: the piece is ready, a bar: it is played")
-    picture = finish(figure, "Played on slower machines. " + "; ".join(told))
-    plt.close(figure)
-    display(picture)
+    with drawing(9.0, 3.8) as figure:
+        panels = figure.subplots(5, 1, sharex=True)
+        told = [draw_played(axes, *way) for axes, way in zip(panels, ((0.25, 0), (0.5, 0), (0.75, 0), (1.0, 0), (0.75, 300)))]
+        panels[-1].set_xlim(left=0)
+        panels[-1].set_xlabel("milliseconds after the question; a mark: the piece is ready, a bar: it is played")
+        figure.supylabel("real-time factor", fontsize=9)
+        display(finish(figure, "Played on slower machines, with gaps where the player stands still; the figures stand in the table below."))
+    print("real-time factor   held back   sound begins   stands still   in all")
     print("\n".join(told))
 still = next((factor for factor in np.arange(0.05, 3, 0.01) if any(waits(slowed(factor), lengths, 0.0))), None) if pieces else None
 begins = "never" if still is None else round(float(still), 2)
@@ -259,7 +273,10 @@ reveal("13.slower", begins if pieces else "no sound at all", "" if still is None
 # %%
 @exercise("13.in_play")
 def in_play(logits: Tensor, temperature: float) -> Tensor:
-    """logits (..., A), temperature > 0 -> (...) float32: between 1 and A."""
+    """How many codes are in play, (...) float32: between 1 and A.
+
+    logits (..., A), temperature > 0.
+    """
     ### BEGIN SOLUTION
     shares = (logits.float() / temperature).softmax(dim=-1)
     return torch.special.entr(shares).sum(dim=-1).exp()
@@ -282,12 +299,16 @@ with torch.inference_mode():
     here = (labels >= 0).any(dim=-1)  # (B, T): where a code of any codebook is learnt
     logits = generator.model.audio_head(hidden[here.to(hidden.device)]).movedim(-2, 0).float().cpu()  # (Q, N, A)
 learnt = (labels[here] >= 0).T  # (Q, N): the codebooks begin and end one after the other
-print(f"{int(learnt[0].sum())} places a codebook, {logits.shape[2]} entries; the mean number in play by codebook")
+print(f"{int(learnt[0].sum())} places a codebook, {logits.shape[2]} entries; the mean number in play:")
+print(f"{'codebook':15}" + "".join(f"{k:8}" for k in range(len(logits))))
 for temperature in (0.2, 0.6, 1.0):
-    print(f"temperature {temperature}: " + "  ".join(f"{count:6.1f}" for count in (in_play(logits, temperature) * learnt).sum(dim=1) / learnt.sum(dim=1)))
+    counts = (in_play(logits, temperature) * learnt).sum(dim=1) / learnt.sum(dim=1)
+    print(f"temperature {temperature:3}" + "".join(f"{count:8.1f}" for count in counts))
 print(f"(in decoding only the likeliest {generator.decoding.top_k} may be drawn)")
 
 # %% [markdown]
+# So many: a few codes at each place in the first codebooks, far more in the last ones, and the warmer the more. Each place is a choice, so a sentence has a great many readings.
+#
 # Only the codes are warmed here. The text stays at temperature 0, so what is written is the same each time, and what you
 # hear may not be. **Predict:** at temperature 1 for all codebooks, what suffers first, the words or the voice?
 
@@ -297,7 +318,7 @@ predict("13.warm", "'words' or 'voice'?", None)
 # %%
 for temperature in (0.0, 0.2, 0.6, 1.0):
     answer = assistant.ask("What comes after Monday?", decoding=replace(generator.decoding, temperature=temperature))
-    display(listen(answer.samples, answer.sample_rate, f"temperature {temperature}: {answer.text}"))
+    display(listen(answer.samples, answer.sample_rate, f"temperature {temperature}, written: {answer.text}"))
 
 # %% [markdown]
 # One sentence is an anecdote; so twenty, at each temperature. The judge writes down what it hears: that is the words. For the voice we need a measure.
@@ -312,7 +333,10 @@ for temperature in (0.0, 0.2, 0.6, 1.0):
 # %%
 @exercise("13.likeness")
 def likeness(spectrum: Tensor, portraits: Tensor) -> Tensor:
-    """spectrum (M,), portraits (V, M) -> (V,), each -1 .. 1."""
+    """The likeness to each of V voices, (V,), each -1 .. 1.
+
+    spectrum (M,): of the sound.  portraits (V, M).
+    """
     ### BEGIN SOLUTION
     middle = portraits.mean(dim=0)
     return torch.nn.functional.cosine_similarity((spectrum - middle)[None], portraits - middle, dim=1)
@@ -336,17 +360,20 @@ def like(samples, voice: str) -> float:
 
 
 items = from_each_voice(of_tier(exam.said, "sentence"), 20 if budget == "full" else 3)
-prompts, table = exam.text_prompts(items), {}
-print("temperature   words right   right voice   likeness to it")
-for temperature in (0.0, 0.2, 0.6, 1.0):
-    with tqdm(total=len(prompts), desc=f"temperature {temperature}", unit="answer") as bar:
-        answers = generator.generate_batch(prompts, replace(generator.decoding, temperature=temperature), progress=bar.update)
+prompts, table, lines = exam.text_prompts(items), {}, []
+with tqdm(total=4 * len(prompts), desc="four temperatures", unit="answer") as bar:
+    spoken = {
+        temperature: generator.generate_batch(prompts, replace(generator.decoding, temperature=temperature), progress=bar.update)
+        for temperature in (0.0, 0.2, 0.6, 1.0)
+    }
+for temperature, answers in spoken.items():
     texts = exam.judge.transcribe([(answer.samples, answer.sample_rate) for answer in answers], workers=1)
     wer = measures.word_errors([answer.text for answer in answers], texts, exam.split).wer
     likes = [like(answer.samples, item.voice) for answer, item in zip(answers, items) if item.voice in ward.portraits] if several else []
     table[temperature] = {"words": max(0.0, 1 - (wer or 0.0))} | ({"voice": float(np.mean([each > 0 for each in likes]))} if likes else {})
     voice = f"{table[temperature]['voice']:11.0%}   {np.mean(likes):14.2f}" if likes else "not known: rows name no voice"
-    print(f"{temperature:11}   {table[temperature]['words']:11.0%}   {voice}")
+    lines.append(f"{temperature:11}   {table[temperature]['words']:11.0%}   {voice}")
+print("temperature   words right   right voice   likeness to it", *lines, sep="\n")
 lost = {name: 1 - table[1.0][name] / share if share else 0.0 for name, share in table[0.0].items()}  # of what was right when cold
 print("lost from 0 to 1: " + ", ".join(f"{name} {share:.0%}" for name, share in lost.items()))
 reveal("13.warm", "neither" if max(lost.values()) <= 0 else max(lost, key=lost.get))
@@ -358,7 +385,7 @@ reveal("13.warm", "neither" if max(lost.values()) <= 0 else max(lost, key=lost.g
 # %%
 for seed in range(3):
     answer = assistant.ask("What comes after Monday?", seed=seed, decoding=replace(generator.decoding, temperature=0.6))
-    display(listen(answer.samples, answer.sample_rate, f"seed {seed}: {answer.text}"))
+    display(listen(answer.samples, answer.sample_rate, f"seed {seed}, written: {answer.text}"))
 if answer.codes.shape[1]:
     display(show_codes(answer.codes, config.num_codes))
 else:
@@ -371,7 +398,10 @@ else:
 # sound of the other. **Predict:** which does it follow? Then compare what you hear with the two voices at the top of this notebook.
 
 # %%
-predict("13.reference", "Vector of one voice, reference of the other: in how many of a hundred answers is the voice the vector's?", None)
+predict(
+    "13.reference", "Vector of one voice, reference of the other: in how many percent of the answers is the voice the vector's?",
+    None,
+)
 
 # %%
 train_rows = open_rows(settings.data_dir / settings.stages["t2a"][0].data[0], config, settings.cache_dir())
@@ -384,9 +414,8 @@ def references(voice: str, count: int) -> list[Tensor]:
 
 
 few = items[: 10 if budget == "full" else 2]
-crossed = []
+crossed, lines, players = [], [], []
 if several:
-    print("vector   reference   voice of the vector in   likeness to it")
     for first, second in list(permutations(ward.portraits, 2))[:2]:
         for other in (None, first, second):
             examples = references(other, len(few)) if other else [None] * len(few)
@@ -394,11 +423,21 @@ if several:
             answers = generator.generate_batch(asked)
             likes = [like(answer.samples, first) for answer in answers]
             crossed += [each > 0 for each in likes] if other == second else []
-            print(f"{first:6}   {other or 'none':9}   {sum(each > 0 for each in likes):3} of {len(likes):2} answers        {np.mean(likes):14.2f}")
-            display(listen(answers[0].samples, answers[0].sample_rate, f"vector of {first}, reference of {other or 'nobody'}: {answers[0].text}"))
+            lines.append(f"{first:6}   {other or 'none':9}   {sum(each > 0 for each in likes):3} of {len(likes):2} answers        {np.mean(likes):14.2f}")
+            heading = f"vector of {first}, reference of {other or 'nobody'}, written: {answers[0].text}"
+            players.append(listen(answers[0].samples, answers[0].sample_rate, heading))
+    print("vector   reference   voice of the vector in   likeness to it", *lines, sep="\n")
+    for player in players:
+        display(player)
 
 # %%
-reveal("13.reference", round(100 * float(np.mean(crossed))), "of a hundred") if crossed else print("There is one voice only: nothing to cross.")
+dropped = settings.stages["t2a"][0].draws.drop_reference
+print(f"in training {dropped:.0%} of the rows with sound had no reference; the vector stood in all of them")
+voice_of_the_vector = f"percent: {sum(crossed)} of {len(crossed)} answers"
+reveal("13.reference", round(100 * float(np.mean(crossed))), voice_of_the_vector) if crossed else print("There is one voice only: nothing to cross.")
+
+# %% [markdown]
+# Compare the three rows of a voice: with the other one's reference, how far does the likeness move? Where it hardly does, the vector has won, and the reference is as good as not there. Perhaps for the reason that the line above gives: the vector was always there, so the Talker had little reason to learn from the reference.
 
 # %% [markdown]
 # ## To play with
@@ -417,7 +456,7 @@ button, page = widgets.Button(description="ask"), widgets.Output()
 @page.capture(clear_output=True, wait=True)
 def answer_it(_=None):
     answer = assistant.ask(question.value, voice=voice.value, decoding=replace(generator.decoding, temperature=warmth.value))
-    display(listen(answer.samples, answer.sample_rate, answer.text))
+    display(listen(answer.samples, answer.sample_rate, f"written: {answer.text}"))
 
 
 button.on_click(answer_it)
@@ -440,8 +479,8 @@ quiz("13")
 # - One vector at one position is a voice.
 # - Temperature gives a sentence many readings, and what it costs can be counted: words by a judge, the voice by its portrait.
 #
-# You listened to a few answers; a judge, a speech recogniser, listens to hundreds. `make weekend` writes what it hears to `runs/tiny/report.json`, beside what it hears in the recordings themselves and behind the codec alone. Better than that
-# it can hardly hear any Talker.
+# You listened to a few answers; a judge, a speech recogniser, listens to hundreds. `make weekend` writes what it hears to `runs/tiny/report.json`, beside what it hears in the recordings themselves and behind the codec alone.
+# It can hardly hear any Talker better than that.
 #
 # **Often mistaken.** *"Streaming means low latency."* It means that sound comes before the end; how soon is another question. *"The voice is in the weights."* Both voices are; the vector chooses. *"It wrote it, so it said it."* Text and speech are made side by side and may
 # differ: listen.

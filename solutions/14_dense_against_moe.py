@@ -39,13 +39,13 @@ from mmo.chat import ChatTokenizer
 from mmo.config import Decoding
 from mmo.course import check, exercise, hint, predict, quiz, reveal, solution
 from mmo.data import Batches, Layout
-from mmo.display import BLUE, GREEN, GREY, ORANGE, Curves, drawing, finish
+from mmo.display import BLUE, GREEN, ORANGE, drawing, finish
 from mmo.generation import Generator, Prompt
 from mmo.moe import MixtureOfExperts, count_parameters, upcycle
 from mmo.omni import OmniModel
 from mmo.profiles import profile as find_profile
 from mmo.thinker import load_thinker
-from mmo.training import Encoders, Stepper, named, open_corpora, planned_passes, validation_batches
+from mmo.training import Encoders, Stepper, open_corpora, planned_passes, validation_batches
 
 PAIR = (profile.removesuffix("-moe"), profile.removesuffix("-moe") + "-moe")
 profiles = {name: find_profile(name) for name in PAIR}
@@ -62,8 +62,10 @@ print(" against ".join(PAIR))
 # **Stored** weights are on disk and in memory. **Active** ones meet a position: they are the work. Training holds more: a gradient for each stored weight, and the optimiser's moments (AdamW two, Muon one). **Predict** from the numbers of experts alone:
 
 # %%
-predict("14.memory", "How many times the dense model's memory does the mixture's training need (weights, gradients, optimiser)?", None)
-
+predict(
+    "14.memory", "How many times the dense model's memory does the mixture's training need (weights, gradients, optimiser)?",
+    None,
+)
 
 # %%
 stage = replace(planned_passes(settings, "t2a", budget, None)[0], ema_decay=0.9)  # the average of a short run must be short
@@ -71,6 +73,7 @@ torch.manual_seed(0)
 models = {name: OmniModel(profiles[name].model) for name in PAIR}
 steppers = {name: Stepper(models[name].to(device), stage, 100, device, torch.float32) for name in PAIR}
 books = {}
+print(f"{'':10}  stored    active    forward, at a position that reads, writes and speaks")
 for name, model in models.items():
     stored, active = count_parameters(model)
     one_position = forward_flops(model.config, Work(rows=1, length=1, upper=1, text_heads=1, audio_heads=1, code_table=False))
@@ -78,7 +81,7 @@ for name, model in models.items():
     if steppers[name].optimisers.muon:
         moments += sum(p.numel() for group in steppers[name].optimisers.muon.param_groups for p in group["params"])
     books[name] = {"file (half precision)": 2 * stored / 1e6, "weights": 4 * stored / 1e6, "gradients": 4 * stored / 1e6, "optimiser": 4 * moments / 1e6}
-    print(f"{name:10} stored {stored / 1e6:6.2f} M   active {active / 1e6:6.2f} M   forward {one_position / 1e6:.2f} MFLOP at a position that reads, writes and speaks")
+    print(f"{name:10} {stored / 1e6:6.2f} M  {active / 1e6:6.2f} M   {one_position / 1e6:6.2f} MFLOP")
 with drawing(7.5, 1.8) as figure:
     axes = figure.add_subplot()
     for place, name in enumerate(PAIR):
@@ -112,7 +115,10 @@ reveal("14.memory", round(held[MIXED] / held[DENSE], 2), "times")
 # %%
 @exercise("14.names")
 def names(name: str, experts: int) -> list[str]:
-    """The names in the mixture that a dense weight is copied to: one an expert, or its own where it is in no `.mlp.`."""
+    """The names in the mixture that a dense weight is copied to.
+
+    One an expert, in order; its own name alone where it is in no `.mlp.`.
+    """
     ### BEGIN SOLUTION
     stem, found, layer = name.rpartition(".mlp.")
     return [f"{stem}.mlp.experts.{expert}.{layer}" for expert in range(experts)] if found else [name]
@@ -130,7 +136,8 @@ fresh = {name: weight.clone() for name, weight in models[MIXED].state_dict().ite
 mine = {target: weight for name, weight in state.items() for target in ([name] if name in fresh else names(name, profiles[MIXED].model.num_experts))}
 mine |= {name: weight for name, weight in fresh.items() if name.endswith(".mlp.gate.weight")}  # the routers
 package = upcycle(state, fresh)
-print(f"{len(state)} dense weights become {len(mine)}; the same as mmo.moe.upcycle: {mine.keys() == package.keys() and all(torch.equal(mine[name], package[name]) for name in mine)}")
+same = mine.keys() == package.keys() and all(torch.equal(mine[name], package[name]) for name in mine)
+print(f"{len(state)} dense weights become {len(mine)}; the same as mmo.moe.upcycle: {same}")
 models[MIXED].load_state_dict(package)
 steppers = {name: Stepper(models[name], stage, 100, device, torch.float32) for name in PAIR}  # anew: their averages begin with these weights
 
@@ -158,8 +165,16 @@ assert abs(start[DENSE]["audio"] - start[MIXED]["audio"]) < 1e-3
 # **Predict** before you run it:
 
 # %%
-display(predict("14.step", "How many times the dense model's seconds does one training step of the mixture take?", None))
-predict("14.equal_steps", "Whose held-out audio loss is lower after the same number of steps: 'dense', 'mixture' or 'even' (within 0.02)?", None)
+predict(
+    "14.step", "How many times the dense model's seconds does one training step of the mixture take?",
+    None,
+)
+
+# %%
+predict(
+    "14.equal_steps", "Whose held-out audio loss is lower after the same number of steps: 'dense', 'mixture' or 'even' (within 0.02)?",
+    None,
+)
 
 # %%
 updates, every = (60, 10) if budget == "full" else (4, 2)
@@ -169,40 +184,40 @@ step_seconds: dict[str, list[float]] = {name: [] for name in PAIR}
 curve = {name: [(0, 0.0, start[name]["audio"], start[name]["text"])] for name in PAIR}
 stage = replace(stage, steps=updates, warmup_steps=5, schedule="constant")  # a falling rate would help whoever is further on in it
 steppers = {name: Stepper(models[name].train(), stage, updates, device, torch.float32) for name in PAIR}
-
-
 for name in PAIR:  # each optimiser notes its own seconds
     steppers[name].optimisers.step = Stopwatch(steppers[name].optimisers.step, device)
-positions, panels = 0, {name: f"audio loss, {name}" for name in PAIR}
-with Curves(*panels.values()) as curves:
-    for step in tqdm(range(updates), desc="both", unit="step"):
-        batch, figures = next(batches), {}
-        positions += batch.size
-        for name in PAIR if step % 2 else PAIR[::-1]:
-            step_seconds[name].append(seconds_of(lambda: figures.update({name: steppers[name].step(batch, step)}), device))
-        curves.add(step, *(named(figures[name].tolist()[:-2])["audio"] for name in PAIR))
-        if (step + 1) % every == 0:
-            for name in PAIR:
-                found = measure(name)
-                curve[name].append((step + 1, sum(step_seconds[name]), found["audio"], found["text"]))
-                curves.dot(step, panels[name], found["audio"])
+positions = 0
+for step in tqdm(range(updates), desc="both", unit="step"):
+    batch = next(batches)
+    positions += batch.size
+    for name in PAIR if step % 2 else PAIR[::-1]:
+        step_seconds[name].append(seconds_of(lambda: steppers[name].step(batch, step), device))
+    if (step + 1) % every == 0:
+        for name in PAIR:
+            found = measure(name)
+            curve[name].append((step + 1, sum(step_seconds[name]), found["audio"], found["text"]))
 
 # %%
-with drawing(9.0, 2.3) as figure:
+with drawing(9.0, 2.6) as figure:
     left, right = figure.subplots(1, 2, sharey=True)
-    for name in PAIR:
+    for name in PAIR:  # the dense one wide and pale, the mixture thin on top: where they agree, both are seen
         steps, seconds, audio, _ = np.array(curve[name]).T
-        left.plot(steps, audio, "o-", markersize=3, color=COLOUR[name], label=name)
-        right.plot(seconds, audio, "o-", markersize=3, color=COLOUR[name])
+        style = dict(linewidth=5, alpha=0.35, markersize=9) if name == DENSE else dict(linewidth=1.3, markersize=4)
+        left.plot(steps, audio, "o-", color=COLOUR[name], label=name, **style)
+        right.plot(seconds, audio, "o-", color=COLOUR[name], **style)
     left.set(xlabel="steps", ylabel="held-out audio loss")
     right.set(xlabel="seconds of training")
     left.legend()
     picture = finish(figure, "Held-out audio loss of both models against steps, and against seconds.")
 display(picture)
-typical = {name: {"step": float(np.median(step_seconds[name])), "optimiser": float(np.median(steppers[name].optimisers.step.seconds))} for name in PAIR}
+medians = {name: (float(np.median(step_seconds[name])), float(np.median(steppers[name].optimisers.step.seconds))) for name in PAIR}
+typical = {name: {"step": step, "optimiser": optimiser} for name, (step, optimiser) in medians.items()}
+print(f"{'':10}   ms a step   forward and backward   optimiser   positions a second")
 for name in PAIR:
-    rest = typical[name]["step"] - typical[name]["optimiser"]
-    print(f"{name:10} {1000 * typical[name]['step']:6.0f} ms a step: {1000 * rest:.0f} forward and backward, {1000 * typical[name]['optimiser']:.0f} optimiser;   {positions / updates / typical[name]['step']:.0f} positions a second")
+    whole, optimiser = 1000 * typical[name]["step"], 1000 * typical[name]["optimiser"]
+    print(f"{name:10} {whole:11.0f} {whole - optimiser:22.0f} {optimiser:11.0f} {1000 * positions / updates / whole:20.0f}")
+cores = torch.get_num_threads()
+print(f"this kernel computes on {f'{cores} core' + 's' * (cores > 1) if device.type == 'cpu' else device}")
 ratio = typical[MIXED]["step"] / typical[DENSE]["step"]
 apart = curve[DENSE][-1][2] - curve[MIXED][-1][2]
 display(reveal("14.step", round(ratio, 2), "times"))
@@ -211,6 +226,8 @@ reveal("14.equal_steps", "even" if abs(apart) < 0.02 else "mixture" if apart > 0
 # %% [markdown]
 # The same active weights, and still slower: the router, the sorting and many small products in place of one large one. And the optimiser does not know what is active. It moves every weight at every step, an expert's as well that saw three positions.
 # On small batches that is the largest part of the price.
+#
+# Notebook 10 may have shown fewer milliseconds for the very same dense model: it is executed on two cores, this notebook on one. So compare within a table, not across.
 #
 # ## Exercise: at equal seconds
 #
@@ -221,7 +238,10 @@ reveal("14.equal_steps", "even" if abs(apart) < 0.02 else "mixture" if apart > 0
 # %%
 @exercise("14.at_seconds")
 def at_seconds(seconds: Tensor, losses: Tensor, moment: float) -> float:
-    """seconds (M,) rising, losses (M,) -> the loss at a moment, by straight lines; the first and last values hold beyond the ends."""
+    """The loss at a moment, by straight lines between the measurements.
+
+    seconds (M,) rising, losses (M,): the first and last values hold beyond the ends.
+    """
     ### BEGIN SOLUTION
     return float(np.interp(moment, seconds.numpy(), losses.numpy()))
     ### END SOLUTION
@@ -252,15 +272,20 @@ for rows in (1, 8):
     found = {name: [] for name in PAIR}
     for _ in range(3):
         for name in PAIR:
-            answers = []
-            taken = seconds_of(lambda: answers.extend(generators[name].generate_batch([Prompt(prompt_ids, seed=n) for n in range(rows)])), device)
+            answers, prompts = [], [Prompt(prompt_ids, seed=n) for n in range(rows)]
+            taken = seconds_of(lambda: answers.extend(generators[name].generate_batch(prompts)), device)
             found[name].append(taken / (max(answer.codes.shape[1] for answer in answers) + settings.model.num_codebooks))
     for name in PAIR:
         pace[name][rows] = float(np.median(found[name]))
+longer = {rows: pace[MIXED][rows] / pace[DENSE][rows] for rows in (1, 8)}
 for rows in (1, 8):
-    print(f"{rows} rows: " + ", ".join(f"{name} {1000 * pace[name][rows]:.1f} ms a step" for name in PAIR) + f"; the mixture takes {pace[MIXED][rows] / pace[DENSE][rows]:.2f} times as long")
+    figures = ", ".join(f"{name} {1000 * pace[name][rows]:.1f} ms a step" for name in PAIR)
+    print(f"{'1 row: ' if rows == 1 else f'{rows} rows:'} {figures}; the mixture takes {longer[rows]:.2f} times as long")
+print(f"in proportion the mixture is dearer with {'one row' if longer[1] > longer[8] else 'eight rows'}")
 
 # %% [markdown]
+# So that is the answer here. One way to read it: the router and the sorting cost nearly the same for one row and for eight, and a step of one row has little else in it; eight rows share that price, and pay for smaller products instead. Where one row is the dearer one, the first weighs more than the second.
+#
 # ## What the experts do
 #
 # The positions of a row are of three kinds: the **prompt**, the positions where **text** is written (with sound beside it), and those of **sound** alone, behind the text's end. Do experts divide them among themselves?
@@ -274,7 +299,10 @@ for rows in (1, 8):
 # %%
 @exercise("14.usage")
 def usage(chosen: Tensor, kinds: Tensor, experts: int, count: int) -> Tensor:
-    """chosen (N,), kinds (N,) -> (count, experts): of each kind's positions, the share that goes to each expert."""
+    """(count, experts): of each kind's positions, the share that goes to each expert.
+
+    chosen (N,), kinds (N,): of each position, the number of its expert and of its kind.
+    """
     ### BEGIN SOLUTION
     table = torch.bincount(kinds * experts + chosen, minlength=count * experts).view(count, experts).float()
     return table / table.sum(dim=1, keepdim=True).clamp(min=1)
@@ -325,19 +353,27 @@ def look(model: OmniModel) -> None:
 
 with steppers[MIXED].averaged() as model:
     look(model)
-tables = {name: usage(torch.cat(picked[name]), torch.cat(kinds[name]), len(mixtures[name].experts), len(KINDS)) for name in mixtures}
+experts = len(next(iter(mixtures.values())).experts)
+tables = {name: usage(torch.cat(picked[name]), torch.cat(kinds[name]), experts, len(KINDS)) for name in mixtures}
 labels = {name: ("Thinker " if name.startswith("model.") else "Talker ") + name.split(".layers.")[1].split(".")[0] for name in mixtures}
-with drawing(9.0, 2.6) as figure:
-    across = -(-len(tables) // 2)
-    for place, (name, table) in enumerate(tables.items()):
-        axes = figure.add_subplot(2, across, place + 1)
-        axes.imshow(table, cmap="cividis", vmin=0, vmax=1, aspect="auto")
+largest = max(float(table.max()) for table in tables.values())
+with drawing(9.0, 3.2) as figure:
+    panels = figure.subplots(2, -(-len(tables) // 2), sharex=True, sharey=True, squeeze=False)
+    for axes in panels.ravel()[len(tables) :]:
+        axes.set_visible(False)
+    for axes, (name, table) in zip(panels.ravel(), tables.items()):
+        image = axes.imshow(table, cmap="cividis", vmin=0, vmax=largest, aspect="auto")
         axes.grid(False)
-        axes.set(xticks=range(table.shape[1]), title=labels[name])
-        axes.set_yticks(range(len(KINDS)), KINDS if place % across == 0 else [""] * len(KINDS))
-    picture = finish(figure, "For each layer with experts: which share of prompt, text and sound positions goes to each expert.")
-display(picture)
+        axes.set_title(labels[name])
+        axes.set_xticks(range(experts))
+        axes.set_yticks(range(len(KINDS)), KINDS)
+    for axes in panels[-1]:
+        axes.set_xlabel("expert")
+    figure.colorbar(image, ax=panels, label="share of the kind's positions", pad=0.01)
+    display(finish(figure, "For each layer with experts: which share of prompt, text and sound positions goes to each expert."))
 
+# %% [markdown]
+# Are such maps learnt, or did the routers draw them by chance? How much an expert tells of the kind can be counted, for the routers as they are now, and for the routers that were drawn at the beginning, on the same trained model:
 
 # %%
 def told(name: str) -> float:
@@ -353,11 +389,7 @@ def told(name: str) -> float:
 
 
 trained = {name: told(name) for name in mixtures}
-for name in mixtures:
-    load = torch.bincount(torch.cat(picked[name]), minlength=len(mixtures[name].experts)).float()
-    load /= load.sum()
-    print(f"{labels[name]:10} the expert tells {trained[name]:.0%} of the kind; shares {' '.join(f'{each:.0%}' for each in load.tolist())}")
-
+loads = {name: torch.bincount(torch.cat(picked[name]), minlength=experts) / len(torch.cat(picked[name])) for name in mixtures}
 with steppers[MIXED].averaged() as model:  # the same weights with the routers they began with
     weights = {name: module.gate.weight.detach().clone() for name, module in mixtures.items()}
     for name, module in mixtures.items():
@@ -365,10 +397,13 @@ with steppers[MIXED].averaged() as model:  # the same weights with the routers t
     look(model)
     for name, module in mixtures.items():
         module.gate.weight.data.copy_(weights[name])
-print("with routers that never learnt:", ", ".join(f"{labels[name]} {told(name):.0%}" for name in mixtures))
+print("            the expert tells of the kind:   each expert's share of")
+print("            learnt router   drawn router    all positions (learnt)")
+for name in mixtures:
+    print(f"{labels[name]:10} {trained[name]:13.0%} {told(name):14.0%}        " + "".join(f"{each:5.0%}" for each in loads[name].tolist()))
 
 # %% [markdown]
-# A share of 0 % would mean that every kind is spread over the experts alike. Positions of sound look alike to a router and unlike text, so some division comes from the vectors themselves. That is why the last line is there: the routers as
+# A share of 0 % would mean that every kind is spread over the experts alike. Positions of sound look alike to a router and unlike text, so some division comes from the vectors themselves. That is why the second column is there: the routers as
 # they were drawn, on the trained model. Only what goes beyond it was learnt, and a clear map by itself is no proof of learning. Where the trained routers tell *less* than the drawn ones, training has evened out what chance had sorted: the balance loss asks for even shares, and no loss asks an expert to tell the kind.
 
 # %% [markdown]

@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 15 · Breaking it
 #
-# *Takes 155 minutes (tiny) · runs in 168 s on one core (tiny) · builds on 07, 13 · 8 exercises, 20 points*
+# *Takes 155 minutes (tiny) · runs in 266 s on one core (tiny) · builds on 07, 13 · 8 exercises, 20 points*
 #
 # **At the end** you know where this model loses what, with a number for each place, and you have diagnosed and repaired ten broken runs:
 # the mistakes that everybody makes once, and that no error message tells of.
@@ -73,15 +73,16 @@ print(f"{sum(p.numel() for p in ward.model.parameters()) / 1e6:.1f} M weights, s
 bounds = (5, 7)  # words: short answers have up to 5, long ones more than 7
 spoken_once = [item for item in ward.said if item.uncoded]
 of_length = [[item for item in spoken_once if sum(len(measures.words(item.truth)) > bound for bound in bounds) == group] for group in range(3)]
-sentences = [item for group in of_length for item in measures.spread(group, 2 if small else 5)]
+sentences = [item for group in of_length for item in measures.spread(group, 2 if small else 20)]
 for item in sentences[:: len(sentences) // 4]:
-    print(f"{item.voice}: {item.question} -> {item.truth}")
+    print(f"{item.voice}: {item.question}\n     {item.truth}")
 recorded = [read_uncoded(item.uncoded) for item in sentences]
 seconds = sum(len(samples) / rate for samples, rate in recorded)
 print(f"{len(sentences)} sentences of the test set, {seconds:.0f} s of speech, {sum(len(measures.words(item.truth)) for item in sentences)} words")
 
 # %%
-predict("15.codec", "Of the word errors that you will see on the Talker's speech, what share is there already with true codes (judge and codec alone), in percent?", None)
+predict("15.codec", mine=None, question="Of the word errors that you will see on the Talker's speech, "
+        "what share is there already with true codes (judge and codec alone), in percent?")
 
 # %% [markdown]
 # ## Exercise: true codes on the diagonal
@@ -96,7 +97,8 @@ predict("15.codec", "Of the word errors that you will see on the Talker's speech
 # %%
 @exercise("15.given")
 def given_codes(codes: Tensor, chosen: Tensor, step: int, given: int, stop: int) -> Tensor:
-    """codes (Q, F) true, chosen (Q,) -> (Q,) what is fed in this step: true codes in the first `given` codebooks."""
+    """codes (Q, F) true, chosen (Q,)
+    -> (Q,) what is fed in this step: true codes in the first `given` codebooks."""
     ### BEGIN SOLUTION
     fed, frames = chosen.clone(), codes.shape[1]
     for k in range(given):
@@ -124,7 +126,7 @@ prompts = [Prompt(tokenizer.prompt([{"role": "user", "content": item.question}])
 ways = {"recorded": [samples for samples, _ in recorded], "all 8 true": [codec.decode(item.codes[None])[0, 0].numpy() for item in sentences]}
 answers = {}
 for given in (3, 1, 0):
-    with tqdm(desc=f"{given} codebooks given", unit="step") as bar:
+    with tqdm(desc=f"codebooks given: {given}", unit="step") as bar:
         answers[given] = forced(generator, prompts, [item.truth for item in sentences], [item.codes for item in sentences], given, progress=bar.update)
     ways[f"first {given} true" if given else "the Talker's"] = [answer.samples for answer in answers[given]]
 
@@ -151,19 +153,20 @@ with drawing(7.0, 2.2) as figure:
     picture = finish(figure, "Word error rates: " + ", ".join(f"{name} {rate:.0f} percent" for name, rate in zip(order, rates)))
 display(picture)
 before = errors["all 8 true"].wer / max(errors["the Talker's"].wer, 1e-9)
-reveal("15.codec", round(100 * before), "percent: the errors with the true codes, of the Talker's")
+reveal("15.codec", round(100 * before), "percent of the Talker's errors that are there already with true codes")
 
 # %% [markdown]
 # ## Exercise: who is to blame?
 #
 # *Exercise 15.blame · difficulty ●○○ · importance ●●● · 5 minutes · 2 points · stuck? `hint("15.blame")`*
 #
-# Each bar holds the errors of those above it. What did each joint add, as a share of all the errors at the end? A joint may also mend something: then its share is negative.
+# Each bar is what is wrong after one more joint. What did each joint add, as a share of all the errors at the end? A joint may also mend something: then its share is negative.
 
 # %%
 @exercise("15.blame")
 def blame(rates: Tensor) -> Tensor:
-    """rates (K,) float64 of errors behind each joint, the last one the whole -> (K,) shares that sum to 1."""
+    """rates (K,) float64 of errors behind each joint, the last one the whole
+    -> (K,) shares that sum to 1."""
     ### BEGIN SOLUTION
     return torch.diff(rates, prepend=rates.new_zeros(1)) / rates[-1]
     ### END SOLUTION
@@ -175,21 +178,26 @@ check("15.blame")
 # %%
 joints = ["the judge", "the codec", "codebooks 3 to 7", "codebooks 1 and 2", "codebook 0 and the stop"]
 shares = blame(torch.tensor([errors[name].wer for name in order], dtype=torch.float64))
-for joint, share in zip(joints, shares.tolist()):
-    print(f"{joint:24} {share:+5.0%} of the words wrong at the end")
+counted = np.stack([errors[name].errors for name in order])  # (bars, sentences)
+added = np.diff(counted, axis=0, prepend=0)  # sentence by sentence: what a joint added
+print("added to the words wrong at the end (95 % interval, sentence by sentence):")
+for joint, share, found in zip(joints, shares.tolist(), added):
+    low, high = measures.interval(found, counted[-1])  # the same sentences are drawn on both sides
+    print(f"{joint:24} {share:+5.0%}   ({low:+.0%} to {high:+.0%})")
 
 # %%
 worst = int(np.argmax(errors["the Talker's"].errors - errors["all 8 true"].errors))
 for name in ("recorded", "all 8 true", "the Talker's"):
     rate = recorded[worst][1] if name == "recorded" else codec.sample_rate
-    display(listen(ways[name][worst], rate, f"{name}: {sentences[worst].truth} (the judge hears: {heard[name][worst]})"))
+    display(listen(ways[name][worst], rate, f"{name}: {sentences[worst].truth}\nthe judge hears: {heard[name][worst] or '(nothing)'}", small=True))
 
 # %% [markdown]
 # Read it from the top. From the first bar to the second nothing was predicted: that is the codec alone. The next steps are the Talker's. Where do they begin to cost: in the last five codebooks, or in the first?
 #
 # A bar may be shorter than the one above it. Often that is chance. It can also be real: the Talker goes on best from codes that it would have chosen itself, and a true one may be a code that it did not expect.
 #
-# Mind the whiskers. So few sentences tell apart what differs by much, and nothing else. The report of `mmo evaluate` takes hundreds.
+# Mind the whiskers, and the intervals of the shares. Bars are compared sentence by sentence, for all of them are of the same sentences, and so a difference may be sure
+# although the whiskers of its two bars overlap. But where the interval of a share has 0 in it, these sentences do not tell whether that joint costs anything. The report of `mmo evaluate` takes hundreds.
 #
 # **Not to be confused.** "The codec is good, I heard it" is said of music and of long speech. What counts here is the words. A codec may sound
 # pleasant and swallow a consonant.
@@ -208,7 +216,7 @@ for name in ("recorded", "all 8 true", "the Talker's"):
 # - **projector**: the features themselves, in one hearing (as it is used it has three, notebook 11): it writes down what it hears, and answers that ([notebook 11](11_train_a2a.ipynb)).
 
 # %%
-predict("15.ears", "Which way gives more right answers, 'cascade' or 'projector'? Or is it the 'same'?", None)
+predict("15.ears", mine=None, question="Which way gives more right answers, 'cascade' or 'projector'? Or is it 'the same'?")
 
 # %%
 questions = measures.spread(ward.items("a2a", ("question_audios",)), 8 if small else 60)
@@ -239,21 +247,24 @@ right = {}
 for way, wanted in asked.items():
     with tqdm(total=len(wanted), desc=way, unit="answer") as bar:
         written = generator.generate_batch(wanted, speech=False, progress=bar.update)
-    right[way] = [measures.same_words(answer.text, item.truth) for answer, item in zip(written, questions)]
-    low, high = measures.share_interval(right[way])
-    print(f"{way:23} {100 * np.mean(right[way]):4.0f} % answered rightly   (95 %: {100 * low:.0f} to {100 * high:.0f})")
-misheard = [not measures.same_words(item.question, text) for item, text in zip(questions, transcripts)]
-print(f"the encoder's own transcript: {100 * measures.word_errors([item.question for item in questions], transcripts).wer:.1f} % of the words wrong, in voices it never heard")
-for way in ("oracle, as a transcript", "cascade", "projector"):
-    for name, chosen in (("heard rightly", [not each for each in misheard]), ("misheard", misheard)):
-        hits = [hit for hit, here in zip(right[way], chosen) if here]
-        print(f"{way:23} of {len(hits):2} questions {name:13}: {sum(hits):2} answered rightly")
-gains = np.array(right["projector"], dtype=int) - np.array(right["cascade"], dtype=int)
+    right[way] = np.array([measures.same_words(answer.text, item.truth) for answer, item in zip(written, questions)])
+misheard = np.array([not measures.same_words(item.question, text) for item, text in zip(questions, transcripts)])
+lost = measures.word_errors([item.question for item in questions], transcripts).wer
+print(f"the encoder's own transcript: {100 * lost:.1f} % of the words wrong, in voices it never heard")
+columns = (f"of {sum(~misheard)} heard rightly", f"of {sum(misheard)} misheard")
+print(f"{'answered rightly':23} {'of all':>8} {'95 % interval':>15} {columns[0]:>22} {columns[1]:>17}")
+for way, hits in right.items():
+    low, high = measures.share_interval(hits)
+    print(f"{way:23} {100 * np.mean(hits):6.0f} % {f'{100 * low:.0f} to {100 * high:.0f}':>15} {sum(hits[~misheard]):22} {sum(hits[misheard]):17}")
+gains = right["projector"].astype(int) - right["cascade"].astype(int)
 low, high = measures.interval(gains, np.ones_like(gains))
 print(f"projector beside cascade, question by question: {gains.mean():+.1%}, 95 % interval {low:+.1%} to {high:+.1%}")
-reveal("15.ears", "same" if low <= 0 <= high else "projector" if low > 0 else "cascade", "(another word than \"same\" only where the interval leaves 0 out)")
+better = "the same" if low <= 0 <= high else "projector" if low > 0 else "cascade"
+reveal("15.ears", better, "(another answer than 'the same' only where the interval leaves 0 out)")
 
 # %% [markdown]
+# The columns on the right part the questions by whether the encoder's own transcript is right, word for word. The oracles read the true words in both; the cascade reads what was misheard.
+#
 # From the first oracle to the second: what small letters and missing signs cost a Thinker that has learnt to read sentences. From there to the cascade: what the ear loses. From cascade to projector: who writes the words, the encoder's small head or the model. The model may do better: it writes each word knowing what questions there are, as a sentence in its own spelling, and may still look at the features when it answers, where
 # the doubt between two words is not thrown away. It may do worse: it had to *learn* to write what it hears, from a few thousand questions.
 #
@@ -296,7 +307,7 @@ for split, items in shown.items():
     parts = [items[start : start + 40] for start in range(0, len(items), 40)]
     seen[split] = torch.cat([ward.vision_encoder.encode([read_picture(item.picture) for item in part]) for part in tqdm(parts, desc=f"pictures, {split}")])
 print({split: tuple(each.shape) for split, each in seen.items()})
-predict("15.eyes", "Which attribute will the model say wrongly most often: 'colour', 'shape', 'size' or 'none'?", None)
+predict("15.eyes", mine=None, question="Which attribute will the model say wrongly most often: 'colour', 'shape', 'size' or 'none'?")
 
 # %%
 asked = [
@@ -340,7 +351,8 @@ reveal("15.eyes", worst_read, "(equally: each counts)" if len(worst_read) > 1 el
 # %%
 @exercise("15.pooled")
 def pooled(errors: Tensor, words: Tensor, groups: Tensor, number: int) -> Tensor:
-    """errors, words, groups (N,) -> (number,) float: errors per word of each group; NaN where a group has no sentence."""
+    """errors, words, groups (N,)
+    -> (number,) float: errors per word of each group; NaN where a group has no sentence."""
     ### BEGIN SOLUTION
     rates = [errors[groups == group].sum() / words[groups == group].sum() for group in range(number)]
     return torch.stack(rates).float()
@@ -351,31 +363,39 @@ def pooled(errors: Tensor, words: Tensor, groups: Tensor, number: int) -> Tensor
 check("15.pooled")
 
 # %%
-predict("15.length", "How many times more errors per word does the Talker make in the longest answers than in the shortest?", None)
+predict("15.length", mine=None, question="How many times more errors per word does the Talker make "
+        "in the longest answers than in the shortest?")
 
 # %%
 sizes = torch.tensor([len(measures.words(item.truth)) for item in sentences])
 groups = sum((sizes > bound).long() for bound in bounds)
 names = [f"up to {bounds[0]} words", f"{bounds[0] + 1} to {bounds[1]}", f"more than {bounds[1]}"]
-by_length = {name: pooled(torch.from_numpy(errors[name].errors), torch.from_numpy(errors[name].sizes), groups, len(names)) for name in ("all 8 true", "the Talker's")}
-talker, ceiling = by_length["the Talker's"], by_length["all 8 true"]
+by_length = {}  # name -> percent of each group, and the ends of its interval
+for name in ("all 8 true", "the Talker's"):
+    wrong, said = errors[name].errors, errors[name].sizes
+    rates = 100 * pooled(torch.from_numpy(wrong), torch.from_numpy(said), groups, len(names)).numpy()
+    here = [(groups == group).numpy() for group in range(len(names))]
+    by_length[name] = rates, 100 * np.array([measures.interval(wrong[those], said[those]) or [math.nan] * 2 for those in here]).T
+print(f"{'words of the answer':20} {'sentences':>9} {'codec alone (95 %)':>24} {'Talker (95 %)':>24}")
 for group, words in enumerate(names):
-    count = int((groups == group).sum())
-    print(f"{words:18} {count:2} sentences   codec alone {100 * ceiling[group]:5.1f} %   Talker {100 * talker[group]:5.1f} %")
-with drawing(5.0, 2.0) as figure:
+    told = [f"{rates[group]:.1f} % ({low[group]:.0f} to {high[group]:.0f})" for rates, (low, high) in by_length.values()]
+    print(f"{words:20} {int((groups == group).sum()):9} {told[0]:>24} {told[1]:>24}")
+with drawing(6.0, 2.4) as figure:
     axes = figure.add_subplot()
     place = np.arange(len(names))
-    axes.bar(place - 0.2, 100 * ceiling.numpy(), 0.38, color=BLUE, label="codec alone")
-    axes.bar(place + 0.2, 100 * talker.numpy(), 0.38, color=RED, label="Talker")
+    for shift, colour, label, (rates, (low, high)) in zip((-0.2, 0.2), (BLUE, RED), ("codec alone", "Talker"), by_length.values()):
+        axes.bar(place + shift, rates, 0.38, color=colour, label=label, yerr=np.maximum(0, [rates - low, high - rates]), ecolor="#666666", capsize=3)
     axes.set_xticks(place, names)
     axes.set(ylabel="words wrong, percent")
-    axes.legend()
-    picture = finish(figure, "Word error rate by length of the answer, of the codec alone and of the Talker.")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    picture = finish(figure, "Word error rate by length of the answer, of the codec alone and of the Talker, with 95 % intervals.")
 display(picture)
-reveal("15.length", round(float(talker[-1] / talker[0]), 1) if talker[0] > 0 else "no error in the shortest", "times")
+talker = by_length["the Talker's"][0]
+ratio = round(float(talker[-1] / talker[0]), 1) if talker[0] > 0 else "no error in the shortest"
+reveal("15.length", ratio, f"times; in the middle group {talker[1] / talker[0]:.1f} times" if talker[0] > 0 else "")
 
 # %% [markdown]
-# Look at both colours before you blame the Talker's memory. In a long answer it speaks most of its words when the text is over, so it must remember them. If that hurts, the Talker's bar grows
+# Mind the whiskers: groups of which one's whisker reaches far into another's are not told apart. And look at both colours before you blame the Talker's memory. In a long answer it speaks most of its words when the text is over, so it must remember them. If that hurts, the Talker's bar grows
 # with length and the codec's does not. If both rise and fall together, it is the words of these sentences that are hard, for the codec and for the judge ("a", "of", "is"), and not their number.
 #
 # ### Width
@@ -384,7 +404,7 @@ reveal("15.length", round(float(talker[-1] / talker[0]), 1) if talker[0] > 0 els
 # let each say what it has taken in. So this is capacity to *memorise in a given time*, of answers that were heard in training; it tells nothing of new sentences.
 
 # %%
-predict("15.width", "A Talker of a quarter of the width has about what share of the weights, in percent?", None)
+predict("15.width", mine=None, question="A Talker of a quarter of the width has about what share of the weights, in percent?")
 
 # %%
 from mmo.config import Draws
@@ -424,11 +444,14 @@ with Curves(*(f"width {width}: audio loss" for width in widths)) as curves:
 # %%
 waves = {"true codes": [codec.decode(frames(row.answers[-1], config.num_codebooks, config.num_codes)[None])[0, 0].numpy() for row in rows]}
 waves |= {width: [answer.samples for answer in answers] for width, answers in said_by.items()}
-by_width = {name: measures.word_errors(lines, judge.transcribe([(samples, codec.sample_rate) for samples in sounds], workers=1)) for name, sounds in waves.items()}
+heard_by = {name: judge.transcribe([(samples, codec.sample_rate) for samples in sounds], workers=1) for name, sounds in waves.items()}
+by_width = {name: measures.word_errors(lines, found) for name, found in heard_by.items()}
+print(f"{'':12} {'M weights':>9} {'last loss':>9} {'seconds an answer':>17} {'words wrong':>11} {'95 % interval':>13}")
 for name, figure in by_width.items():
     low, high = figure.interval()
-    told = f"width {name:3}, {weights_of[name] / 1e6:4.2f} M weights, last loss {last_loss[name]:.2f}" if name in weights_of else name
-    print(f"{told:46} {100 * figure.wer:5.1f} % of the words wrong   (95 % interval: {100 * low:.0f} to {100 * high:.0f})")
+    told = (f"width {name}", f"{weights_of[name] / 1e6:.2f}", f"{last_loss[name]:.2f}") if name in weights_of else (name, "", "")
+    seconds = np.mean([len(samples) for samples in waves[name]]) / codec.sample_rate
+    print(f"{told[0]:12} {told[1]:>9} {told[2]:>9} {seconds:17.1f} {100 * figure.wer:9.1f} % {f'{100 * low:.0f} to {100 * high:.0f}':>13}")
 reveal("15.width", round(100 * min(weights_of.values()) / max(weights_of.values())), "percent")
 
 # %%
@@ -442,6 +465,7 @@ with drawing(5.0, 2.2) as figure:
     axes.legend()
     picture = finish(figure, "Word error rate by width of the Talker, on answers learnt by heart: " + ", ".join(f"{width}: {rate:.0f} percent" for width, rate in zip(widths, rates)))
 display(picture)
+display(listen(waves["true codes"][0], codec.sample_rate, f"true codes: {lines[0]}", small=True))
 for width, answers in said_by.items():
     display(listen(answers[0].samples, codec.sample_rate, f"width {width}: {answers[0].text}", small=True))
 
@@ -481,7 +505,8 @@ print(f"the Talker's weights grow with its width to the power of {found:.2f}: tw
 # %%
 @exercise("15.bits")
 def bits(losses: Tensor, counts: Tensor, entries: int) -> float:
-    """losses (Q,) in nats for a label, counts (Q,) labels, entries A -> bits saved over all labels against an even guess."""
+    """losses (Q,) in nats for a label, counts (Q,) labels, entries A
+    -> bits saved over all labels against an even guess."""
     ### BEGIN SOLUTION
     saved = math.log2(entries) - losses / math.log(2)
     return float((counts * saved).sum())
@@ -492,28 +517,29 @@ def bits(losses: Tensor, counts: Tensor, entries: int) -> float:
 check("15.bits")
 
 # %%
-predict("15.bits", "How many bits has the narrowest Talker taken in for each of its weights?", None)
+predict("15.bits", mine=None, question="How many bits has the narrowest Talker taken in for each of its weights?")
 
 # %%
 labels = (batch.audio_labels != -100).sum(dim=(0, 2))  # (Q,)
 there_are = bits(torch.zeros(config.num_codebooks), labels, config.audio_vocab_size)
-print(f"the batch: {int(labels.sum())} labels, {there_are / 1000:.1f} thousand bits; by heart, that would be {there_are / weights_of[widths[0]]:.3f} bits a weight of the narrowest")
+print(f"the batch: {int(labels.sum())} labels, {there_are / 1000:.1f} thousand bits")
+print(f"all of it by heart would be {there_are / weights_of[widths[0]]:.3f} bits for each weight of the narrowest")
 for width in widths:
     learnt = bits(nats_of[width], labels, config.audio_vocab_size)
     print(f"width {width:3}: {learnt / 1000:5.1f} thousand bits taken in, {learnt / there_are:4.0%} of all, {learnt / weights_of[width]:.3f} bits a weight")
 reveal("15.bits", round(bits(nats_of[widths[0]], labels, config.audio_vocab_size) / weights_of[widths[0]], 3), "bits a weight")
 
 # %% [markdown]
-# Models that were trained long hold about *two* bits a weight (Allen-Zhu and Li, at the end of this notebook). Compare that with the first line: the whole batch is a small part of a bit for each weight of the narrowest Talker. So it is not full. What it lacks is time, or steps that use its time better: a wider Talker takes more in with each step.
+# Models that were trained long hold about *two* bits a weight (Allen-Zhu and Li, at the end of this notebook). Compare that with the second line: the whole batch is a small part of a bit for each weight of the narrowest Talker. So it is not full. What it lacks is time, or steps that use its time better: a wider Talker takes more in with each step.
 #
-# What does the curve say? Where a narrow Talker stays above the blue line and a wide one comes down to it, the width was what hurt, with these rows in this time. Where all come down, or none does, something else did: the time, the rate, the codec. Mind the whiskers, and mind what was
-# not asked: a wide Talker that has learnt by heart is not a good one on new sentences.
+# What does the curve say? Where a narrow Talker stays above the blue line and a wide one comes down to it, the width was what hurt, with these rows in this time. Where all come down, or none does, something else did: the time, the rate, the codec. The narrow ones may also stop too early: compare the seconds of an answer with those of the true codes.
+# A word that is not said is a word wrong. Mind the whiskers, and mind what was not asked: a wide Talker that has learnt by heart is not a good one on new sentences.
 
 # %% [markdown]
 # ## 4. Half precision
 #
 # `float16` has 10 bits of fraction and ends at 65504. `bfloat16` has 7 bits and the range of `float32`. So fp16 **overflows**, and bf16 **rounds**. Where would each hurt here?
-# Run the model once, note the largest number that each part puts out, and see how much room there is to 65504. Note it for what is computed *inside* a part as well:
+# Run the model once, note the largest number that each part puts out, and see how much room there is to 65504; what lies above it overflows. Note it for what is computed *inside* a part as well:
 # a norm squares its input, a softmax takes its exponential.
 
 # %%
@@ -553,11 +579,12 @@ loudest = float(audio.max())
 room = {name: np.log2(LARGEST / max(value, 1e-9)) for name, value in largest.items()}
 tight = sorted(room, key=room.get)[:8]
 for name in tight:
-    print(f"{name:52} {largest[name]:12.1f}   {room[name]:5.1f} doublings below 65504" + " (it overflows)" * (room[name] < 0))
-print(f"exp(audio logits / {temperature}), without subtracting the largest first: exp({loudest / temperature:.0f}), and float16 ends at exp({np.log(LARGEST):.1f})")
+    print(f"{name:52} {largest[name]:9.0f}  {abs(room[name]):4.1f} doublings {'above' if room[name] < 0 else 'below'} 65504")
+print(f"exp of the audio logits / {temperature} reaches exp({loudest / temperature:.0f}); float16 ends at exp({np.log(LARGEST):.1f})")
 
 # %%
-predict("15.half", "With everything in float16, the softmax written out as exp / sum: at what share of the places where a code is to be said are the probabilities not finite, in percent?", None)
+predict("15.half", mine=None, question="With everything in float16, the softmax written out as exp / sum: "
+        "at what share of the places where a code is to be said are the probabilities not finite, in percent?")
 
 # %%
 here = (row.audio_labels != -100)  # (Q, T): where something is to be said
@@ -566,7 +593,8 @@ naive = scaled.exp() / scaled.exp().sum(dim=-1, keepdim=True)
 safe = (scaled - scaled.amax(dim=-1, keepdim=True)).exp()
 safe = safe / safe.sum(dim=-1, keepdim=True)
 broken = (~naive.isfinite()).any(dim=-1).float().mean()
-print(f"exp / sum in float16: at {100 * broken:.0f} % of the places not finite; with the largest subtracted first: {100 * (~safe.isfinite()).any(dim=-1).float().mean():.0f} %")
+print(f"exp / sum in float16: not finite at {100 * broken:.0f} % of the places")
+print(f"with the largest subtracted first: at {100 * (~safe.isfinite()).any(dim=-1).float().mean():.0f} %")
 loudest_norm = max(into_norm, key=lambda name: float(into_norm[name].abs().max()))
 stream = into_norm[loudest_norm]
 print(f"{loudest_norm} gets numbers of up to {float(stream.abs().max()):.0f}; their squares leave float16 from 256 on")
@@ -579,7 +607,9 @@ in_half = copy.deepcopy(ward.model).half()
 with torch.no_grad():
     half = in_half(inputs["input_ids"], speaker=inputs["speaker"].half()).audio_logits.float()
 same_best = (half.argmax(dim=-1) == audio.argmax(dim=-1))[0][here].float().mean()
-print(f"the model in float16 with torch's own norms, which square in float32: {100 * float((~half.isfinite()).float().mean()):.0f} % of the logits not finite, the likeliest code is the same at {100 * float(same_best):.0f} % of the places")
+print("the model in float16 with torch's own norms, which square in float32:")
+not_finite = float((~half.isfinite()).float().mean())
+print(f"  {100 * not_finite:.0f} % of the logits not finite; the likeliest code is the same at {100 * float(same_best):.0f} % of the places")
 del in_half
 reveal("15.half", round(100 * float(broken)), "percent")
 
@@ -597,15 +627,14 @@ uniform = torch.rand(len(warm), 1, generator=generator_)
 for name, probabilities in ((f"temperature {temperature}", shares), ("temperature 1", warm)):
     ordered = probabilities.sort(dim=-1, descending=True).values
     exact = (ordered.cumsum(dim=-1) < uniform).sum(dim=-1)
-    line = []
     for kind in (torch.float16, torch.bfloat16):
         heap = torch.zeros(ordered.shape[:-1], dtype=kind)
         place = torch.zeros_like(exact)
         for rank in range(ordered.shape[-1]):  # one by one, rounding each sum, as a loop in that type does
             heap = heap + ordered[..., rank].to(kind)
             place += heap.float() < uniform[..., 0]
-        line.append(f"{str(kind)[6:]}: {100 * float((place != exact).float().mean()):4.1f} % of the choices differ, the sum ends at {float(heap.float().mean()):.3f}")
-    print(f"{name:16} " + "; ".join(line))
+        differ = 100 * float((place != exact).float().mean())
+        print(f"{name:16} {str(kind)[6:]:8}: {differ:4.1f} % of the choices differ, the sum ends at {float(heap.float().mean()):.3f}")
 
 # %% [markdown]
 # Hence the rule of this repository, `bf16` for the matrices and `fp32` for the choice: a product of large matrices forgives a rounding error, a running sum of small numbers does not.
@@ -644,7 +673,9 @@ check("15.choose")
 # %%
 @exercise("15.fate")
 def fate(values: Tensor, scale: float, kind: torch.dtype) -> Tensor:
-    """values (N,) float32, some of them 0 -> (2,) float32: of those that are not 0, the share stored as 0 and the share stored as infinite."""
+    """values (N,) float32, some of them 0
+    -> (2,) float32: of those that are not 0, the share stored as 0 and the share stored
+    as infinite."""
     ### BEGIN SOLUTION
     real = values[values != 0]
     stored = (real * scale).to(kind)
@@ -656,7 +687,7 @@ def fate(values: Tensor, scale: float, kind: torch.dtype) -> Tensor:
 check("15.fate")
 
 # %%
-predict("15.sinks", "Of the gradients of this model that are not 0, what share becomes 0 in float16, in percent?", None)
+predict("15.sinks", mine=None, question="Of the gradients of this model that are not 0, what share becomes 0 in float16, in percent?")
 
 # %% [markdown]
 # The shipped model, the loss of training, the one sentence from above; the gradient of every weight:
@@ -700,8 +731,9 @@ del found, gradients
 # the complaint, and you have a stethoscope: the sound, what the judge hears, some figures, and the same figures of a healthy run.
 #
 # For each patient: **see**, listen, and say aloud what you think before you read on. Then `diagnose` shows four possible causes. Your first guess counts most
-# (3 points, then 2, then 1), and each wrong one is answered with what speaks against it. Then `treat` opens the patient and shows the broken function. Write it as it should be,
-# pass it, and the run is made again: cured is who has every figure of a healthy run (1 point more).
+# (3 points, then 2, then 1), and each wrong one is answered with what speaks against it. Then `treat` opens the patient and shows the broken function. Write it as it should be
+# and pass it, `clinic.treat("A", my_function)`: the run is made again, and cured is who has every figure of a healthy run (1 point more). Names like `HEALTHY_FEATURES` in a broken function
+# are the package's own functions; `from mmo.course.clinic import HEALTHY_FEATURES` gives them to yours.
 #
 # ## An instrument first
 #
@@ -713,14 +745,16 @@ del found, gradients
 # %%
 @exercise("15.lags")
 def lags(wanted: Tensor, found: Tensor, most: int = 3) -> list[int]:
-    """wanted, found (Q, F) codes, perhaps of unlike length -> how many frames late each codebook is, Q whole numbers."""
+    """wanted, found (Q, F) codes, perhaps of unlike length
+    -> how many frames late each codebook is, Q whole numbers."""
     ### BEGIN SOLUTION
     length = min(wanted.shape[1], found.shape[1])
     late = []
     for k in range(len(wanted)):
         best, most_equal = 0, -1
         for lag in sorted(range(-most, most + 1), key=lambda lag: (abs(lag), -lag)):
-            ours, theirs = (wanted[k, : length - lag], found[k, lag:length]) if lag >= 0 else (wanted[k, -lag:length], found[k, : length + lag])
+            early, late_by = max(0, -lag), max(0, lag)
+            ours, theirs = wanted[k, early : length - late_by], found[k, late_by : length - early]
             equal = int((ours == theirs).sum())
             if equal > most_equal:
                 best, most_equal = lag, equal
@@ -735,21 +769,27 @@ check("15.lags")
 # %% [markdown]
 # ## The beds
 #
-# The seed says who lies where. With another seed you meet others, in another order.
+# The seed says who lies where. With another seed you meet others, in another order. What some of the figures mean:
+#
+# - *dB nearer to joe's recordings than to others'*: by how much the sound's mean spectrum is nearer to that of joe's recordings than to the nearest other voice's. Negative: it is nearer to another voice.
+# - *mel distance from health over the common length*: how far the two spectrograms lie apart on average; what one of the two runs says after the other has ended is not counted.
+# - *codes as in a healthy run*, and below the chart, by your own instrument: how many frames each codebook is late, and how many percent of its codes are equal once it is moved back by them. A lag at which hardly any are equal says nothing.
 
 # %%
 clinic = Clinic(settings, seed=10, ward=ward, beds=2 if small else 10)
 
 
-def examine(bed: str):
-    """Sounds, figures and pictures of a patient; and, where there are codes, the lags of its codebooks by your instrument."""
+def examine(bed: str) -> None:
+    """Sounds, figures and pictures of a patient; where there are codes, the lags of its codebooks by your instrument."""
     chart = clinic.see(bed)
+    display(chart)
     if chart.symptom and chart.symptom.codes is not None and chart.symptom.codes.numel():
         wanted, found = chart.healthy.codes, chart.symptom.codes
         late = lags(wanted, found, 2)
         moved = torch.stack([row.roll(-lag) for row, lag in zip(found, late)])
-        print("frames late, and percent of equal codes then:", ", ".join(f"{lag} ({share} %)" for lag, share in zip(late, agreement_by_codebook(wanted, moved))))
-    return chart
+        told = {"codebook": range(len(late)), "frames late": late, "equal codes then, percent": agreement_by_codebook(wanted, moved)}
+        for name, values in told.items():
+            print(f"{name:26}" + "".join(f"{value:5}" for value in values))
 
 
 # %% [markdown]

@@ -18,7 +18,7 @@
 # of; and you have seen a codec collapse, and why it did.
 #
 # **You need** PyTorch's `backward` and `detach`, and from the course what a codec gives: every 80 ms of sound become one *frame* of eight
-# codes, one from each of eight *codebooks*, of which the first two look at the same vector, and each later one refines what the second and those behind it left.
+# codes, one from each of eight *codebooks*, of which the first two look at the same vector, and each later one refines what the second and those up to it left.
 #
 # **The claim.** The network is the easy part. A codec lives or dies by three small things around it: what is compared, how a gradient passes the codes, and
 # whether the codebooks stay alive.
@@ -66,7 +66,7 @@ print(f"voice {VOICE}: {len(training)} sentences to train on, {sum(each.seconds 
 
 
 def wave(sound: shipped.Spoken) -> Tensor:
-    """(1, 1, samples), cut to whole frames of 1920 samples with silence behind."""
+    """(1, 1, samples), padded with silence to whole frames of 1920 samples."""
     frames = -(-len(sound.samples) // 1920)
     padded = torch.zeros(1, 1, 1920 * frames)
     padded[0, 0, : len(sound.samples)] = torch.from_numpy(sound.samples.astype(np.float32) / 32768)
@@ -84,7 +84,8 @@ display(listen(original[0, 0], SAMPLE_RATE, f"{example.text} (held out, uncoded)
 # millisecond later. No ear can tell them apart. Compare them sample by sample: how large is the difference, in percent of the sound itself?
 
 # %%
-predict("A1.shift", "The same sound, 24 samples later: the mean absolute difference is how many percent of the mean absolute sample?", None)
+predict("A1.shift", mine=None, question="The same sound, 24 samples later: the mean absolute difference "
+        "is how many percent of the mean absolute sample?")
 
 # %%
 later = original.roll(24, dims=-1)
@@ -102,11 +103,14 @@ reveal("A1.shift", round(sample_difference), "percent")
 # ## Exercise: how far two sounds lie apart
 #
 # *Exercise A1.mel_loss · difficulty ●○○ · importance ●●● · 8 minutes · 3 points · stuck? `hint("A1.mel_loss")`*
+#
+# Return $D$ for the two spectrograms, with `floor` as $\epsilon$.
 
 # %%
 @exercise("A1.mel_loss")
 def mel_loss(heard: Tensor, wanted: Tensor, floor: float) -> Tensor:
-    """heard, wanted (..., bands, T) magnitudes -> mean absolute plus mean squared difference of log(x + floor), a scalar."""
+    """heard, wanted (..., bands, T) magnitudes
+    -> mean absolute plus mean squared difference of log(x + floor), a scalar."""
     ### BEGIN SOLUTION
     difference = (heard + floor).log() - (wanted + floor).log()
     return difference.abs().mean() + difference.square().mean()
@@ -124,12 +128,15 @@ check("A1.mel_loss")
 quiet = torch.logspace(-4, 1, 200, requires_grad=True)
 with drawing(7.0, 2.0) as figure:
     axes = figure.add_subplot()
-    for name, curve, colour in (("log(x + 0.05)", (quiet + FLOOR).log(), BLUE), ("log(max(x, 0.05))", quiet.clamp(min=FLOOR).log(), ORANGE), ("log(x)", quiet.log(), GREY)):
+    added, cut = (quiet + FLOOR).log(), quiet.clamp(min=FLOOR).log()
+    # Above the floor the cut one is the bare logarithm: drawn last and dashed, so that both are seen.
+    for name, curve, colour, style in (("log(x + 0.05)", added, BLUE, "-"), ("log(x)", quiet.log(), GREY, "-"), ("log(max(x, 0.05))", cut, ORANGE, "--")):
         (slope,) = torch.autograd.grad(curve.sum(), quiet)
-        axes.loglog(quiet.detach(), slope.clamp(min=1e-3), color=colour, label=name)
+        axes.loglog(quiet.detach(), slope.clamp(min=1e-3), style, color=colour, label=name)
     axes.set(xlabel="magnitude x", ylabel="slope", ylim=(0.05, 3e3))
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    picture = finish(figure, "Slope of three logarithms against the magnitude: without a floor it grows without bound, with a cut it is zero below, with an added floor it is level.")
+    picture = finish(figure, "Slope of three logarithms against the magnitude: "
+                     "without a floor it grows without bound, with a cut it is the same above the floor and zero below, with an added floor it is level.")
 display(picture)
 
 # %% [markdown]
@@ -156,11 +163,14 @@ print(f"silence:           {mel(0 * original, original):.2f} by mel")
 # ## Exercise: a gradient through a choice
 #
 # *Exercise A1.straight_through · difficulty ●●○ · importance ●●● · 10 minutes · 3 points · stuck? `hint("A1.straight_through")`*
+#
+# Return $\hat z$ and the commitment loss.
 
 # %%
 @exercise("A1.straight_through")
 def straight_through(latent: Tensor, entries: Tensor) -> tuple[Tensor, Tensor]:
-    """latent (N, D), entries (N, D), the nearest to each -> entries that hand their gradient to the latent (N, D), commitment loss."""
+    """latent (N, D), entries (N, D), the nearest to each
+    -> entries that hand their gradient to the latent (N, D), commitment loss."""
     ### BEGIN SOLUTION
     passed = latent + (entries - latent).detach()
     return passed, (latent - entries.detach()).square().mean()
@@ -181,11 +191,16 @@ check("A1.straight_through")
 # ## Exercise: a codebook that follows
 #
 # *Exercise A1.update_codebook · difficulty ●●○ · importance ●●○ · 12 minutes · 3 points · stuck? `hint("A1.update_codebook")`*
+#
+# Return all new $u_k$ and $s_k$; the quotient is made later, where an entry is needed.
 
 # %%
 @exercise("A1.update_codebook")
-def update_codebook(usage: Tensor, sums: Tensor, latent: Tensor, codes: Tensor, decay: float) -> tuple[Tensor, Tensor]:
-    """usage (K,), sums (K, D), latent (N, D), codes (N,) -> usage (K,) and sums (K, D) after this batch."""
+def update_codebook(
+    usage: Tensor, sums: Tensor, latent: Tensor, codes: Tensor, decay: float
+) -> tuple[Tensor, Tensor]:
+    """usage (K,), sums (K, D), latent (N, D), codes (N,)
+    -> usage (K,) and sums (K, D) after this batch."""
     ### BEGIN SOLUTION
     chosen = torch.nn.functional.one_hot(codes, len(usage)).to(latent.dtype)  # (N, K): who chose whom
     usage = decay * usage + (1 - decay) * chosen.sum(dim=0)
@@ -203,11 +218,14 @@ check("A1.update_codebook")
 # ## Exercise: which entries are dead
 #
 # *Exercise A1.dead · difficulty ●○○ · importance ●●○ · 5 minutes · 2 points · stuck? `hint("A1.dead")`*
+#
+# Return for each entry whether it is used less than `ratio` times an even share.
 
 # %%
 @exercise("A1.dead")
 def dead(usage: Tensor, ratio: float) -> Tensor:
-    """usage (K,) -> (K,) bool: entries used less than `ratio` times what each would get if all were used alike."""
+    """usage (K,) -> (K,) bool: entries used less than `ratio` times
+    what each would get if all were used alike."""
     ### BEGIN SOLUTION
     even_share = usage.mean()
     return usage < ratio * even_share
@@ -266,7 +284,8 @@ display(picture)
 # first step on. A codebook here has 256 entries. **Predict:** how many of them does codebook 0 still use on the held-out sentences?
 
 # %%
-predict("A1.collapse", "Fresh weights, codes from the first step: how many different codes of 256 does codebook 0 use on held-out speech?", None)
+predict("A1.collapse", mine=None, question="Fresh weights, codes from the first step: how many different codes of 256 "
+        "does codebook 0 use on held-out speech?")
 
 # %%
 SIZES = dict(filters=16, dimension=96, layers=2, bins=256) if not smoke else dict(filters=4, dimension=32, layers=1, bins=32)
@@ -326,12 +345,13 @@ display(picture)
 # ## Train
 #
 # Now in earnest. One step, as `Trainer.update` does it: sound in, codes, sound out; the mel distance, a tenth of the commitment, and a twentieth of a third loss that we have not met: a small head must read the *letters* of the sentence from
-# codebook 0 alone. It makes that codebook say what is said, and codes easier to predict for a Talker. Mimi does the same with features of another network.
+# codebook 0 alone. It makes that codebook say what is said, and codes easier to predict for a Talker. Mimi does the same with features of another network. At first the head learns alone, and its
+# loss is kept from the codec (up to the step `letters_from`, printed below): codebook 0 has to settle before it is told anything.
 #
 # Watch the dotted line: there the codes begin. **Predict:** does the mel distance jump up at that step, or does it go on falling?
 
 # %%
-predict("A1.jump", "When codes take the place of the latent, does the mel distance go 'up' or 'down'?", None)
+predict("A1.jump", mine=None, question="When codes take the place of the latent, does the mel distance go 'up' or 'down'?")
 
 # %%
 STEPS = 24 if smoke else 800
@@ -340,6 +360,7 @@ recipe = CodecTraining(**SIZES, batch_seconds=2 if smoke else 3, steps=STEPS, wa
 trainer = prepared(recipe)
 weights = sum(parameter.numel() for parameter in trainer.model.parameters())
 print(f"{weights / 1e6:.1f} million weights, {STEPS} steps of {recipe.batch_seconds:g} seconds of sound")
+print(f"codes begin at step {recipe.quantise_from}; the letter head learns alone up to step {recipe.letters_from}")
 
 
 @torch.no_grad()
@@ -365,16 +386,18 @@ print(f"{(time.process_time() - started) / 60:.1f} minutes of one core")
 # %%
 by_step = [point[1] for point in curves.points]
 window = max(2, STEPS // 32)
-before, after = np.mean(by_step[recipe.quantise_from - window : recipe.quantise_from]), np.mean(by_step[recipe.quantise_from : recipe.quantise_from + window])
+begin = recipe.quantise_from
+before, after = np.mean(by_step[begin - window : begin]), np.mean(by_step[begin : begin + window])
 print(f"mean mel distance of {window} steps before the codes: {before:.2f}, behind: {after:.2f}")
 reveal("A1.jump", "up" if after > before else "down")
 
 # %% [markdown]
-# The same sentence as training went on. The first is what fresh weights make of it.
+# The same sentence as training went on. The first is what fresh weights make of it. Where the caption says "no codes yet", the latent went through as it is; so it did for the first held-out dot
+# in the curve above.
 
 # %%
 for step, sound in snapshots.items():
-    display(listen(sound[0, 0], SAMPLE_RATE, f"after {step} steps: {example.text}"))
+    display(listen(sound[0, 0], SAMPLE_RATE, f"after {step} steps{' (no codes yet)' if step <= recipe.quantise_from else ''}: {example.text}"))
 display(listen(original[0, 0], SAMPLE_RATE, f"uncoded: {example.text}"))
 
 # %% [markdown]
@@ -382,10 +405,15 @@ display(listen(original[0, 0], SAMPLE_RATE, f"uncoded: {example.text}"))
 #
 # **High rates hide progress.** The learning rate falls in a line to zero over the run, so the curve shows two things in one: learning, and a shaking of the weights that dies down. They cannot be told apart on the way. When the shipped codec was trained,
 # a second sitting at the first one's rate made good weights worse for thousands of steps, and better than before only as the rate came down. Of two recipes the one with the higher rate looks worse half-way; judge at the end of a schedule.
+# Below, for each eighth of your run, the distance and how much of the rate was left in its middle.
 
 # %%
-quarters = [np.mean(by_step[number * STEPS // 8 : (number + 1) * STEPS // 8]) for number in range(8)]
-print("mean mel distance, eighth by eighth:", "  ".join(f"{each:.2f}" for each in quarters))
+eighths = [np.mean(by_step[number * STEPS // 8 : (number + 1) * STEPS // 8]) for number in range(8)]
+print("mean mel distance  ", "".join(f"{each:7.2f}" for each in eighths))
+print("rate left, percent ", "".join(f"{100 * (1 - (number + 0.5) / 8):7.0f}" for number in range(8)))
+
+# %% [markdown]
+# If the distance still falls in the last eighths, where hardly any of the rate is left, then a run that is stopped half-way is judged too early. Whether it learns there or only comes to rest, these figures do not say.
 
 # %% [markdown]
 # ## Alive?
@@ -407,7 +435,7 @@ display(show_codes(codes_of(obvious.model)[:, : first.shape[1]], recipe.bins, "t
 # else (in notebook 01 you take dictation against it). The uncoded recordings are its floor. **Predict** your own codec's word error rate.
 
 # %%
-predict("A1.wer", "Your codec's word error rate on held-out sentences, in percent (the floor is some fifteen)?", None)
+predict("A1.wer", mine=None, question="Your codec's word error rate on held-out sentences, in percent (the floor is some fifteen)?")
 
 # %%
 with TemporaryDirectory() as folder:
@@ -416,14 +444,17 @@ with TemporaryDirectory() as folder:
 shipped_codec = Codec.load(settings.codec_file)
 judge = Judge.from_file(settings.data_dir / "words.txt")
 tested = held_out[: 4 if smoke else len(held_out)]
-wers = {}
+wers, lines = {}, []
 for name, codec in (("uncoded", None), ("shipped", shipped_codec), ("yours", my_codec)):
     again = [wave(each) if codec is None else codec.decode(codec.encode(wave(each))) for each in tqdm(tested, desc=name)]
     heard = judge.transcribe([(sound[0, 0].numpy(), SAMPLE_RATE) for sound in again], workers=1)
     distances = [float(mel(sound, wave(each))) for sound, each in zip(again, tested)]
     figure = word_errors([each.text for each in tested], heard)
     wers[name] = figure.wer
-    print(f"{name:8} mel distance {np.mean(distances):.2f}   word errors {100 * figure.wer:3.0f} % (interval {', '.join(f'{100 * edge:.0f}' for edge in figure.interval())})   the judge, of '{tested[0].text}': '{heard[0]}'")
+    low, high = figure.interval()
+    lines.append(f"{name:8} {np.mean(distances):12.2f} {100 * figure.wer:10.0f} % {f'{100 * low:.0f} to {100 * high:.0f}':>14}   {heard[0]}")
+print(f"{'':8} {'mel distance':>12} {'word errors':>12} {'95 % interval':>14}   the judge, of '{tested[0].text}'")
+print("\n".join(lines))
 curve = json.loads((settings.data_dir / "figures" / "codec.json").read_text(encoding="utf-8"))["curve"]["rows"]
 print(f"steps: yours {STEPS}, the shipped codec's last sitting with all its parts {curve[-1][0]}")
 reveal("A1.wer", round(100 * wers["yours"]), "percent")
@@ -433,7 +464,7 @@ display(listen(shipped_codec.decode(shipped_codec.encode(original))[0, 0], SAMPL
 display(listen(my_codec.decode(my_codec.encode(original))[0, 0], SAMPLE_RATE, f"your codec, 8 codebooks: {example.text}"))
 
 # %% [markdown]
-# An honest word. Minutes give the melody of speech and few of its words. The shipped codec is of the same class and was trained by the same losses; it is a little wider, and its last sitting alone took the steps printed above, on more than ten hours of two voices.
+# An honest word. Minutes give the melody of speech and few of its words. The shipped codec is of the same class and was first trained by the same losses; it is a little wider, and its last sitting alone took the steps printed above, on more than ten hours of two voices.
 # Mimi itself is far wider, heard far more, and in the end was trained without any such distance: by an adversary, a second network that learns to tell its sound from real sound. That is what takes away the hum.
 #
 # What the tiny one has instead: in a part of its steps the later codebooks are left out (`codebook_dropout`), or hold codes of other frames (`FalseCodes`), so that its decoder lives with the mistakes of a Talker. Which codebooks a Talker can predict decided more

@@ -31,6 +31,7 @@ import time
 from math import comb
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from textwrap import shorten
 
 import numpy as np
 import torch
@@ -71,7 +72,7 @@ print(f"{len(tokens)} tokens: {', '.join(tokens[:3])}, then words, from {tokens[
 # %% [markdown]
 # ## Few voices, disguised
 #
-# These voices come from a handful of synthesisers, and an encoder could learn them by heart. So a clip is mostly heard another way each time. It is played faster or slower, sent through another microphone and another room, noise is added; the axis of pitches is
+# Many as they are, these voices are variants of a few: a handful of synthesisers, at several pitches and in mixtures of two. An encoder could learn them by heart. So a clip is mostly heard another way each time. It is played faster or slower, sent through another microphone and another room, noise is added; the axis of pitches is
 # stretched, as if by a longer or shorter throat. And parts of the spectrogram are hidden, so that a word is not known by one of its features alone.
 #
 # ## Exercise: hiding what is heard
@@ -83,7 +84,8 @@ print(f"{len(tokens)} tokens: {', '.join(tokens[:3])}, then words, from {tokens[
 # %%
 @exercise("A2.hide")
 def hide(frames: Tensor, bands: list[tuple[int, int]], gaps: list[tuple[int, int]]) -> Tensor:
-    """frames (T, M) log-mel; bands and gaps as (start, width) -> a copy with both set to the mean of `frames`."""
+    """frames (T, M) log-mel; bands and gaps as (start, width)
+    -> a copy with both set to the mean of `frames`."""
     ### BEGIN SOLUTION
     hidden = frames.clone()
     middle = frames.mean()
@@ -99,14 +101,15 @@ def hide(frames: Tensor, bands: list[tuple[int, int]], gaps: list[tuple[int, int
 check("A2.hide")
 
 # %% [markdown]
-# One question: as it is, disguised twice, and with bands and gaps hidden. The transcript is the same each time, and that is the lesson.
+# One question: as it is, disguised twice, and with bands and gaps hidden. The transcript is the same each time, and that is the lesson. Stretching the axis of pitches (*warping*) is done to the spectrogram:
+# you see it in the pictures of the disguised ones (the factor is in their titles), and do not hear it in the sounds.
 
 # %%
 clip = known[0]
-rng = np.random.default_rng(3)
-disguised = [augment(clip.wave(), rng, HEARING, SAMPLE_RATE, clip.rate) for _ in range(2)]
+disguised = [augment(clip.wave(), np.random.default_rng(seed), HEARING, SAMPLE_RATE, clip.rate) for seed in (3, 7)]
 pictures = {"as it is": log_mel(torch.from_numpy(clip.wave()))}
-pictures |= {f"disguised, {number}": log_mel(torch.from_numpy(each), warp) for number, (each, warp) in enumerate(zip(disguised, (0.88, 1.15)), 1)}
+for number, (each, warp) in enumerate(zip(disguised, (0.88, 1.15)), 1):
+    pictures[f"disguised, {number}, warped by {warp}"] = log_mel(torch.from_numpy(each), warp)
 pictures["bands and gaps hidden"] = hide(pictures["as it is"], [(12, 9), (50, 12)], [(30, 10), (90, 8)])
 with drawing(9.0, 3.2) as figure:
     for axes, (name, frames) in zip(figure.subplots(2, 2).ravel(), pictures.items()):
@@ -118,7 +121,7 @@ with drawing(9.0, 3.2) as figure:
 display(picture)
 display(listen(clip.wave(), clip.rate, f"as it is: {clip.spoken}"))
 for number, each in enumerate(disguised, 1):
-    display(listen(each, SAMPLE_RATE, f"disguised, {number}: {clip.spoken}"))
+    display(listen(each, SAMPLE_RATE, f"disguised, {number} (not warped): {clip.spoken}"))
 
 # %% [markdown]
 # Frames come every 10 ms. As in notebook 02's encoder, seven of them are stacked and every sixth stack is kept: $(T, 80) \to (N, 560)$ with $N \approx T/6$, one every 60 ms.
@@ -134,7 +137,7 @@ for number, each in enumerate(disguised, 1):
 # Many rows of tokens give the same words. The probability of the words is the sum over all of them, and the loss is minus its logarithm. **Predict:** five different words, 33 vectors: how many rows are there?
 
 # %%
-predict("A2.ways", "How many ways are there to write five different words into 33 places?", None)
+predict("A2.ways", mine=None, question="How many ways are there to write five different words into 33 places?")
 
 # %%
 reveal("A2.ways", comb(33 + 5, 2 * 5), "ways; in general N + U choose 2 U, if no word follows itself")
@@ -150,11 +153,14 @@ reveal("A2.ways", comb(33 + 5, 2 * 5), "ways; in general N + U choose 2 U, if no
 # ## Exercise: the loss of all ways
 #
 # *Exercise A2.ctc_loss · difficulty ●●● · importance ●●● · 20 minutes · 5 points · stuck? `hint("A2.ctc_loss")`*
+#
+# Return minus the logarithm of the sum over all ways. A state that cannot be reached yet gets $-10^9$, not $-\infty$: the value would be the same, but `logsumexp` of nothing but $-\infty$ has NaN for its gradient.
 
 # %%
 @exercise("A2.ctc_loss")
 def ctc_loss(log_probs: Tensor, target: list[int]) -> Tensor:
-    """log_probs (N, V), 0 is the blank; target: U ids -> minus the log-probability of all ways to write them, a scalar."""
+    """log_probs (N, V), 0 is the blank; target: U ids
+    -> minus the log-probability of all ways to write them, a scalar."""
     ### BEGIN SOLUTION
     states = [0]
     for word in target:
@@ -197,6 +203,8 @@ assert torch.allclose(mine.grad, theirs.grad, atol=1e-4)
 # ## Exercise: greedy decoding
 #
 # *Exercise A2.greedy · difficulty ●○○ · importance ●●● · 6 minutes · 2 points · stuck? `hint("A2.greedy")`*
+#
+# Return the ids that are left.
 
 # %%
 @exercise("A2.greedy")
@@ -220,7 +228,8 @@ check("A2.greedy")
 # Clips are heard unchanged at first and disguised more and more: CTC starts sooner on clean sound. **Predict:** what does the encoder write for a question after the first few dozen steps?
 
 # %%
-predict("A2.first", "What does it write in the first seconds of training: 'noise' (any words), 'frequent words', or 'nothing'?", None)
+predict("A2.first", mine=None, question="What does it write in the first seconds of training: "
+        "'noise' (any words), 'frequent words', or 'nothing'?")
 
 # %%
 STEPS = 12 if smoke else 1000
@@ -243,44 +252,49 @@ def error_rate(clips) -> float:
 looks = {0, STEPS // 25, STEPS // 8, STEPS // 4, STEPS // 2, STEPS}
 notes, snapshots = [], {}
 started = time.process_time()
-with Curves("CTC loss per word", "word errors, percent") as curves:
+with Curves("CTC loss per word", "strangers: word errors, percent") as curves:
     for step in tqdm(range(STEPS + 1), desc="speech encoder"):
         if step in looks:
             notes.append((step, written(clip)))
             snapshots[step] = trainer.word_scores(clip)
             if step:
-                curves.dot(step, "word errors, percent", error_rate(strangers[::4]))
+                curves.dot(step, "strangers: word errors, percent", error_rate(strangers[::4]))
         if step < STEPS:
             curves.add(step, trainer.update(trainer.batches[step]), None)
 print(f"{(time.process_time() - started) / 60:.1f} minutes of one core, {trainer.skipped} steps skipped")
 for step, words in notes:
-    print(f"after {step:4} steps: {words or '(nothing)'}")
+    print(f"after {step:4} steps: {shorten(words, 75, placeholder=' ...') or '(nothing)'}")
 print(f"           spoken: {clip.spoken}")
 
 # %%
 reveal("A2.first", "nothing" if not notes[1][1] else "frequent words" if len(notes[1][1].split()) < 4 else "noise")
 
 # %% [markdown]
-# Writing nothing is the first thing that pays: most vectors lie between words, and a blank is right there. The loss pauses there: see the knee in its curve. Whoever looks at the transcripts then, and not at the curve, stops too soon. Whoever's curve never leaves it has too high a rate, or sentences with more
-# words than vectors.
+# Writing nothing is the first thing that pays: five words need only five of the 33 vectors, and at all the others a blank is right. The loss pauses there: see the knee in its curve. Whoever looks at the transcripts then, and not at the curve, stops too soon. Where the curve never leaves it, the rate is too high,
+# or sentences have more words than vectors.
 #
 # ## Who found the words?
 #
-# The probability of each word of the sentence at each vector, and of the blank, as training went on. Nobody said when the words are spoken.
+# The probability of each word of the sentence at each vector, of the blank, and of any other word, as training went on. Nobody said when the words are spoken. Each column adds up to 1: where the last row is bright, the encoder
+# would rather write a word that was not said.
 
 # %%
 shown = [snapshots[step] for step in sorted(snapshots)[-4:]]
 names = [tokens[each] for each in clip.targets]
-with drawing(9.0, 3.4) as figure:
+with drawing(9.0, 3.8) as figure:
     for axes, step, scores in zip(figure.subplots(2, 2, sharex=True).ravel(), sorted(snapshots)[-4:], shown):
-        image = axes.imshow(scores[:, [*clip.targets, 0]].T.exp(), aspect="auto", cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
+        said = scores[:, [*clip.targets, 0]].exp()
+        other = (1 - scores[:, [*set(clip.targets), 0]].exp().sum(dim=1)).clamp(min=0)
+        image = axes.imshow(torch.cat((said, other[:, None]), dim=1).T, aspect="auto", cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
         axes.grid(False)
-        axes.set_yticks(range(len(names) + 1), [*names, "blank"])
+        axes.set_yticks(range(len(names) + 2), [*names, "blank", "any other word"])
         axes.set_title(f"after {step} steps")
+    figure.colorbar(image, ax=figure.axes, label="probability", pad=0.01)
     figure.supxlabel("vectors of 60 ms", fontsize=9)
-    told = [f"after {step} steps the blank is the likeliest at {100 * float((scores.argmax(dim=1) == 0).float().mean()):.0f} % of the vectors, and {sum(bool((scores.argmax(dim=1) == each).any()) for each in clip.targets)} of {len(names)} words somewhere"
-            for step, scores in zip(sorted(snapshots)[-4:], shown)]
-    picture = finish(figure, f"Probability of the words of '{clip.spoken}' and of the blank at each vector, at {len(told)} moments of training: {'; '.join(told)}.")
+    best = [scores.argmax(dim=1) for scores in shown]
+    told = [f"after {step} steps the blank is the likeliest at {100 * float((row == 0).float().mean()):.0f} % of the vectors, "
+            f"and {sum(bool((row == each).any()) for each in clip.targets)} of {len(names)} words somewhere" for step, row in zip(sorted(snapshots)[-4:], best)]
+    picture = finish(figure, f"Probability of the words of '{clip.spoken}' and of the blank and of any other word at each vector, at {len(told)} moments of training: {'; '.join(told)}.")
 display(picture)
 
 # %% [markdown]
@@ -293,28 +307,34 @@ display(picture)
 # The shipped encoder is wider and deeper, and was trained far longer (its steps are printed below), with spoken answers besides. It has met the recordings that you kept back, so only the strangers are a fair comparison. **Predict** your own rate on them.
 
 # %%
-predict("A2.strangers", "Your encoder's word error rate on voices it never heard, in percent?", None)
+predict("A2.strangers", mine=None, question="Your encoder's word error rate on voices it never heard, in percent?")
 
 # %%
 with TemporaryDirectory() as folder:
     my_encoder = SpeechEncoder.load(trainer.write(Path(folder)))  # FunASR's own folder layout: `funasr.AutoModel` loads it
 shipped_encoder = SpeechEncoder.load(settings.speech_encoder_dir)
 rates = {}
+print(f"{'':20} {'words wrong':>12} {'95 % interval':>14} {'missing':>9} {'others':>9} {'too many':>9}")
 for name, encoder, tried in (("yours, voices known", my_encoder, known), ("yours, strangers", my_encoder, strangers), ("shipped, strangers", shipped_encoder, strangers)):
     transcripts = encoder.transcribe([each.wave() for each in tried])
     figure = word_errors([each.spoken for each in tried], transcripts)
     rates[name] = figure.wer
-    print(f"{name:20} {100 * figure.wer:3.0f} % of the words wrong (interval {', '.join(f'{100 * edge:.0f}' for edge in figure.interval())}): {100 * figure.deletions:.0f} missing, {100 * figure.substitutions:.0f} others, {100 * figure.insertions:.0f} too many")
+    kinds = (figure.deletions, figure.substitutions, figure.insertions)
+    low, high = figure.interval()
+    print(f"{name:20} {100 * figure.wer:10.0f} % {f'{100 * low:.0f} to {100 * high:.0f}':>14} " + " ".join(f"{100 * share:7.0f} %" for share in kinds))
 figures = json.loads((settings.data_dir / "figures" / "speech_encoder.json").read_text(encoding="utf-8"))
 sittings = [figures]
 while "sitting_before" in sittings[0]:
     sittings.insert(0, sittings[0]["sitting_before"])
-print("the shipped encoder's training: " + ", then ".join(f"{each['recipe']['steps']} steps of {each['recipe']['batch']} clips in {each['seconds'] / 60:.0f} minutes" for each in sittings))
+print("the shipped encoder's training:")
+for each in sittings:
+    print(f"  {each['recipe']['steps']} steps of {each['recipe']['batch']} clips in {each['seconds'] / 60:.0f} minutes")
 reveal("A2.strangers", round(100 * rates["yours, strangers"]), "percent")
 
 # %%
 for each in strangers[:3]:
-    display(listen(each.wave(), each.rate, f"{each.voice}: {each.spoken}   yours: {my_encoder.transcribe([each.wave()])[0] or '(nothing)'}   shipped: {shipped_encoder.transcribe([each.wave()])[0]}"))
+    yours, theirs = (encoder.transcribe([each.wave()])[0] or "(nothing)" for encoder in (my_encoder, shipped_encoder))
+    display(listen(each.wave(), each.rate, f"{each.voice}: {each.spoken}\nyours: {yours}\nshipped: {theirs}"))
 
 # %% [markdown]
 # The gap between the first two lines is what these voices cannot teach. More steps on the same clips lower both figures; do not expect them to meet. What brings them together are more voices, or better disguises. The course's own encoder was built with this in mind. What strangers' voices cost all the same is counted in
@@ -339,8 +359,8 @@ quiz("A2")
 # - Training passes through "nothing" and frequent words before sentences. While it writes nothing the transcripts tell nothing: look whether the curve still falls.
 # - Few voices are stretched by disguises. How far, only voices never heard can tell.
 #
-# **Often mistaken.** *"CTC aligns."* It adds up alignments; its bursts are not the words' durations. *"Vectors are independent, so it has no context."* Each sees the whole sentence by attention; only the *tokens*, given the vectors, are independent. *"A low loss on the training clips is hearing."* See the second
-# line of the table.
+# **Often mistaken.** *"CTC aligns."* It adds up alignments; its bursts are not the words' durations. *"Vectors are independent, so it has no context."* Each sees the whole sentence by attention; only the *tokens*, given the vectors, are independent. *"A low loss on the training clips is hearing."* See your
+# encoder's rate on strangers in the table.
 #
 # **To try.** `clean_share=1.0`, no disguises at all: what happens to the strangers? `phone_weight=0`: do rare words come later? Write "two two" into a sentence that has it once, and look at the loss. Take the best row by adding up: two rows of your own, and greedy's mistake.
 #

@@ -58,7 +58,8 @@ smoke = budget == "smoke"
 # %%
 source = pictures.scenes_of("train", random.Random(5))
 scenes = list(islice(source, 6))
-display(show_maps([np.asarray(pictures.draw(scene, seed)) for seed, scene in enumerate(scenes)], [scene.caption[:-1].replace(f" {scene.relation} ", f"\n{scene.relation} ") for scene in scenes], size=1.8))
+told = [scene.caption[:-1].replace(f" {scene.relation} ", f"\n{scene.relation} ") for scene in scenes]
+display(show_maps([np.asarray(pictures.draw(scene, seed)) for seed, scene in enumerate(scenes)], told, columns=3, size=2.4))
 print(f"the first again, another seed, is another picture: {not np.array_equal(pictures.draw(scenes[0], 0), pictures.draw(scenes[0], 1))}")
 
 # %% [markdown]
@@ -78,7 +79,8 @@ print(f"the first again, another seed, is another picture: {not np.array_equal(p
 # %%
 @exercise("A3.swaps")
 def swaps(size: str, colour: str, shape: str) -> list[tuple[str, str, str]]:
-    """All (size, colour, shape) that differ from this thing in exactly one attribute, sorted."""
+    """All (size, colour, shape) that differ from this thing in exactly one attribute,
+    sorted."""
     ### BEGIN SOLUTION
     thing = (size, colour, shape)
     every = [(s, c, f) for s in text.SIZES for c in text.COLOURS for f in text.SHAPES]
@@ -91,7 +93,9 @@ check("A3.swaps")
 
 # %%
 near = swaps("large", "red", "circle")
-print(f"{len(near)} things are one step from a large red circle, of {len(text.SIZES) * len(text.COLOURS) * len(text.SHAPES) - 1} others: {', '.join(' '.join(each).strip() for each in near[:4])} ...")
+others = len(text.SIZES) * len(text.COLOURS) * len(text.SHAPES) - 1
+print(f"{len(near)} things are one step from a large red circle, of {others} others:")
+print(", ".join(" ".join(each).strip() for each in near[:4]), "...")
 one_step = [pictures.Scene((pictures.Thing(*each),)) for each in (("large", "red", "circle"), ("", "red", "circle"), ("large", "orange", "circle"), ("large", "red", "ring"))]
 display(show_maps([np.asarray(pictures.draw(scene, 11)) for scene in one_step], [scene.caption[:-1] for scene in one_step], size=1.8))
 
@@ -107,7 +111,8 @@ display(show_maps([np.asarray(pictures.draw(scene, 11)) for scene in one_step], 
 # %%
 @exercise("A3.together")
 def together(pictures: Tensor, captions: Tensor) -> Tensor:
-    """pictures (B,), captions (N,): numbers of what they show and say -> (B, N) bool, True where the caption is true of the picture."""
+    """pictures (B,), captions (N,): numbers of what they show and say
+    -> (B, N) bool, True where the caption is true of the picture."""
     ### BEGIN SOLUTION
     return pictures[:, None] == captions[None]
     ### END SOLUTION
@@ -127,8 +132,21 @@ if smoke:
 work = TemporaryDirectory()
 lessons = draw_lessons(BASE, Path(work.name), shard=BASE.drawn)
 batch = draw_batch(lessons, BASE, 3)
-print(f"pictures {tuple(batch.pixels.shape)}, captions {tuple(batch.words.shape)}, together {tuple(batch.together.shape)}: {int(batch.together.sum())} true pairs for {len(batch.pixels)} pictures")
-display(show_maps([batch.together.float()], ["belong together"], size=7.0, cmap="gray"))
+B = len(batch.pixels)
+print(f"pictures {tuple(batch.pixels.shape)}, captions {tuple(batch.words.shape)}, together {tuple(batch.together.shape)}")
+print(f"{int(batch.together.sum())} true pairs for {B} pictures")
+with drawing(9.0, 3.6) as figure:
+    axes = figure.add_subplot()
+    axes.imshow(batch.together.float(), cmap="gray", interpolation="nearest")
+    for block, name in enumerate(("own captions", "an attribute changed", "the relation turned")):
+        axes.text((block + 0.5) * B, -2, name, ha="center", va="bottom")
+        if block:
+            axes.axvline(block * B - 0.5, color=ORANGE, linewidth=1.2)
+    axes.set(xlabel="caption", ylabel="picture")
+    axes.grid(False)
+    picture = finish(figure, f"Which of {3 * B} captions are true of which of {B} pictures: "
+                     f"a diagonal in the block of the own captions, and {int(batch.together.sum()) - B} pairs beside it.")
+display(picture)
 
 # %% [markdown]
 # ## How it is measured
@@ -139,11 +157,14 @@ display(show_maps([batch.together.float()], ["belong together"], size=7.0, cmap=
 # ## Exercise: recall at 1
 #
 # *Exercise A3.recall · difficulty ●○○ · importance ●●○ · 8 minutes · 3 points · stuck? `hint("A3.recall")`*
+#
+# Return two shares: of the pictures whose own caption is the most alike of all captions, and of the captions whose own picture is the most alike of all pictures.
 
 # %%
 @exercise("A3.recall")
 def recall(pictures: Tensor, captions: Tensor) -> tuple[float, float]:
-    """pictures (N, D), captions (N, D) of length one, row by row a pair -> share of pictures that find their caption, of captions that find their picture."""
+    """pictures (N, D), captions (N, D) of length one, row by row a pair
+    -> share of pictures that find their caption, of captions that find their picture."""
     ### BEGIN SOLUTION
     likeness = pictures @ captions.T  # (N, N): a row a picture
     own = torch.arange(len(pictures))
@@ -162,8 +183,8 @@ families = plan[: 12 if smoke else pictures.POOL]  # the plan begins with the po
 apart = plan[pictures.POOL :][: len(families)]
 validation = [each for each in pictures.picture_plan(training=0) if each.split == "validation"][: 12 if smoke else 160]
 shown = {name: as_shipped(items, BASE.side) for name, items in (("families", families), ("apart", apart), ("validation", validation))}
-print(f"families: {', '.join(each.scene.caption for each in families[:3])}")
-print(f"apart:    {', '.join(each.scene.caption for each in apart[:3])}")
+print(f"families: {' '.join(each.scene.caption for each in families[:3])}")
+print("apart:    " + "\n          ".join(each.scene.caption for each in apart[:3]))
 
 
 def finds(model, name: str, items) -> float:
@@ -194,7 +215,7 @@ display(show_maps([each.permute(1, 2, 0).numpy() for each in (filters - low) / (
 # **Predict:** of five things that can be read from the patches (size, colour and shape of the first thing, the relation, how many), which is the first to get half-way from guessing to knowing?
 
 # %%
-predict("A3.first", "Which is learnt first: 'size', 'colour', 'shape', 'relation' or 'count'?", None)
+predict("A3.first", mine=None, question="Which is learnt first: 'size', 'colour', 'shape', 'relation' or 'count'?")
 
 # %%
 readings, started = [], time.process_time()
@@ -219,7 +240,7 @@ for each in readings:
     print(f"{each['step']:6}" + "".join(f"{100 * each[name]:10.0f}" for name in [*watched, "recall"]))
 contents = torch.tensor([slots(each.scene) for each in validation])  # (N, slots)
 frequent = {name: contents[:, number].bincount().max().item() / len(contents) for number, name in enumerate(SLOTS) if name in watched}
-print(f"{'guess':>6}" + "".join(f"{100 * frequent[name]:10.0f}" for name in watched) + f"{100 / len(validation):10.0f}   always the most frequent answer")
+print(f"{'guess':>6}" + "".join(f"{100 * frequent[name]:10.0f}" for name in watched) + f"{100 / len(validation):10.0f}   (the most frequent)")
 half_way = {name: next((each["step"] for each in readings if each[name] > (1 + frequent[name]) / 2), 10**9) for name in watched}
 reveal("A3.first", min(half_way, key=lambda name: (half_way[name], -readings[0][name])))
 
@@ -232,23 +253,29 @@ reveal("A3.first", min(half_way, key=lambda name: (half_way[name], -readings[0][
 # one come below half of what guessing shapes alone would cost?
 
 # %%
-predict("A3.shapes", "After how many steps was the shipped encoder below half the cost of guessing shapes?", None)
+predict("A3.shapes", mine=None, question="After how many steps was the shipped encoder below half the cost of guessing shapes?")
 
 # %%
 figures = json.loads((settings.data_dir / "figures" / "vision_encoder.json").read_text(encoding="utf-8"))
 theirs = figures["curve"]
-with drawing(8.0, 2.6) as figure:
+cost = {name: np.log(len(names)) for name, names in (("size", text.SIZES), ("colour", text.COLOURS), ("shape", text.SHAPES))}
+marks = {sum(cost.values()): "all three guessed", cost["shape"]: "shape alone guessed", cost["shape"] / 2: "half of that"}
+with drawing(9.0, 3.8) as figure:
     axes = figure.add_subplot()
     axes.plot([each["step"] for each in theirs], [each["looks_loss"] for each in theirs], color=BLUE, label="shipped: size, colour and shape of a patch's thing")
     axes.plot([each["step"] for each in theirs], [each["standings_loss"] for each in theirs], color=GREY, label="shipped: how that thing stands to the others")
     axes.plot([point[0] for point in curves.points], smooth([point[3] for point in curves.points]), color=ORANGE, label="yours: size, colour and shape")
     axes.axvline(figures["settings"]["restart"], color=GREY, linewidth=0.8, linestyle=":")
+    axes.text(figures["settings"]["restart"] + 40, 4.6, "relation added")
+    for value, name in marks.items():
+        axes.axhline(value, color=GREY, linewidth=0.8, linestyle="--")
+        axes.text(theirs[-1]["step"], value + 0.05, f"{name}: {value:.2f}", ha="right", va="bottom")
     axes.set(xlabel="step", ylabel="cross-entropy", ylim=(0, None))
-    axes.legend(loc="upper right")
-    picture = finish(figure, "Loss of the patches' question against the step: yours at the very left of the shipped encoder's curve, which falls fast at first, then slowly and steadily, and rises a little where the relation is added; the relation's loss begins to fall only after it is asked.")
+    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0))
+    picture = finish(figure, "Loss of the patches' question against the step, with lines at the cost of guessing all three, of guessing shapes alone, and half of that: yours at the very left of the shipped encoder's curve, which falls fast at first, then slowly and steadily, and rises a little where the relation is added; the relation's loss begins to fall only after it is asked.")
 display(picture)
-print(f"guessing costs {np.log(len(text.SIZES)) + np.log(len(text.COLOURS)) + np.log(len(text.SHAPES)):.2f}: size {np.log(len(text.SIZES)):.2f}, colour {np.log(len(text.COLOURS)):.2f}, shape {np.log(len(text.SHAPES)):.2f}")
-bend = next((each for each in theirs if each["looks_loss"] < np.log(len(text.SHAPES)) / 2), None)
+print(f"guessing costs {sum(cost.values()):.2f}: " + ", ".join(f"{name} {value:.2f}" for name, value in cost.items()))
+bend = next((each for each in theirs if each["looks_loss"] < cost["shape"] / 2), None)
 print(f"the shipped encoder: {figures['settings']['drawn']:,} pictures, {figures['settings']['steps']} steps, {figures['cpu_seconds'] / 60:.0f} minutes of a core")
 print(f"yours ended at {smooth([point[3] for point in curves.points])[-1]:.2f}")
 reveal("A3.shapes", bend["step"] if bend else "never", f"steps, {bend['seconds'] / 60:.0f} minutes of a core" if bend else "")
@@ -263,7 +290,7 @@ reveal("A3.shapes", bend["step"] if bend else "never", f"steps, {bend['seconds']
 # Would smaller patches be better? A small thing of this world is about fifteen pixels wide (`BANDS` in `mmo/world/pictures.py`). **Predict:** how many times as long does a step take with patches of 6 by 6 pixels as with 12 by 12?
 
 # %%
-predict("A3.cost", "Patches of 6 pixels instead of 12: a step of the vision tower takes how many times as long?", None)
+predict("A3.cost", mine=None, question="Patches of 6 pixels instead of 12: a step of the vision tower takes how many times as long?")
 
 # %%
 small = pictures.Scene((pictures.Thing("small", "white", "star"), pictures.Thing("large", "blue", "heart")), "above")
@@ -300,7 +327,8 @@ reveal("A3.cost", round(costs[6] / costs[12], 1), "times as long")
 # Then a test of another kind. Each held-out picture's own caption is put beside every caption that is one step away: which of the two is more alike? Guessing gives 50. **Predict:** the one schooled on random captions, asked whether a thing lies above or below, left or right: right in how many percent?
 
 # %%
-predict("A3.turned", "Random captions only: own caption against the one with the relation turned, right in how many percent?", None)
+predict("A3.turned", mine=None, question="Random captions only: own caption against the one with the relation turned, "
+        "right in how many percent?")
 
 # %%
 pair = load_pair(settings.vision_encoder_dir)
@@ -323,31 +351,43 @@ def captions_of(rows: np.ndarray, step: int, nearly_right: bool) -> tuple[Tensor
 
 
 def schooled(name: str, nearly_right: bool):
-    """Train a pooling head and a caption tower on the kept patch vectors; returns the towers and the loss at the end."""
+    """Train a pooling head and a caption tower on the kept patch vectors; returns the towers and the loss of every step."""
     model = build(school)[0]
     head, tower = model.vision_model.head, model.text_model
     learners = [*head.parameters(), *tower.parameters(), model.logit_scale, model.logit_bias]
     optimiser = torch.optim.AdamW(learners, betas=(0.9, 0.98), weight_decay=0.01)
-    with Curves(f"sigmoid loss, {name}") as curves:
-        for step in tqdm(range(school.steps), desc=name):
-            rate = 0.01 + 0.99 * (1 + np.cos(np.pi * step / school.steps)) / 2
-            for group in optimiser.param_groups:
-                group["lr"] = school.learning_rate * rate * min(1.0, (step + 1) / school.warmup)
-            rows = batch_rows(len(lessons.pixels), school, step)
-            words, meaning = captions_of(rows, step, nearly_right)
-            pictured, told = F.normalize(head(kept_patches[rows]), dim=-1), F.normalize(tower(input_ids=words).pooler_output, dim=-1)
-            loss = training.sigmoid_loss(pictured, told, together(torch.from_numpy(lessons.meaning[rows, 0]), meaning), model.logit_scale, model.logit_bias)
-            optimiser.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(learners, 1.0)
-            optimiser.step()
-            curves.add(step, loss.detach())
-    return model, float(np.mean([point[1] for point in curves.points[-max(1, school.steps // 15) :]]))
+    losses = []
+    for step in tqdm(range(school.steps), desc=name):
+        rate = 0.01 + 0.99 * (1 + np.cos(np.pi * step / school.steps)) / 2
+        for group in optimiser.param_groups:
+            group["lr"] = school.learning_rate * rate * min(1.0, (step + 1) / school.warmup)
+        rows = batch_rows(len(lessons.pixels), school, step)
+        words, meaning = captions_of(rows, step, nearly_right)
+        pictured, told = F.normalize(head(kept_patches[rows]), dim=-1), F.normalize(tower(input_ids=words).pooler_output, dim=-1)
+        true = together(torch.from_numpy(lessons.meaning[rows, 0]), meaning)
+        loss = training.sigmoid_loss(pictured, told, true, model.logit_scale, model.logit_bias)
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(learners, 1.0)
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    return model, losses
 
 
 started = time.process_time()
 schools = {"random": schooled("random", False), "nearly right": schooled("nearly right", True)}
 print(f"{(time.process_time() - started) / 60:.1f} minutes of one core")
+at_the_end = {name: np.mean(losses[-max(1, school.steps // 15) :]) for name, (_, losses) in schools.items()}
+with drawing(7.0, 2.6) as figure:
+    axes = figure.add_subplot()
+    for (name, (_, losses)), colour in zip(schools.items(), (ORANGE, BLUE)):
+        axes.semilogy(losses, color=colour, alpha=0.25, linewidth=0.8)
+        axes.semilogy(smooth(losses), color=colour, label=f"{name}, {at_the_end[name]:.2f} at the end")
+    axes.set(xlabel="step", ylabel="sigmoid loss (logarithmic)")
+    axes.legend()
+    picture = finish(figure, "Sigmoid loss of both schools against the step; at the end "
+                     + ", ".join(f"{name} {value:.2f}" for name, value in at_the_end.items()))
+display(picture)
 
 # %%
 STEPS_AWAY = ["size", "colour", "shape", "count", "relation"]
@@ -381,7 +421,7 @@ def beats_rivals(model, head) -> dict[str, float]:
 table = {name: beats_rivals(model, model.vision_model.head) for name, (model, _) in schools.items()} | {"shipped": beats_rivals(pair, pair.vision_model.head)}
 print(f"{'':14}{'loss':>8}" + "".join(f"{what:>10}" for what in STEPS_AWAY) + f"{f'recall among {len(tested)}':>20}")
 for name, row in table.items():
-    print(f"{name:14}{f'{schools[name][1]:.2f}' if name in schools else '':>8}" + "".join(f"{row[what]:10.0f}" for what in STEPS_AWAY) + f"{row['recall']:20.0f}")
+    print(f"{name:14}{f'{at_the_end[name]:.2f}' if name in schools else '':>8}" + "".join(f"{row[what]:10.0f}" for what in STEPS_AWAY) + f"{row['recall']:20.0f}")
 print("own caption against one that is a step away, percent right; guessing: 50")
 reveal("A3.turned", round(table["random"]["relation"]), "percent; with captions that are nearly right " + str(round(table["nearly right"]["relation"])))
 
@@ -414,7 +454,8 @@ display(picture)
 for name, model in (("yours", mine), ("shipped", pair)):
     size = sum(parameter.numel() for parameter in model.vision_model.parameters()) / 1e6
     found = {pool: finds(model, pool, items) for pool, items in (("apart", apart), ("families", families))}
-    print(f"{name:8} {size:.2f} million weights that see; own caption first: {found['apart']:.0f} % of {len(apart)} apart, {found['families']:.0f} % of {len(families)} in families")
+    firsts = f"{found['apart']:.0f} % of {len(apart)} apart, {found['families']:.0f} % of {len(families)} in families"
+    print(f"{name:8} {size:.2f} M weights that see; own caption first: {firsts}")
 
 # %%
 told = [each.scene.caption for each in families]

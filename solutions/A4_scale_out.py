@@ -21,7 +21,7 @@
 # **The claim.** Data parallelism is one sum. If every process takes a share of the batch, divides by the counts of *all*, and the gradients are averaged, then $N$
 # processes make the step of the whole batch, to the rounding. Each of the three parts has a quiet way of going wrong, in which training still looks fine.
 #
-# Letters: $N$ processes or cards, $r$ the rank of one of them, $n_r$ labels in its share, $P$ bytes of gradients.
+# Letters: $N$ processes or cards, $r$ the rank of one of them, $n$ labels in the whole batch, $P$ bytes of gradients.
 
 # %% tags=["parameters"]
 profile = "tiny"
@@ -33,6 +33,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from pathlib import Path
 
@@ -51,7 +52,7 @@ from mmo.codec import Codec
 from mmo.config import Draws
 from mmo.course import check, exercise, hint, predict, quiz, reveal, solution
 from mmo.data import Batches, Corpus, DataFile, Layout
-from mmo.display import BLUE, GREEN, GREY, ORANGE, RED, SKY, drawing, finish, listen, show_delay
+from mmo.display import BLUE, GREEN, GREY, INK, ORANGE, SKY, drawing, finish, listen, show_delay
 from mmo.generation import Generator, Prompt, Sound, TextPiece
 from mmo.omni import OmniModel, load_model
 from mmo.profiles import profile as find_profile
@@ -70,10 +71,8 @@ tokenizer = ChatTokenizer.load(settings.tokenizer_dir)
 # is what this notebook takes apart. The loop in `mmo/training.py` does the same with PyTorch's own averaging, on shares of rows instead of whole batches (`mmo/shares.py`).
 
 # %%
-loop = inspect.getsource(mmo.training)
-print("mmo/training.py knows of other processes:", "distributed" in loop or "WORLD_SIZE" in loop)
-print("mmo/distributed.py has:", ", ".join(name for name, thing in vars(mmo.distributed).items() if inspect.isfunction(thing) and thing.__module__ == "mmo.distributed"))
-print("files of profile full are here:", find_profile("full").data_dir.is_dir())
+functions = [name for name, thing in vars(mmo.distributed).items() if inspect.isfunction(thing) and thing.__module__ == "mmo.distributed"]
+print(textwrap.fill("mmo/distributed.py has: " + ", ".join(functions), 90))
 
 # %% [markdown]
 # ## One sum
@@ -95,11 +94,14 @@ print("files of profile full are here:", find_profile("full").data_dir.is_dir())
 # ## Exercise: a share of the batches
 #
 # *Exercise A4.shard · difficulty ●○○ · importance ●●● · 8 minutes · 3 points · stuck? `hint("A4.shard")`*
+#
+# Return the numbers of the batches that are this rank's.
 
 # %%
 @exercise("A4.shard")
 def share(count: int, rank: int, size: int) -> list[int]:
-    """Batches 0 .. count - 1 -> the numbers of this rank's, in order: equally many for all ranks, the batches of one step side by side."""
+    """Batches 0 .. count - 1 -> the numbers of this rank's, in order:
+    equally many for all ranks, the batches of one step side by side."""
     ### BEGIN SOLUTION
     whole_rounds = count - count % size
     return list(range(rank, whole_rounds, size))
@@ -114,7 +116,8 @@ check("A4.shard")
 # lower one it takes *batches* of the length-sorted plan. A bar is what a rank computes in a step; the line is what all of them wait for. **Predict:**
 
 # %%
-predict("A4.waiting", "Four ranks, each takes rows as they come: how many percent of the time do they wait for the slowest?", None)
+predict("A4.waiting", mine=None, question="Four ranks, each takes rows as they come: "
+        "how many percent of the time do they wait for the slowest?")
 
 # %%
 corpus = Corpus([DataFile(open_rows(settings.data_dir / stage.data[0], config, settings.cache_dir()))], Draws.none())
@@ -140,7 +143,7 @@ with drawing(8.0, 3.4) as figure:
         for rank, colour in enumerate((BLUE, SKY, ORANGE, GREEN)):
             axes.bar(np.arange(steps) + 0.2 * (rank - 1.5), sizes[rank, :steps], width=0.18, color=colour, label=f"rank {rank}")
         for step in range(steps):
-            axes.plot([step - 0.4, step + 0.4], [sizes[:, step].max()] * 2, color=RED, linewidth=1.2)
+            axes.plot([step - 0.4, step + 0.4], [sizes[:, step].max()] * 2, color=INK, linewidth=1.6, label="" if step else "the slowest")
         axes.set_title(f"{title}: {100 * waiting(sizes):.0f} % waiting")
         axes.set(ylabel="positions", xticks=range(steps))
     axes.set(xlabel="step")
@@ -150,6 +153,9 @@ display(picture)
 reveal("A4.waiting", round(100 * waiting(as_they_come)), "percent")
 
 # %% [markdown]
+# The percentages over the pictures: of the time of all ranks together, so much is spent in waiting for the slowest. Batches of the sorted plan hold rows of like length, as many as fill the same number of positions;
+# so they are of like size, whoever gets them.
+#
 # ## Which mean
 #
 # `loss.backward()` leaves a gradient in every parameter that took part. Then all processes exchange them, and each goes on with the mean. From then on the optimiser, the clipping and
@@ -160,11 +166,14 @@ reveal("A4.waiting", round(100 * waiting(as_they_come)), "percent")
 # ## Exercise: the mean gradient
 #
 # *Exercise A4.average · difficulty ●○○ · importance ●●○ · 6 minutes · 2 points · stuck? `hint("A4.average")`*
+#
+# Return the one gradient with which every rank goes on.
 
 # %%
 @exercise("A4.average")
 def average(gradients: list) -> Tensor:
-    """One parameter's gradient on each rank, or None where a rank has none (not on all) -> what every rank goes on with."""
+    """One parameter's gradient on each rank, or None where a rank has none (not on all)
+    -> what every rank goes on with."""
     ### BEGIN SOLUTION
     total = sum(gradient for gradient in gradients if gradient is not None)
     return total / len(gradients)
@@ -192,11 +201,15 @@ print(inspect.getsource(mmo.distributed.average_gradients))
 # ## Exercise: a share of the mean
 #
 # *Exercise A4.denominator · difficulty ●●○ · importance ●●● · 12 minutes · 4 points · stuck? `hint("A4.denominator")`*
+#
+# Return the loss that this rank should go backwards from.
 
 # %%
 @exercise("A4.denominator")
 def denominator(own_sum: Tensor, own_count: Tensor, whole_count: Tensor, size: int) -> Tensor:
-    """Sum of losses and number of labels of this rank, number of labels of all -> this rank's loss, whose average over ranks is the mean over all labels; 0 where no rank has one."""
+    """Sum of losses and number of labels of this rank, number of labels of all
+    -> this rank's loss, whose average over ranks is the mean over all labels;
+    0 where no rank has one."""
     ### BEGIN SOLUTION
     return size * own_sum / whole_count.clamp(min=1)
     ### END SOLUTION
@@ -219,7 +232,8 @@ print(inspect.getsource(mmo.distributed.shared_loss))
 # **Predict** before you run it: the weights of one process and of two differ a little. How many times farther apart are they with the mistake?
 
 # %%
-predict("A4.mistake", "Every rank its own mean: by what factor are its weights farther from the one-process weights than the exact two-process ones?", None)
+predict("A4.mistake", mine=None, question="Every rank its own mean: by what factor are its weights farther "
+        "from the one-process weights than the exact two-process ones?")
 
 # %%
 steps = 2 if budget == "smoke" else 4
@@ -253,14 +267,15 @@ in_two_processes("two, each its own mean", "--own-means")
 # %%
 alone = weights["one process, whole batch"]
 gaps = {name: max(float((found[key] - alone[key]).abs().max()) for key in alone) for name, found in weights.items()}
+print(f"{'':26} {'losses, step by step':42} weights off by at most")
 for name, gap in gaps.items():
-    print(f"{name:26} losses {', '.join(f'{loss:.6f}' for loss in losses[name])}   weights off by at most {gap:.1e}")
+    print(f"{name:26} {'  '.join(f'{loss:.5f}' for loss in losses[name]):42} {gap:.1e}")
 exact, naive = gaps["two, shared denominators"], gaps["two, each its own mean"]
 assert exact < 1e-5 and naive > 10 * exact
 reveal("A4.mistake", round(naive / max(exact, 1e-12)), "times as far")
 
 # %% [markdown]
-# Look at the losses of the third line: they fall like the others. Nothing in a training curve tells you that a denominator is wrong. That is why one compares with a single process,
+# Look at the losses of the last line: they fall like the others. Nothing in a training curve tells you that a denominator is wrong. That is why one compares with a single process,
 # once, on a small model, before a long run.
 #
 # Exact to the *rounding*: the sums are added in another order. Two things do not split at all. The auxiliary loss of a mixture of experts is a product of two means over the batch (notebook 06), and a mean of
@@ -313,7 +328,8 @@ assert (rounds[-1] == 4).all()
 # %%
 @exercise("A4.speedup")
 def speed_up(work: float, gradient_bytes: float, bandwidth: float, cards: int) -> float:
-    """work: seconds of one card; gradient_bytes: P; bandwidth: bytes a second between neighbours -> time of one card / time of all."""
+    """work: seconds of one card; gradient_bytes: P; bandwidth: bytes a second between neighbours
+    -> time of one card / time of all."""
     ### BEGIN SOLUTION
     exchange = 2 * (cards - 1) / cards * gradient_bytes / bandwidth
     return work / (work / cards + exchange)
@@ -340,7 +356,8 @@ with torch.device("meta"):  # shapes without memory: only to be counted
     real_weights = sum(p.numel() for p in OmniModel(big.model).parameters())
 P = 4 * real_weights  # gradients in fp32
 one_batch = big.stages["t2a"][0].token_budget  # positions
-predict("A4.eight", f"{real_weights / 1e6:.0f} M weights, {one_batch} positions a batch, 8 cards on PCIe: how many times as fast as one?", None)
+predict("A4.eight", mine=None, question=f"{real_weights / 1e6:.0f} M weights, {one_batch} positions a batch, 8 cards on PCIe: "
+        "how many times as fast as one?")
 
 # %%
 def step_seconds(positions: float) -> float:
@@ -402,6 +419,7 @@ T2A_HOURS, T2A_ROWS = 470, 515_000
 frames_a_row = T2A_HOURS * 3600 * 12.5 / T2A_ROWS
 positions_a_row = frames_a_row + 8 + 1 + 30  # the delay, the step in front, and a question of some 30 tokens
 print(f"mini T2A: {frames_a_row:.0f} frames a row, about {positions_a_row:.0f} positions; padded to 512 it would be {512 / positions_a_row:.1f} times as many")
+print("one pass over so many rows, each of the eight cards a batch of its own:")
 print(f"{'rows':>10}  {'one card':>10}  {'eight, PCIe':>12}  {'eight, NVLink':>13}")
 for times_mini in (1, 3, 10):
     seconds = step_seconds(T2A_ROWS * times_mini * positions_a_row)
@@ -411,7 +429,8 @@ for times_mini in (1, 3, 10):
 # %% [markdown]
 # Hours of cards are what is paid, not hours of clocks: multiply the last two columns by eight. Write your prediction down before a run and compare; a factor of two off is a question worth an hour.
 #
-# **On eight cards** it is `torchrun --standalone --nproc-per-node 8 -m mmo train --profile full --stage t2a`, with nccl in place of gloo (the trial computes on CPUs wherever it runs). Look for what you have just
+# **On eight cards** the first line of the table is `torchrun --standalone --nproc-per-node 8 -m mmo train --profile mini,token_budget=28672,chunk_rows=32768 --stage t2a`: a budget of eight batches, one for each card, and a learning rate that you choose for it.
+# `--profile full` takes the same model through the whole data set, with more rows. Both exchange with nccl in place of gloo (the trial computes on CPUs wherever it runs). Look for what you have just
 # read in `mmo/training.py`: `Stepper.step` (loss, gradients, and the flag that follows from both), `StageRun.open` (shares of the plan), `StageRun.save`, `Log` and `validate` (rank 0 only). What holds it together is a test,
 # `tests/test_distributed.py`: two processes, a few steps, the weights of one.
 
@@ -419,7 +438,7 @@ for times_mini in (1, 3, 10):
 # ## Five capstones
 #
 # Each takes a weekend or two. Each has a starting point that runs below, and a rubric, so that you and whoever grades you know when it is done. Two rules for all five: the figure is measured on items that
-# were never trained on, and it stands beside a control that *must* fail.
+# were never trained on, and it stands beside a control. What the control must give, the rubric says beforehand: most of them must fail; that of the third must hold; that of the fifth is reported, to be compared with.
 
 # %%
 weights_file, _ = latest_weights(settings, run_dir(settings, budget))
@@ -466,7 +485,7 @@ from mmo.world.text import closed_facts
 
 known = read_words(settings)
 kinds = {fact.kind: sum(other.kind == fact.kind for other in closed_facts()) for fact in closed_facts()}
-print("facts there are, by kind:", ", ".join(f"{kind} {count}" for kind, count in kinds.items()))
+print(textwrap.fill("facts there are, by kind: " + ", ".join(f"{kind} {count}" for kind, count in kinds.items()), 90))
 for sentence in ("The capital of France is Paris.", "A bicycle has two wheels.", "A week has seven days."):
     print(f"{sentence:34} new words: {', '.join(unknown_words(sentence, known)) or 'none'}")
 
@@ -550,8 +569,8 @@ spread = now.clone()
 spread[-1, first:] = config.pad_token
 places = first + (np.arange(last - first) * (codes.shape[1] - 2) / (last - first)).astype(int)
 spread[-1, places] = torch.tensor(ids[first:last])
-for title, streams in (("as it is: the text runs ahead", now), ("spread: a word where it is spoken", spread)):
-    shown = slice(first - 2, min(first + 34, streams.shape[1]))
+for title, streams in (("as it is: the text runs ahead", now), ("spread evenly: a first guess", spread)):
+    shown = slice(first - 2, min(first + 22, streams.shape[1]))  # the beginning: more could not be read
     names = [tokenizer.tokenizer.id_to_token(int(t)).replace("Ġ", " ").replace("Ċ", "\\n") if int(t) != config.pad_token else "" for t in streams[-1, shown]]
     display(show_delay(streams[:, shown], config, 2, names, title))
 
@@ -579,7 +598,8 @@ quiz("A4")
 #
 # - Data parallelism is exact: shares of one plan, one sum of counts, one mean of gradients.
 # - Equal numbers of batches, or somebody waits for ever; batches of like size, or all wait for the slowest.
-# - Where another rank has a gradient, none counts as zeros. Where no rank has one it stays none: an optimiser moves a weight whose gradient is 0, by momentum and decay.
+# - Where another rank has a gradient, none counts as zeros. Where no rank has one, the `average_gradients` of above leaves zeros; to the trial's plain SGD that is the same. `mmo train` leaves none there, for an optimiser with
+#   momentum or decay moves a weight whose gradient is 0.
 # - A mean of means is not the mean, and no curve shows it. Compare with one process, once.
 # - A ring sends each byte less than twice, but a small batch does not hide even that; a larger batch is another training.
 #

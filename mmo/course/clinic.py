@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import zip_longest
 from unittest.mock import patch
 
 import numpy as np
@@ -57,6 +58,7 @@ POINTS = (3, 2, 1)  # for the right diagnosis at the first, second and third gue
 REPAIR_POINTS = 1
 STEPS = 24  # of the short trainings
 CLOSE = 1e-3  # figures this close, relative to their size, are the same
+DISTANCE = "mel distance from health over the common length, dB"
 
 
 # --- Instruments -------------------------------------------------------------------------------------------------
@@ -394,7 +396,7 @@ def describe_pictures(ward: Ward) -> Symptom:
         "mean of the network's input": round(float(given.mean()), 2),
         "red or blue, where the truth has it": sum(word in one for one, other in pairs for word in colours if word in other),
     }
-    notes = {item.truth: f"it says: {shortened(answer.text)}" for item, answer in list(zip(items, answers))[:4]}
+    notes = {f"of “{item.truth.rstrip('.')}” it says": shortened(answer.text) for item, answer in list(zip(items, answers))[:4]}
     plain = [np.asarray(HEALTHY_OPEN(item.picture)) for item in items[:4]]
     return Symptom(figures, notes, shown=tuple((shortened(answer.text), picture) for answer, picture in zip(answers, plain)))
 
@@ -609,7 +611,7 @@ PATIENTS = (
             Choice("Codebooks 1 to 7 were not trained.",
                    "The complaint says that their loss was fine; and codes of an untrained head are noise, which agrees with nothing at any lag. Compare the rows at a lag of one frame."),
         ),
-        sign="mel distance from health, dB", least=2.0,
+        sign=DISTANCE, least=2.0,
         lesson="Test the way there and the way back together: undelay(delay(codes)) == codes, with every codebook different.",
     ),
     Patient(
@@ -626,7 +628,7 @@ PATIENTS = (
             Choice("The codec is another one than the one that made the codes.",
                    "A good thought: it sounds like this. But then the codes in the file would be unchanged, and here they differ from what a healthy reader takes out of the same file."),
         ),
-        sign="mel distance from health, dB", least=4.0,
+        sign=DISTANCE, least=4.0,
         lesson="A range check cannot see an order. Keep one recorded row and its sound as a test, and listen to data before training on it.",
     ),
     Patient(
@@ -745,7 +747,7 @@ PATIENTS = (
             Choice("The learning rate is too low.",
                    "Then the loss would hardly move, and the answers would be those of the shipped weights, which do not stammer."),
         ),
-        sign="mel distance from health, dB", least=4.0,
+        sign=DISTANCE, least=4.0,
         lesson="Check the labels of one row by eye, position by position, before the first run; and be suspicious of a loss below that of a known good model.",
     ),
     Patient(
@@ -796,7 +798,7 @@ PATIENTS = (
             Choice("The speaker vector is wrong.",
                    "Then it would be another voice from the first sound to the last. The pitch is that of the voice that was asked for."),
         ),
-        sign="mel distance from health, dB", least=0.5,
+        sign=DISTANCE, least=0.5,
         lesson="What is fed in use must be what was fed in training, down to the pads. Build both with the same function.",
     ),
     Patient(
@@ -924,7 +926,10 @@ class Clinic:
         code = source_of(patient.broken)
         told = f"{patient.choices[0].cause} Exchanged was {patient.place}."
         if repaired is None and not strict():
-            words = f"{told} This stands there now. Write it as it should be and pass it as second argument; it takes what {patient.home} takes."
+            words = (
+                f"{told} This stands there now. Write it as it should be, a function that takes what {patient.home} takes, and pass it: "
+                f'clinic.treat("{bed}", my_function).'
+            )
             return Chart(f"Patient {bed}: the broken function", words, code=code)
         found = self.run(patient, repaired)
         flaw = unlike(found, self.healthy(patient))
@@ -962,7 +967,7 @@ def compared(found: Symptom, healthy: Symptom) -> Symptom:
     """The symptom, with the figures that need the healthy run beside it."""
     figures, notes = dict(found.figures), dict(found.notes)
     if len(found.sounds) == 1 and len(healthy.sounds) == 1 and found.sounds[0].rate == healthy.sounds[0].rate:
-        figures["mel distance from health, dB"] = round(mel_distance(found.sounds[0].samples, healthy.sounds[0].samples, found.sounds[0].rate), 1)
+        figures[DISTANCE] = round(mel_distance(found.sounds[0].samples, healthy.sounds[0].samples, found.sounds[0].rate), 1)
     if found.codes is not None and healthy.codes is not None:
         shares = agreement_by_codebook(healthy.codes, found.codes)
         figures["codes unlike a healthy run's, percent"] = round(100 - sum(shares) / len(shares))
@@ -1003,34 +1008,64 @@ class Chart:
             return []
         return [(name, f"{value:g}", f"{self.healthy.figures[name]:g}" if name in self.healthy.figures else "") for name, value in self.symptom.figures.items()]
 
+    @property
+    def heading(self) -> str:
+        """The title, with a full stop where it has no end of its own."""
+        return self.title if self.title[-1] in ".?:" else f"{self.title}."
+
     def __repr__(self) -> str:
         notes = [f"{name}: {value}" for name, value in self.symptom.notes.items()] if self.symptom else []
         rows = [f"{name}: {here} (healthy: {healthy})" for name, here, healthy in self.table()]
-        title = self.title if self.title[-1] in ".?:" else f"{self.title}."
-        return "\n".join([f"{title} {self.words}".strip(), *self.lines, *notes, *rows, *([self.code] if self.code else [])])
+        return "\n".join([f"{self.heading} {self.words}".strip(), *self.lines, *notes, *rows, *([self.code] if self.code else [])])
 
     def _repr_html_(self) -> str:
         say = html.escape
-        parts = [f"<b>{say(self.title)}</b> {say(self.words)}"]
+        parts = [f"<b>{say(self.heading)}</b> {say(self.words)}"]
         parts += [f"<div>{say(line)}</div>" for line in self.lines]
         if self.code:
-            parts.append(f"<pre>{say(self.code)}</pre>")
+            parts.append(f'<pre style="font-family:monospace;margin:6px 0">{say(self.code)}</pre>')
         if self.symptom:
             parts += [f"<div>{say(name)}: <i>{say(value)}</i></div>" for name, value in self.symptom.notes.items()]
             cells = "".join(
                 f'<tr><td style="text-align:left">{say(name)}</td><td>{say(here)}</td><td>{say(healthy)}</td></tr>' for name, here, healthy in self.table()
             )
             parts.append(f'<table><tr><th></th><th>here</th><th>healthy</th></tr>{cells}</table>')
-            parts += [listen(each.samples, each.rate, each.caption, small=not self.pictures)._repr_html_() for each in self.symptom.sounds]
             if self.pictures:
-                parts += [listen(each.samples, each.rate, f"in a healthy run: {each.caption}", small=True)._repr_html_() for each in self.healthy.sounds]
+                parts += [part for pair in zip_longest(self.symptom.sounds, self.healthy.sounds) for part in side_by_side(*pair)]
                 parts += [shown(picture) for picture in drawings(self.symptom, self.healthy)]
+            else:
+                parts += [listen(each.samples, each.rate, each.caption, picture=False)._repr_html_() for each in self.symptom.sounds]
         return f'<div style="border-left:4px solid {self.colour};padding:2px 10px;margin:4px 0">{"".join(parts)}</div>'
 
 
 def shown(picture: Picture) -> str:
     """A picture inside a page."""
     return f'<img alt="{html.escape(picture.alt)}" style="max-width:100%" src="data:image/png;base64,{base64.b64encode(picture.png).decode()}">'
+
+
+def side_by_side(here: Heard | None, healthy: Heard | None) -> list[str]:
+    """A sound and the one of a healthy run, players and one picture of both; None where a run has none."""
+    both = [(whose, each) for whose, each in (("this run", here), ("a healthy run", healthy)) if each is not None]
+    players = [listen(each.samples, each.rate, f"{each.caption} ({whose})", picture=False)._repr_html_() for whose, each in both]
+    heard = [(whose, each) for whose, each in both if len(each.samples)]
+    return [*players, shown(spectrograms(heard))] if heard else players
+
+
+def spectrograms(heard: Sequence[tuple[str, Heard]]) -> Picture:
+    """Spectrograms one above the other, alike in size, with one time axis: what is longer is seen to be longer."""
+    longest = max(len(each.samples) / each.rate for _, each in heard)
+    with drawing(6.4, 0.5 + 1.1 * len(heard)) as figure:
+        for axes, (whose, each) in zip(figure.subplots(len(heard), 1, sharex=True, squeeze=False)[:, 0], heard):
+            levels = mel_spectrogram(each.samples, each.rate)
+            axes.imshow(levels, origin="lower", aspect="auto", cmap="magma", vmin=-70, vmax=0, extent=(0, len(each.samples) / each.rate, 0, len(levels)), interpolation="bilinear")
+            marks, top = (200, 1000, 3000), np.log10(1 + each.rate / 2 / 700)
+            axes.set_yticks([len(levels) * np.log10(1 + mark / 700) / top for mark in marks], [f"{mark / 1000:g} kHz" for mark in marks])
+            axes.set(xlim=(0, longest))
+            axes.set_title(whose)
+            axes.grid(False)
+        axes.set_xlabel("seconds")
+        words = " and ".join(f"{whose}, {len(each.samples) / each.rate:.1f} s" for whose, each in heard)
+        return finish(figure, f"Spectrograms on one time axis: {words}.")
 
 
 def drawings(symptom: Symptom, healthy: Symptom) -> list[Picture]:

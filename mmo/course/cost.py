@@ -47,7 +47,7 @@ class Tried:
     def __str__(self) -> str:
         return (
             f"{self.name:14} {self.seconds:.2f} s an update of {self.rows:.0f} rows, {self.positions / self.seconds:.0f} positions a second, "
-            f"{self.useful:.0%} of them useful; the Talker takes part in {self.speaking:.0%} of the updates"
+            f"{self.useful:.0%} of them useful\n{'':14} the Talker takes part in {self.speaking:.0%} of the updates"
         )
 
 
@@ -83,7 +83,7 @@ def try_passes(profile: Profile, passes: Sequence[StageConfig], weights: Path, e
     for stage in passes:
         trials.append(try_pass(profile, stage, load_model(weights), encoders))
         memory.give_back(profile.device())  # the next one wants the room, and so does the training
-        print(trials[-1], f"({trials[-1].opening:.0f} s to open its files, features included where they were not kept)")
+        print(trials[-1], f"\n{'':14} ({trials[-1].opening:.0f} s to open its files, features included where they were not kept)")
     return trials
 
 

@@ -34,8 +34,8 @@ from mmo.transformer import Block, FeedForward, RMSNorm, make_window, run_blocks
 class DepthTransformer(nn.Module):
     """One hidden state -> the codes of one frame, one after the other.
 
-    embed_tokens: the large transformer's own embedding of codes, shared.  width, rank, layers: the depth transformer's sizes; its
-    heads are built as the Talker's are, a shared one with adapters.
+    embed_tokens: the large transformer's own embedding of codes, shared.  width, rank, layers: the depth transformer's sizes.
+    Codebook 0 has a whole head of its own, `first`; the others' heads are built as the Talker's are, a shared one with adapters.
     """
 
     def __init__(self, config: ModelConfig, embed_tokens: CodeEmbedding, width: int, rank: int, layers: int = 1) -> None:

@@ -12,6 +12,9 @@ from mmo.course.catalogue import Notebook, read_course
 from mmo.course.desk import Words, strict
 from mmo.course.exercises import exercises_of
 
+LEGEND = "✓ solved  ✗ tried  · open"
+NOBODYS = "This run is the solution's (MMO_STRICT=1). It is nobody's and records nothing, so every exercise is open here."
+
 
 def marks(notebook: Notebook, done: dict) -> list[str]:
     """A word for each exercise: "✓ delay", "✗ labels (3 tries)", "· padding"."""
@@ -38,6 +41,7 @@ def show_status(console: Console | None = None) -> None:
         table.add_row(notebook.number, notebook.title, "  ".join(marks(notebook, done)), earned)
     console = console or Console()
     console.print(table)
+    console.print(LEGEND)
     for line in last_rounds(progress.load()["ears"]):
         console.print(f"ears  {line}")
     console.print(f"{sum(points(each, done) for each in course)} of {sum(each.points for each in course)} points. Kept in {progress.progress_file()}", soft_wrap=True)
@@ -76,5 +80,8 @@ def status_page(found: dict | None = None) -> Words:
     total = f"{sum(points(each, done) for each in course)} of {sum(each.points for each in course)} points."
     ears = last_rounds(found["ears"])
     heard = f"<p>Ears: {html.escape('; '.join(ears))}</p>" if ears else ""
-    page = f"<table>{''.join(rows)}</table><p>{total}</p>{heard}"
-    return Words("\n".join([*lines, total, *ears]), page)
+    head = "".join(f'<th style="text-align:left">{name}</th>' for name in ("", "notebook", "exercises", "points"))
+    notes = [LEGEND, *([NOBODYS] if strict() else [])]
+    below = "".join(f"<p>{html.escape(note)}</p>" for note in notes)
+    page = f'<table><thead><tr style="text-align:left">{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>{below}<p>{total}</p>{heard}'
+    return Words("\n".join([*lines, *notes, total, *ears]), page)

@@ -119,7 +119,7 @@ BLAME = Exercise(
     minutes=5,
     looks="One share a joint; together they are 1, and a joint after which it was better has a negative one.",
     hints=(
-        "Each rate holds all the errors that were there before. What came in at a joint is the difference to the joint before it.",
+        "Each rate is what is wrong after one more joint. What came in at a joint is the difference to the joint before it.",
         "The first difference is to 0: with nothing in front there are no errors.",
         "torch.diff(rates, prepend=rates.new_zeros(1)) / rates[-1].",
     ),
@@ -131,7 +131,7 @@ BLAME = Exercise(
         Case("better behind the second joint", (torch.tensor([0.2, 0.15, 0.4], dtype=torch.float64),)),
     ],
     bugs=(
-        Bug("These are the rates as shares of their sum: the errors of the first joint are counted again at every later one. Take differences.",
+        Bug("These are the rates as shares of their sum: what was wrong after the first joint is counted again at every later one. Take differences.",
             lambda rates: rates / rates.sum()),
         Bug("Each rate over the last: that is how much was there *by* a joint, not what it added.", lambda rates: rates / rates[-1]),
         Bug("The first joint is missing: its errors are the difference to 0.", lambda rates: rates.diff() / rates[-1]),

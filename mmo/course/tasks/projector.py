@@ -90,7 +90,7 @@ PROJECTOR = Exercise(
     ),
     gradients=(0, 1, 3, 5),
     tolerance=1e-5,
-    picture=lambda wanted, theirs: compare_maps(wanted.flatten(0, -2).T, theirs.flatten(0, -2).T, xlabel="feature", ylabel="stream"),
+    picture=lambda wanted, theirs: compare_maps(wanted.flatten(0, -2).T, theirs.flatten(0, -2).T, xlabel="vector", ylabel="number in the vector"),
 )
 
 
@@ -208,7 +208,10 @@ RUNS = Exercise(
         Bug("The place is the position in the row. It is the position in the run: subtract where the run begins.", lambda ids, placeholder: (runs(ids, placeholder)[0], torch.where(ids == placeholder, torch.arange(ids.shape[1]).expand_as(ids), -1))),
         Bug("Where there is no placeholder stands 0, as if it were the first run's first place. It must be -1.", lambda ids, placeholder: tuple(each.clamp(min=0) for each in runs(ids, placeholder))),
     ),
-    picture=lambda wanted, theirs: compare_grids(torch.cat(wanted), torch.cat(theirs), {-1: "·"}),
+    picture=lambda wanted, theirs: compare_grids(
+        torch.cat(wanted), torch.cat(theirs), {-1: "·"}, titles=("wanted (· = -1)", "yours"),
+        rows=[f"{what}, row {b}" for what in ("run", "place") for b in range(len(wanted[0]))],
+    ),
 )
 
 
@@ -288,7 +291,7 @@ PLACE = Exercise(
         Bug("Nothing was placed.", lambda stream, ids, placeholder, features, lengths=None: stream.clone()),
     ),
     gradients=(0, 3),
-    picture=lambda wanted, theirs: compare_maps(wanted[0].T, theirs[0].T, xlabel="position", ylabel="stream"),
+    picture=lambda wanted, theirs: compare_maps(wanted[0].T, theirs[0].T, xlabel="position", ylabel="number in the vector"),
 )
 
 EXERCISES = (PROJECTOR, PARAMETERS, RUNS, PLACE)

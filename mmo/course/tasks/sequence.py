@@ -18,6 +18,11 @@ PAD, STOP = 513, 514  # the tiny world's
 SIGNS = {PAD: "", STOP: "stop", IGNORE: "·"}
 
 
+def codebooks(count: int) -> list[str]:
+    """Names of a picture's rows."""
+    return [f"codebook {k}" for k in range(count)]
+
+
 def codes(Q: int, F: int, seed: int = 0) -> Tensor:
     """(Q, F) codes that are all different where there are few, so that a picture tells them apart."""
     return torch.randperm(512, generator=torch.Generator().manual_seed(seed))[: Q * F].view(Q, F)
@@ -83,7 +88,7 @@ DELAY = Exercise(
         Bug("All stop signs stand in the last column. Each codebook stops right behind its own last code, so the stops lie on a diagonal too.", delay_stop_in_one_column),
         Bug("The last codebook's stop sign has fallen off: the result needs F + Q columns.", delay_short),
     ),
-    picture=lambda wanted, theirs: compare_grids(wanted, theirs, SIGNS),
+    picture=lambda wanted, theirs: compare_grids(wanted, theirs, SIGNS, rows=codebooks(len(wanted))),
 )
 
 
@@ -157,7 +162,7 @@ UNDELAY = Exercise(
         Bug("Frames with a stop are dropped, but those behind them are kept. The answer is over at the first stop.", undelay_drops_frames),
         Bug("One frame is missing at the end: L positions hold L - Q + 1 whole frames.", undelay_one_short),
     ),
-    picture=lambda wanted, theirs: compare_grids(wanted, theirs, SIGNS),
+    picture=lambda wanted, theirs: compare_grids(wanted, theirs, SIGNS, rows=codebooks(len(wanted))),
 )
 
 
@@ -248,8 +253,9 @@ LABELS = Exercise(
         Bug("The end of the text is not learnt: `last` already lies behind <|im_end|> and its newline, so nothing is to be taken off.", labels_without_end),
     ),
     picture=lambda wanted, theirs: compare_grids(
-        torch.cat((wanted[1], wanted[0][None]))[:, 6:], torch.cat((theirs[1], theirs[0][None]))[:, 6:], SIGNS
-    ),
+        torch.cat((wanted[1], wanted[0][None]))[:, 6:], torch.cat((theirs[1], theirs[0][None]))[:, 6:], SIGNS,
+        rows=[*codebooks(len(wanted[1])), "text"], columns=[str(6 + t) for t in range(wanted[1][:, 6:].shape[1])],
+    ),  # fmt: skip
 )
 
 

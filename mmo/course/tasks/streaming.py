@@ -493,7 +493,11 @@ STOPPING = Exercise(
         Bug("A stop that codebook 0 samples after the end moves the end. The first one counts: only a frame before speech_end may become the end.", stop_moves_again),
         Bug("Codebooks speak before their turn: while step - 1 - k is negative they have no frame, so they get pad.", stop_starts_early),
     ),
-    picture=lambda wanted, theirs: compare_grids(wanted[0].T, theirs[0].T, SIGNS),
+    picture=lambda wanted, theirs: compare_grids(
+        wanted[0].T, theirs[0].T, SIGNS, rows=[f"codebook {k}" for k in range(wanted[0].shape[1])],
+        columns=("speaking", "stops now", "stopped a step ago") if len(wanted[0]) == 3 else (),  # the first case: three rows of a batch
+        alt="What is fed in one step, a column for each row of the batch, wanted and yours; cells that differ have a red edge.",
+    ),  # fmt: skip
 )
 
 EXERCISES = (CONV, OVERLAP, CHOOSE, STRAIGHTEN, STOPPING)

@@ -199,7 +199,11 @@ SEEN = Exercise(
         Bug("Everything is seen, the future too.", all_true),
     ),
     probe=probe_mask,
-    picture=lambda wanted, theirs: compare_grids(wanted.int(), theirs.int(), {0: "", 1: "sees"}),
+    picture=lambda wanted, theirs: compare_grids(
+        wanted.int(), theirs.int(), {0: "", 1: "sees"},
+        rows=[f"{t} asks" for t in range(wanted.shape[1] - len(wanted), wanted.shape[1])],
+        columns=[f"is {t} seen?" for t in range(wanted.shape[1])],
+    ),
 )
 
 

@@ -225,7 +225,8 @@ def exploded(arguments: tuple, wanted: Tensor, theirs) -> str | None:
 
 
 def singular_values(wanted: Tensor, theirs: Tensor):
-    return compare_curves(torch.linalg.svdvals(wanted), torch.linalg.svdvals(theirs), "direction, loudest first", "singular value", "The singular values of the wanted matrix and of yours.")
+    alt = "The singular values of the wanted matrix and of yours."
+    return compare_curves(torch.linalg.svdvals(wanted), torch.linalg.svdvals(theirs), "direction, loudest first", "singular value", alt, logarithmic=True)
 
 
 EVEN = Exercise(

@@ -73,8 +73,8 @@ def together(pictures: Tensor, captions: Tensor) -> Tensor:
 
 def together_cases() -> Sequence[Case]:
     return [
-        Case("3 pictures, 3 captions and 3 wrong ones", (torch.tensor([4, 7, 9]), torch.tensor([4, 7, 9, 5, 8, 1]))),
         Case("4 pictures, two of which show the same", (torch.tensor([4, 7, 4, 2]), torch.tensor([4, 7, 4, 2, 5, 6, 3, 1]))),
+        Case("3 pictures, 3 captions and 3 wrong ones", (torch.tensor([4, 7, 9]), torch.tensor([4, 7, 9, 5, 8, 1]))),
         Case("a swapped caption that is right for another picture", (torch.tensor([4, 7, 9]), torch.tensor([4, 7, 9, 7, 8, 4]))),
     ]
 
@@ -103,7 +103,7 @@ TOGETHER = Exercise(
         "pictures[:, None] == captions[None]",
     ),
     reference=together,
-    package_name="the `together` of mmo.world.train_vision_encoder.draw_batch",
+    package_name="the comparison in mmo.world.train_vision_encoder.draw_batch",
     cases=together_cases,
     bugs=(
         Bug("Only the diagonal is true. Two pictures of a red ring are in the batch: each is now pushed away from a caption that is right.", diagonal),
@@ -111,7 +111,10 @@ TOGETHER = Exercise(
         Bug("Rows and columns have changed places: a row is a picture.", lambda pictures, captions: together(captions, pictures)),
         Bug("The pairs are marked the other way round: True means that they belong together.", lambda pictures, captions: ~together(pictures, captions)),
     ),
-    picture=lambda wanted, theirs: compare_grids(wanted.int(), theirs.int(), {0: "", 1: "yes"}),
+    picture=lambda wanted, theirs: compare_grids(
+        wanted.int(), theirs.int(), {0: "", 1: "yes"},
+        rows=[f"picture {number}" for number in range(wanted.shape[0])], columns=[f"caption {number}" for number in range(wanted.shape[1])],
+    ),
 )
 
 
