@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import nbformat
 import pytest
@@ -243,10 +244,10 @@ def test_a_setting_that_is_not_one(wrong, words):
 
 
 def test_notebooks_wait_for_those_they_build_on_however_far_back():
-    course = {entry.number: entry for entry in read_course()}
     jobs = plan(Batch(("10", "12", "13")), REPOSITORY / "runs" / "never")
     assert {job.entry.number: job.needs for job in jobs} == {"10": (), "12": ("10",), "13": ("10", "12")}
-    assert batches.all_needs(course["12"], course) == {"02", "03", "04", "05", "07", "10", "11"}
+    chain = {number: replace(entry, needs=needs) for entry, number, needs in zip(read_course(), "abcd", ((), ("a",), ("a", "b"), ("c",)))}
+    assert [batches.all_needs(entry, chain) for entry in chain.values()] == [set(), {"a"}, {"a", "b"}, {"a", "b", "c"}]
 
 
 def test_folders_are_dated_and_of_ones_own(tmp_path):
