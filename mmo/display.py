@@ -138,18 +138,22 @@ def show_spectrogram(samples: np.ndarray, rate: int, title: str = "", *, small: 
     seconds = len(samples) / rate
     with drawing(min(5.0, 0.8 * seconds), 0.6) if small else drawing(min(9.0, 2.0 + 1.6 * seconds), 1.7) as figure:
         axes = figure.add_subplot()
-        levels = mel_spectrogram(samples, rate)
-        axes.imshow(levels, origin="lower", aspect="auto", cmap="magma", extent=(0, seconds, 0, len(levels)), interpolation="bilinear")
-        axes.grid(False)
-        marks = [frequency for frequency in (200, 1000, 3000, 8000) if frequency < rate / 2]
-        top = np.log10(1 + rate / 2 / 700)
-        axes.set_yticks([len(levels) * np.log10(1 + mark / 700) / top for mark in marks])
-        axes.set_yticklabels([f"{mark / 1000:g} kHz" for mark in marks])
+        draw_spectrogram(axes, samples, rate)
         axes.set_xlabel("seconds")
         axes.set_title(title)
         if small:
             axes.set_axis_off()
         return finish(figure, f"Spectrogram of {seconds:.1f} s of sound. {title}".strip())
+
+
+def draw_spectrogram(axes, samples: np.ndarray, rate: int, marks: Sequence[int] = (200, 1000, 3000, 8000), **levels_from_to) -> None:
+    """A sound (n,) on axes of its own: seconds across, mel bands up, with these frequencies in Hz marked.  levels_from_to: vmin, vmax in dB, where several share a scale."""
+    levels = mel_spectrogram(samples, rate)
+    axes.imshow(levels, origin="lower", aspect="auto", cmap="magma", extent=(0, len(samples) / rate, 0, len(levels)), interpolation="bilinear", **levels_from_to)
+    axes.grid(False)
+    marks = [frequency for frequency in marks if frequency < rate / 2]
+    top = np.log10(1 + rate / 2 / 700)
+    axes.set_yticks([len(levels) * np.log10(1 + mark / 700) / top for mark in marks], [f"{mark / 1000:g} kHz" for mark in marks])
 
 
 def one_channel(samples) -> np.ndarray:

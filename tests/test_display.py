@@ -86,6 +86,22 @@ def test_codes_and_delay():
         show_codes(codes[:, :0])
 
 
+def test_what_is_no_code_is_grey():
+    """Special tokens and gaps are no codes: they are told apart from every code, and nothing else is."""
+    grey = (0xE4, 0xE4, 0xE4)
+    codes = torch.arange(8).view(2, 4) * 2
+    counts = {}
+    for name, changed in (("all codes", codes), ("one too high", codes.clone().fill_diagonal_(16)), ("one below 0", codes.clone().fill_diagonal_(-1))):
+        counts[name] = sum(count for count, colour in picture(show_codes(changed, 16)).convert("RGB").getcolors(1 << 20) if colour == grey)
+    assert counts["all codes"] < 50, "a code is drawn as none"  # antialiased letters have a few such pixels
+    assert counts["one too high"] == counts["one below 0"] > 500
+
+
+def test_columns_are_seconds_or_steps():
+    codes = torch.arange(24).view(8, 3) % 16
+    assert show_codes(codes, 16).png != show_codes(codes, 16, frame_rate=None).png
+
+
 def test_running_mean():
     assert smooth([1, 2, 3, 4], share=0.5).tolist() == [1, 1.5, 2.5, 3.5]
     assert smooth([1, float("nan"), 3], share=1.0).tolist() == [1, 1, 2]
@@ -155,3 +171,21 @@ def test_small_things_in_large_pictures_keep_their_colours():
         panel = drawn[:, number * drawn.shape[1] // 6 : (number + 1) * drawn.shape[1] // 6]
         for thing in scene.things:
             assert np.abs(panel - pictures.RGB[thing.colour]).max(axis=-1).min() < 25, f"picture {number}: nothing {thing.colour} is left"
+
+
+def test_two_grids_show_where_they_differ_and_what_their_rows_are():
+    from mmo.course.pictures import RED, compare_grids
+
+    red = tuple(int(RED[k : k + 2], 16) for k in (1, 3, 5))
+    wanted, theirs = np.arange(6).reshape(2, 3), np.arange(6).reshape(2, 3)
+    theirs[1, 2] = 9
+
+    def redness(shown) -> int:
+        return sum(count for count, colour in picture(shown).convert("RGB").getcolors(1 << 20) if np.abs(np.subtract(colour, red)).max() < 30)
+
+    assert redness(compare_grids(wanted, theirs)) > 50 and redness(compare_grids(wanted, wanted)) == 0
+    assert redness(compare_grids(wanted, theirs, mark=False)) == 0
+    plain, named = (picture(compare_grids(wanted, theirs, **names)) for names in ({}, {"rows": ("text", "codebook 0"), "columns": ("one", "two", "three")}))
+    assert named.height > plain.height and named.width > plain.width, "names of rows and columns have room of their own"
+    with pytest.raises(ValueError, match="wanted two grids"):
+        compare_grids(wanted, np.arange(3))

@@ -15,7 +15,7 @@ from mmo.codec import Codec, build_mimi, codec_config, draw_codebooks
 from mmo.profiles import tiny
 from mmo.speech_encoder import SpeechEncoder
 from mmo.world.train_codec import falsified
-from mmo.world.train_decoder import KNOWN, Batches, DecoderTraining, FeatureLoss, GlobalVarianceLoss, Trainer, Utterance, mean_of, read_utterances, train, write_figures
+from mmo.world.train_decoder import KNOWN, Batches, DecoderTraining, FeatureLoss, GlobalVarianceLoss, Trainer, Utterance, mean_of, one_each, read_utterances, train, write_figures
 
 SETTINGS = DecoderTraining(steps=4, warmup=1, batch_frames=24)
 
@@ -171,6 +171,13 @@ def test_what_was_done_before_is_kept(tmp_path) -> None:
     for number in range(3):
         write_figures({"hours": number, "curve": [number]}, path)
     assert json.loads(path.read_text()) == {"hours": 2, "curve": [2], "before": [{"hours": 0}, {"hours": 1}]}
+
+
+def test_a_setting_is_every_sittings_or_has_one_for_each() -> None:
+    assert one_each([5, 6], [0.5], "features") == {5: 0.5, 6: 0.5}
+    assert one_each([5, 6], [0.5, 1.0], "features") == {5: 0.5, 6: 1.0}
+    with pytest.raises(ValueError, match="--unknown has 2 values for 3 sittings"):
+        one_each([1, 2, 3], [0.25, 0.5], "unknown")
 
 
 def test_no_speech_is_named(codec, tmp_path) -> None:

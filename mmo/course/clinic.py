@@ -43,7 +43,7 @@ from mmo.config import IGNORE
 from mmo.course import progress
 from mmo.course.desk import strict
 from mmo.course.pictures import bare
-from mmo.display import BLUE, GREEN, GREY, ORANGE, RED, Picture, drawing, finish, listen, mel_spectrogram
+from mmo.display import BLUE, GREEN, GREY, ORANGE, RED, Picture, draw_spectrogram, drawing, finish, listen, mel_spectrogram
 from mmo.examination import Item, of_tier, read_items
 from mmo.generation import Finished, Generator, Prompt
 from mmo.judge import Judge
@@ -1056,13 +1056,9 @@ def spectrograms(heard: Sequence[tuple[str, Heard]]) -> Picture:
     longest = max(len(each.samples) / each.rate for _, each in heard)
     with drawing(6.4, 0.5 + 1.1 * len(heard)) as figure:
         for axes, (whose, each) in zip(figure.subplots(len(heard), 1, sharex=True, squeeze=False)[:, 0], heard):
-            levels = mel_spectrogram(each.samples, each.rate)
-            axes.imshow(levels, origin="lower", aspect="auto", cmap="magma", vmin=-70, vmax=0, extent=(0, len(each.samples) / each.rate, 0, len(levels)), interpolation="bilinear")
-            marks, top = (200, 1000, 3000), np.log10(1 + each.rate / 2 / 700)
-            axes.set_yticks([len(levels) * np.log10(1 + mark / 700) / top for mark in marks], [f"{mark / 1000:g} kHz" for mark in marks])
+            draw_spectrogram(axes, each.samples, each.rate, marks=(200, 1000, 3000), vmin=-70, vmax=0)
             axes.set(xlim=(0, longest))
             axes.set_title(whose)
-            axes.grid(False)
         axes.set_xlabel("seconds")
         words = " and ".join(f"{whose}, {len(each.samples) / each.rate:.1f} s" for whose, each in heard)
         return finish(figure, f"Spectrograms on one time axis: {words}.")

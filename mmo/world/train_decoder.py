@@ -293,6 +293,13 @@ def mean_of(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: mean([state[name] for state in states]) for name in states[0]}
 
 
+def one_each(seeds: Sequence[int], values: Sequence[float], name: str) -> dict[int, float]:
+    """A sitting's value by its seed, where one stands for all of them or each has its own.  Raises ValueError naming the option."""
+    if len(values) not in (1, len(seeds)):
+        raise ValueError(f"--{name} has {len(values)} values for {len(seeds)} sittings")
+    return dict(zip(seeds, list(values) * len(seeds)))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--speech", type=Path, default=Path("build/world/speech"), help="spoken answers; some shards of them will do")
@@ -302,16 +309,17 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=DecoderTraining.learning_rate)
     parser.add_argument("--features", type=float, nargs="+", default=[DecoderTraining.features], help="weight of the features' loss: one for all sittings, or one each")
     parser.add_argument("--variance", type=float, default=DecoderTraining.variance, help="weight of the variances' loss")
-    parser.add_argument("--unknown", type=float, default=DecoderTraining.unknown, help="share of the steps with codebooks 0 and 1 alone true")
+    parser.add_argument("--unknown", type=float, nargs="+", default=[DecoderTraining.unknown], help="share of the steps with codebooks 0 and 1 alone true: one for all sittings, or one each")
     parser.add_argument("--more", nargs="+", default=[], metavar="VOICE", help="draw twice as many utterances of these voices")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="one sitting each, from the same weights; their mean is what is written")
     parser.add_argument("--start-too", action="store_true", help="the weights that the sittings began with have a part in the mean, too")
     parser.add_argument("--only", type=int, help="train this seed's sitting and write no weights: for several at once, each on its core")
     options = parser.parse_args()
-    if len(options.features) not in (1, len(options.seeds)):
-        parser.error(f"--features has {len(options.features)} weights for {len(options.seeds)} sittings")
-    features = dict(zip(options.seeds, options.features * len(options.seeds)))
-    if options.only is not None and options.only not in features:
+    try:
+        features, unknown = (one_each(options.seeds, getattr(options, name), name) for name in ("features", "unknown"))
+    except ValueError as error:
+        parser.error(str(error))
+    if options.only is not None and options.only not in options.seeds:
         parser.error(f"--only {options.only} is none of the sittings; --seeds names {', '.join(map(str, options.seeds))}")
     memory.keep(mixture=False)
     file, encoder = options.data / "codec.safetensors", SpeechEncoder.load(options.data / "speech_encoder")
@@ -319,12 +327,12 @@ def main() -> None:
     hours = sum(len(each.sound) for each in utterances) / SAMPLE_RATE / 3600
     print(f"{len(utterances)} utterances, {hours:.2f} hours", flush=True)
     settings = DecoderTraining(steps=options.steps, learning_rate=options.learning_rate, features=options.features[0],
-                               variance=options.variance, unknown=options.unknown, more=tuple(options.more))
+                               variance=options.variance, unknown=options.unknown[0], more=tuple(options.more))
     states, curves = [], {}
     for seed in options.seeds if options.only is None else [options.only]:
         folder = options.work / f"seed-{seed}"
         folder.mkdir(parents=True, exist_ok=True)
-        trainer = Trainer(Codec.load(file), encoder, utterances, replace(settings, seed=seed, features=features[seed]))
+        trainer = Trainer(Codec.load(file), encoder, utterances, replace(settings, seed=seed, features=features[seed], unknown=unknown[seed]))
         curves[seed] = {"columns": ["step", *Trainer.COLUMNS], "rows": train(trainer, folder)}
         states.append(trainer.model.state_dict())
     if options.only is not None:
@@ -333,7 +341,8 @@ def main() -> None:
         states.append(Codec.load(file).model.state_dict())
     trainer.model.load_state_dict(mean_of(states))
     save_codec(trainer.model, json.loads(file.with_suffix(".json").read_text(encoding="utf-8")), file)
-    figures = {"settings": asdict(settings), "seeds": options.seeds, "features": options.features, "start_too": options.start_too, "utterances": len(utterances), "hours": round(hours, 2), "curve": curves[options.seeds[0]]}
+    figures = {"settings": asdict(settings), "seeds": options.seeds, "features": options.features, "unknown": options.unknown, "start_too": options.start_too,
+               "utterances": len(utterances), "hours": round(hours, 2), "curve": curves[options.seeds[0]]}
     write_figures(figures, options.data / "figures" / "decoder.json")
 
 
