@@ -356,7 +356,7 @@ def codebook_curves(axes, records: Sequence[Mapping]) -> None:
     shades = matplotlib.colormaps["cividis"](np.linspace(0, 0.9, values.shape[1]))
     for k, shade in enumerate(shades):
         axes.plot(steps, smooth(values[:, k]), color=shade, label=f"{k}")
-    axes.set(xlabel="step")
+    axes.set(xlabel="step", ylabel="cross-entropy, nats")
     axes.set_title("audio, by codebook")
     axes.legend(title="codebook", title_fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))  # beside the curves: they fall, and fill the corners
 

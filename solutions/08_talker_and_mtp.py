@@ -129,7 +129,7 @@ display(listen(codec.decode(one.codes[None])[0, 0], codec.sample_rate, one.answe
 # %% [markdown]
 # The tensor of this notebook is the **bridge**, $(1, T, D_T)$: one column of numbers for every position, from the middle of the Thinker. It is all that the
 # Talker ever learns about the text. Look at the right half of its picture: the words are over, and the columns go on. The Thinker reads padding as long as
-# the speech lasts.
+# the speech lasts. (Red is above zero, blue below, white near it.)
 
 # %%
 with drawing(9.0, 3.2) as figure:
@@ -573,7 +573,7 @@ for block, head in ranked:
 
 # %% [markdown]
 # These four have the largest product of the two: the best gaze. Nobody asked for this. Neither the data nor the loss says when a word is spoken; a few heads have become the finger on the page by themselves. (Two query heads share a key head, as in
-# notebook 05: 0 and 1, 2 and 3, and so on.) Here is the best of them at work, under the sound of the same sentence:
+# notebook 05: 0 and 1, 2 and 3, and so on.) Here is the best of them at work, under the sound of the same sentence (a row a word; the brighter, the more of its attention):
 
 # %%
 def gaze_of(spoken: Spoken, block: int, head: int) -> Tensor:
@@ -631,7 +631,7 @@ for name, rise_of in together.items():
     print(f"{name + ' blind':43}: loss of codebook 0 {np.mean(seeing):.2f} -> {np.mean(seeing) + rise_of:.2f}")
 
 # %% [markdown]
-# The first list is in the order of the harm, not of the gaze: a head may look elsewhere and yet be missed. Compare the most harmful, the few with the best gaze, and all. The finger carries a part of the text across, but no single head carries it all. Blind all heads to the answer's words, and what is left comes from elsewhere: the codes said so far, the bridge at the position itself while the text lasts, and the question, which often has the same words in it.
+# The first list is in the order of the harm, not of the gaze: a head may read the words without following them one after the other, and be missed all the same. Compare the most harmful, the few with the best gaze, and all. The finger carries a part of the text across, but no single head carries it all. Blind all heads to the answer's words, and what is left comes from elsewhere: the codes said so far, the bridge at the position itself while the text lasts, and the question, which often has the same words in it.
 #
 # ### One word behind
 #
@@ -761,7 +761,7 @@ reveal("08.lies", share, f"percent of {made_out}" if made_out else "(the judge m
 predict(
     "08.zeroed",
     mine=None,
-    question="The whole bridge is zeroed. The loss of which codebook rises most? Its number:",
+    question="The whole bridge is zeroed. The loss of which codebook rises most? Give its number.",
 )
 
 # %%
@@ -911,7 +911,7 @@ print(f"the speech itself: {natural:.1f} steps a token")
 reveal("08.lead", "yes" if paces[round(natural)] - paces[1] > 0.1 else "no")
 
 # %% [markdown]
-# Read the map by columns, from top to bottom. A frame's loss is high as long as the words before it are hidden; the words after the one it is on change little. Look at the frames of the last word. Must that word stand in the text, or only the one
+# The map is of one sentence, and all above 10 nats is one yellow; the curve is the mean of several sentences. Read the map by columns, from top to bottom. A frame's loss is high as long as the words before it are hidden; the words after the one it is on change little. Look at the frames of the last word. Must that word stand in the text, or only the one
 # before it? That is the lie from above once more, as a number:
 
 # %%

@@ -14,14 +14,14 @@
 # *Takes 90 minutes (tiny) · runs in 18 s on one core (tiny) · builds on 05, 07 · 5 exercises, 18 points*
 #
 # **At the end** you have cut the codec's decoder into pieces of 80 ms without a seam, with convolutions whose memory you wrote yourself. You have
-# written the loop that answers aloud while it still thinks, and you know what each of its milliseconds is spent on.
+# written the parts of the loop that answers aloud while it still thinks, and you know what each of its milliseconds is spent on.
 #
 # **You need** the delay pattern of notebook 07 and the cache of notebook 05.
 #
 # **The claim.** A network whose every layer only looks back can be run in pieces of any size. If each layer keeps the few values it will still need,
 # the pieces joined *are* the whole, to the last rounding. So sound may leave after nine steps of the model, however long the answer is.
 #
-# Letters: $B$ batch, $Q$ codebooks, $F$ frames, $C$ channels, $K$ the kernel's length, $S$ the stride, $T$ steps of a signal.
+# Letters: $B$ batch, $Q$ codebooks, $F$ frames, $C$ channels that go in, $D$ that come out, $K$ the kernel's length, $S$ the stride, $T$ steps of a signal.
 
 # %% tags=["parameters"]
 profile = "tiny"
@@ -102,7 +102,7 @@ with drawing(9.0, 3.4) as figure:
     lower.set(xlabel="seconds", ylabel="change by frame\n(root mean square)", yscale="log")
     for axes in (upper, lower):
         axes.axvline(middle * N / codec.sample_rate, color=BLUE, linewidth=1.0, label=f"frame {middle} begins")
-    upper.legend(loc="upper right", ncols=3)
+    upper.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     alt = "The waveform and the change; below, the change by frame on a logarithmic scale: none before the exchanged frame, and an echo long behind it."
     picture = finish(figure, alt)
 display(picture)
@@ -146,7 +146,7 @@ with drawing(9.0, 2.3) as figure:
     left.plot(milliseconds, whole[span], color=BLUE, label="at once")
     left.plot(milliseconds, alone[span], color=RED, linewidth=1.0, label="frame by frame, nothing kept")
     left.axvline(0, color=GREY, linewidth=0.8)
-    left.set(xlabel=f"milliseconds from the seam before frame {loud}")
+    left.set(xlabel=f"milliseconds from the seam before frame {loud}", ylabel="sample")
     left.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     right.plot(np.roll(steps_by_place(whole), 40)[:80], color=BLUE)
     right.plot(np.roll(steps_by_place(alone), 40)[:80], color=RED, linewidth=1.0)
@@ -212,6 +212,8 @@ abx(f"09.abx{remembered}", forgetful.numpy(), whole.numpy(), codec.sample_rate, 
 # ## Exercise: a convolution that remembers
 #
 # *Exercise 09.conv · difficulty ●○○ · importance ●●● · 8 minutes · 3 points · stuck? `hint("09.conv")`*
+#
+# Join what was kept and the new piece, convolve without further padding, and give back what the next piece will need. (With a kernel of 1 nothing is kept: $P = 0$.)
 
 # %%
 @exercise("09.conv")
@@ -633,7 +635,7 @@ spoken = torch.cat(sounds) if sounds else torch.zeros(0)
 written = tokens[: tokens.index(config.im_end_token)] if config.im_end_token in tokens else tokens
 said = tokenizer.decode(written)
 print(f"asked:    {question}\nanswered: {said}   in {fed.shape[1]} steps")
-display(show_codes(fed[:, 1:], config.num_codes, "as fed, a column a step: a slant at both ends (grey: no code)", frame_rate=None))
+display(show_codes(fed[:, 1:], config.num_codes, "as fed, a column a step, from the first with a code: a slant at both ends (grey: no code)", frame_rate=None))
 display(listen(spoken, codec.sample_rate, said))
 
 # %% [markdown]
@@ -701,7 +703,7 @@ with drawing(9.0, 2.4) as figure:
     if ready:
         axes.barh(0, lengths[0], left=ready[0], height=0.5, color=GREEN, alpha=0.35, label="frame 0 is played")
         axes.axvline(ready[0], color=GREEN, linewidth=1.0)
-        axes.set_xlim(0, max(clock, ready[0] * 1.6))
+        axes.set_xlim(0, max(clock, ready[0] + lengths[0] + 5))
     axes.set_yticks([0, 1], ["sound", "work"])
     axes.set(xlabel="milliseconds after the question", ylim=(-0.5, 1.6))
     axes.grid(False)
@@ -725,7 +727,7 @@ if ready:
 # **The earliest start without a gap** is the third: play too early, and a piece that is late leaves a hole, though every average is fine. With pieces ready at $r_i$ that
 # play for $\ell_i$, it is $\max_i \left( r_i - \sum_{j<i} \ell_j \right)$: `mmo.streaming.earliest_start`.
 #
-# How many frames to decode in one call? More at a time cost less each; the listener waits for all of them. (On a busy machine two neighbours below may change places.)
+# How many frames to decode in one call? More at a time cost less each; the listener waits for all of them. (All is measured anew below: on a busy machine two neighbours may change places, and the first line, the same work as in the picture, may differ from it by a third.)
 
 # %%
 predict(
@@ -788,11 +790,11 @@ with drawing(7.0, 2.2) as figure:
     for number_of, colour in ((8, BLUE), (4, ORANGE), (1, GREEN)):
         axes.plot(step_ms, (number_of + 1) * step_ms, color=colour, label=f"{number_of} codebook{'s' * (number_of > 1)}: {number_of + 1} steps")
     axes.axvline(80, color=RED, linewidth=1.0, linestyle="--")
-    axes.text(81, 640, "a step as long\nas a frame: speech\ncannot keep up", color=RED, fontsize=9, va="top")
+    axes.text(92, 640, "a step as long\nas a frame: speech\ncannot keep up", color=RED, fontsize=9, va="top")
     mine_ms = 1000 * sum(seconds for name, seconds, _ in work if name in ("choose", "think")) / fed.shape[1]
     axes.plot([mine_ms] * 2, [0, 620], color=GREY, linewidth=1.0)
     axes.text(mine_ms + 1, 630, "your step just now", color=GREY, fontsize=9)
-    axes.set(xlabel="milliseconds a step", ylabel="ms to the first frame", ylim=(0, 830), xlim=(0, 115))
+    axes.set(xlabel="milliseconds a step", ylabel="ms to the first frame", ylim=(0, 830), xlim=(0, 126))
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     picture = finish(figure, "Time to the first frame against the time of a step: a line for each number of codebooks; at 80 ms a step the speech stalls.")
 display(picture)

@@ -138,14 +138,14 @@ at = max(0, int(lied.nonzero()[0]) - 2) if lied.any() else start
 display(compare_grids(streams.input_ids[:-1, at : at + 9], fed[:-1, at : at + 9], {config.audio_pad_token: ""}, titles=("the true past", "what is fed")))
 
 # %% [markdown]
-# A red edge marks a lie: it goes through all codebooks. The labels stay what they were, so the Talker has to give the true next code after a false one. That is what it will need when one of its own codes is wrong.
+# A row is a codebook, a column a position; the same code has the same colour, which means nothing else. A red edge marks a lie: it goes through all codebooks. The labels stay what they were, so the Talker has to give the true next code after a false one. That is what it will need when one of its own codes is wrong.
 #
 # ## The recipe
 #
-# What is left to trust is the bridge, the Thinker's hidden states. The original's recipe is one pass over all weights: rate 5e-4, batch 40, every row padded to 512 positions, no warm-up,
+# What is left to trust is the bridge, the Thinker's hidden states. The original's recipe is a single training pass in which all weights learn: rate 5e-4, batch 40, every row padded to 512 positions, no warm-up,
 # cosine to a tenth. One pass is enough where the Thinker is finished and every row has its sound: all that is new is the Talker, and the text in each row keeps the Thinker in practice. The rate is high because nothing in the Talker can speak yet, and it falls so that the last steps settle.
-# Rows of one length are simple, and computed for nothing where they are short. Ours differs where our profile says so (`mmo/profiles.py`): length buckets (rows of like length share a batch, so that little of it is padding), warm-up, Muon on hidden matrices, an average of the weights.
-# Two settings weigh the loss ([notebook 08](08_talker_and_mtp.ipynb)): `codebook_weights` says how much the loss of each codebook counts, `stop_weight` how many times a stop does. What is drawn anew whenever a row is read begins with `draws`.
+# Rows padded to one length are simple, but the padding of short ones is computed for nothing. Ours differs where our profile says so (`mmo/profiles.py`): length buckets (rows of like length share a batch, so that little of it is padding), warm-up, Muon on hidden matrices (explained below), an average of the weights.
+# Two settings weigh the loss ([notebook 08](08_talker_and_mtp.ipynb)): `codebook_weights` says how much the loss of each codebook counts, `stop_weight` how many times a stop does. What is drawn anew whenever a row is read begins with `draws`: `hidden_length` is the least and the greatest length of a hidden stretch in positions of 80 ms, `drop_reference` how often the reference voice of notebook 07 is left out.
 
 # %%
 stage = planned_passes(settings, "t2a", budget, None)[0]
@@ -372,7 +372,7 @@ print(f"counted {counted:.2f}, measured {log[0]['codebooks'][0]:.2f}")
 # %% [markdown]
 # ## Read the curves
 #
-# On the right, each codebook by itself. At first they all fall together; then the first ones come down far, and the later ones hardly at all. Codebooks 0 and 1 describe the sound, each from the
+# All in nats: a faint line is each step, a strong one the running mean, a dot held-out rows. On the right, each codebook by itself; of the two dark lines at the bottom the lower one is 0, the upper one 1. At first they all fall together; then the first ones come down far, and the later ones hardly at all. Codebooks 0 and 1 describe the sound, each from the
 # start; from codebook 2 on each describes what those before it left, closer and closer to noise. A later curve that stays high is no fault of the model.
 #
 # On the left, the audio loss is the mean over the codebooks as `codebook_weights` weighs them. The first ones count most, and they come down furthest: so it lies below the plain mean of the lines on the right.
@@ -389,7 +389,7 @@ print(f"a code drawn blindly from {config.num_codes}: {np.log(config.num_codes):
 #
 # ## The same sentence on the way
 #
-# One question, one seed, one voice; only the weights differ. Two lines under each player: what the model wrote, and what the *judge*, a speech recogniser, heard of it. **Predict:** what comes first, the voice or the words?
+# One question, one seed, one voice; only the weights differ. Under each player, below the number of steps: what the model wrote, and what the *judge*, a speech recogniser, heard of it. **Predict:** what comes first, the voice or the words?
 
 # %%
 predict("10.first", "What is right first: 'voice' or 'words'?", None)
@@ -450,6 +450,8 @@ for number, item in enumerate(spread_voices(of_tier(exam.said, "sentence"), 2)):
 play(spoken)
 
 # %% [markdown]
+# Where the judge heard another word, trust your ear. It guesses among the words of this world, and "five", "fine" and "live" differ in one sound. But the Talker errs, too: the table above says how many words are heard.
+#
 # ## What was forgotten?
 #
 # All weights learnt, the Thinker's too, and most of the gradient came from the sound. What became of what it knew? The same written questions, once to the Thinker as it was before T2A, once to it as it is now, in three tiers:

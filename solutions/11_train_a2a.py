@@ -86,6 +86,8 @@ with drawing(min(9.0, 2.0 + 1.6 * 0.06 * length), 2.4) as figure:  # as wide as 
 # %% [markdown]
 # ## How well is it heard?
 #
+# (In the picture a column is one vector, a row one of its numbers; yellow is above that number's mean over the question, dark blue below.)
+#
 # The encoder has a head of its own that writes down what it hears. It is not used by our model, but it tells how much is *in* the features.
 # The measure is the word error rate: the least number of words to insert, delete and replace, over the number of words that were said.
 #
@@ -137,7 +139,7 @@ assert sum(errors) == measures.word_errors([item.question for item in asked], he
 # The features are computed once and kept (`mmo.features`), in several differently disturbed copies: other speeds, rooms and noises.
 #
 # **Written down first.** The Thinker knows what to do with *words*. So in the second pass the answer to a question that is heard (four fifths of its rows; the others are asked in writing) begins with a think block (`Draws.write_down`): the model writes what it hears, closes the block, and then answers.
-# Nothing of the block is spoken: the layout starts the sound behind it (`audio_start`, [notebook 07](07_sequence_and_delay.ipynb)). Every word of the question is a label now, also one on which the answer does not hang; and the answer may look back at words.
+# Nothing of the block is spoken: the layout starts the sound behind it (`audio_start` in `mmo/sequence.py`; the layout is that of [notebook 07](07_sequence_and_delay.ipynb)). Every word of the question is a label now, also one on which the answer does not hang; and the answer may look back at words.
 # The original answers at once. So does the first pass here: a frozen Thinker has never seen such a block.
 
 # %%
@@ -386,7 +388,7 @@ for n in [n for n, each in enumerate(own) if each][:5]:
 # %% [markdown]
 # **Heard three times.** "Fifteen" and "sixteen" lie near each other. Played a little slower and a little faster the same question sounds different, to the frozen encoder too, and the mistakes differ. So the model hears it at each speed of
 # `Decoding.hearings`, and every word of the block is the one that all hearings together find likeliest: their log-probabilities are added (`agree` in `mmo/generation.py`). No weight is learnt for it; it costs a batch of three for the dozen tokens of the block.
-# **Predict:** how many of these questions are written down rightly then?
+# **Predict:** how many of these questions, in percent, are written down rightly then?
 
 # %%
 predict("11.again", "Of 100 questions, how many will be written down without a mistake?", None)

@@ -18,7 +18,7 @@
 #
 # **You need** notebook 11's model (or the shipped one); that a picture is 64 vectors, one a patch (notebook 03).
 #
-# **The claim.** The same recipe again: a frozen encoder, two linear layers, placeholders. Sight costs the model no new part. What it costs is rehearsal: more than half of the rows of its second pass
+# **The claim.** The same recipe again: a frozen encoder, two linear layers, placeholders. Sight costs the model no new kind of part. What it costs is rehearsal: more than half of the rows of its second pass
 # teach again what was learnt before, and you count whether that was enough.
 
 # %% tags=["parameters"]
@@ -86,7 +86,7 @@ print(f"{len(features)} pictures, each {tuple(features[0].shape)}: patches by nu
 # %% [markdown]
 # A caption names what is larger first; of two things of one size, the one above or on the left. So there is one right answer to each picture, and exact words can be asked for.
 #
-# This is what the model gets of the first picture: for each patch a vector, here as its length and as its first eight numbers, each where the patch was.
+# This is what the model gets of the first picture: for each patch a vector, here as its length and as its first eight numbers, each where the patch was (yellow is high, dark blue low, each map on a scale of its own).
 
 # %%
 side = round(len(features[0]) ** 0.5)
@@ -138,7 +138,7 @@ for name, kind in (("colour", set(COLOURS)), ("shape", set(SHAPES)), ("place", {
 # %% [markdown]
 # ## Train
 #
-# The projector alone, then everything, with rows of both earlier tasks mixed in. The original trains I2T only in its full recipe: the projector at 5e-5, then all at 5e-6, a tenth of it: by then the weights read, hear and speak, and a small rate is what guards that. Our rates
+# The projector alone, then everything, with rows of both earlier tasks, and a few of the text that the Thinker learnt from, mixed in. The original trains I2T only in its full recipe: the projector at 5e-5, then all at 5e-6, a tenth of it: by then the weights read, hear and speak, and a small rate is what guards that. Our rates
 # are those of a small model that must see in minutes. Some captions were spoken for T2A: these rows bring their sound along, so that the Talker learns to speak behind a picture, where the answer
 # begins 64 positions later than it is used to.
 
@@ -187,7 +187,7 @@ for step, entry in entries:
     print(f"{step:>5}  {entry['validation']:15}{entry['text']:6.3f}   {'':8}{codebooks}")
 
 # %% [markdown]
-# A dash: nothing was spoken in these rows. The line `T2A` on top is where T2A ended (notebook 10; there is none where you went on from the shipped weights). In A2A the first codebooks had risen above it; here they come down again, while speech is rehearsed. Compare the last spoken line with the first.
+# A dash: nothing was spoken in these rows. The line `T2A` on top is where T2A ended (notebook 10; there is none where you went on from the shipped weights). In A2A the first codebooks had risen above it. Here they rise once more where all weights begin to learn (the curves on the right, above), and then come down, while speech is rehearsed. Compare the last spoken line with the first.
 
 # %% [markdown]
 # ## Look, then say
@@ -341,7 +341,7 @@ print(f"{hits.float().mean():.0%} of {len(hits)}: between {low:.0%} and {high:.0
 # %% [markdown]
 # (Where all are right, or none, the bootstrap has nothing else to draw and gives an interval of no width. That is no certainty: with $n$ of $n$ right the share may still be as low as about $1 - 3/n$.)
 #
-# **The control.** With the pictures swapped, the answers must swap too.
+# **The control.** With the pictures swapped, the answers must swap too. (Each gets another picture drawn at random, some twice and some never: so the second figure need not be quite the share from above.)
 
 # %%
 pairs = [(n, other) for n, other in enumerate(measures.swap([item.truth for item in shown])) if other is not None]
@@ -352,7 +352,7 @@ print(f"against its own picture's truth: {own:.0%} right\nagainst the other pict
 # %% [markdown]
 # ## What each stage taught, and what it forgot
 #
-# Every stage's weights lie in the run's folder. The same small examination for each of them: written questions, spoken ones, pictures. **Predict** before you run it whether reading lasts. (How well it speaks has no column: the codebooks under *Train* tell that, and those of [notebook 11](11_train_a2a.ipynb).)
+# Every stage's weights lie in the run's folder. The same small examination for each of them: written questions, spoken ones, pictures. **Predict** before you run it whether reading lasts. (How well it speaks has no column: the codebooks under *Train* and in [notebook 11](11_train_a2a.ipynb) say something of it, your ear says more.)
 
 # %%
 predict(
@@ -422,7 +422,7 @@ reveal("12.forgotten", "yes" if high >= 0 else "no", f"(from {stages[0]} to i2t 
 # %% [markdown]
 # ## On the way, and aloud
 #
-# The first picture at each snapshot, asked and answered aloud, with one voice and one seed. At step 0 no picture has ever been learnt: 64 vectors mean nothing yet, and what the model did last with vectors, in A2A, was to write down a question
+# The first picture at each snapshot, asked in writing and answered aloud, with one voice and one seed. At step 0 no picture has ever been learnt: 64 vectors mean nothing yet, and what the model did last with vectors, in A2A, was to write down a question
 # and close its think block. So what it says there is a guess, perhaps even a `</think>`.
 
 # %%
