@@ -90,16 +90,20 @@ def drawing(width: float, height: float) -> Iterator[Figure]:
         yield Figure((width, height), layout="constrained")
 
 
-def finish(figure: Figure, alt: str) -> Picture:
-    """Draw the figure into a Picture of 256 colours, which is a third of the size and looks the same.
+def finish(figure: Figure, alt: str, *, pictures: bool = False) -> Picture:
+    """Draw the figure into a Picture of 256 colours, which is a third of the size; a diagram looks the same.
 
     Colours are chosen so that none is far from its own: the usual median cut goes by area, and a small thing in a large picture changes colour.
+    pictures: it holds pictures, whose smooth grounds need more colours than that; then all are kept.
     """
     from PIL import Image
 
     drawn, buffer = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png")
-    Image.open(drawn).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    image = Image.open(drawn).convert("RGB")
+    if not pictures:
+        image = image.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    image.save(buffer, "PNG", optimize=True)
     return Picture(buffer.getvalue(), alt)
 
 
@@ -295,14 +299,19 @@ def show_delay(
 
 
 def smooth(values: Sequence[float], share: float = 0.03) -> np.ndarray:
-    """A running mean over `share` of the points, which starts at the first value and skips what is not finite."""
+    """A running mean over about `share` of the points, as many before each as behind it; at the ends over what there is.
+
+    Values that are not finite are skipped; where there is no other, the mean is NaN.
+    """
     values = np.asarray(values, float)
-    width = max(1, round(share * len(values)))
+    half = max(1, round(share * len(values))) // 2
     finite = np.isfinite(values)
-    sums = np.cumsum(np.where(finite, values, 0))
-    counts = np.cumsum(finite)
-    sums[width:], counts[width:] = sums[width:] - sums[:-width], counts[width:] - counts[:-width]
-    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+    sums = np.cumsum(np.append(0, np.where(finite, values, 0)))  # (n + 1,): of what stands before each place
+    counts = np.cumsum(np.append(0, finite))
+    places = np.arange(len(values))
+    first, behind = np.maximum(places - half, 0), np.minimum(places + half + 1, len(values))
+    total, count = sums[behind] - sums[first], counts[behind] - counts[first]
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def show_losses(records: Sequence[Mapping], validation: Sequence[Mapping] = (), title: str = "") -> Picture:
@@ -321,7 +330,7 @@ def show_losses(records: Sequence[Mapping], validation: Sequence[Mapping] = (), 
             dots = [(each["step"], each[name]) for each in validation if each.get(name) is not None]
             if dots:
                 left.plot(*zip(*dots, strict=True), "o", color=colour, markersize=6, markeredgecolor=PAPER, label=f"{name}, held out")
-        left.set(xlabel="step", ylabel="cross-entropy", ylim=(0, None))
+        left.set(xlabel="step", ylabel="cross-entropy, nats", ylim=(0, None))
         left.set_title(title)
         if left.get_legend_handles_labels()[0]:
             left.legend()

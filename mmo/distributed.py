@@ -164,7 +164,10 @@ def share_of_mean(own_sum: Tensor, whole_count: Tensor, size: int) -> Tensor:
 
 
 def shared_loss(sums: LossSums, group: Group, codebook_weights: Tensor | None = None) -> Tensor:
-    """The process's loss, whose average over processes is text + audio loss of the whole batch, gradients too."""
+    """The process's loss.
+
+    Its average over processes is text + audio loss of the whole batch, gradients too.
+    """
     counts = group.sum(torch.cat((sums.text_count[None], sums.audio_count)).float())
     text = share_of_mean(sums.text, counts[0], group.size)
     audio = share_of_mean(sums.audio, counts[1:], group.size)  # (Q,)
@@ -173,7 +176,10 @@ def shared_loss(sums: LossSums, group: Group, codebook_weights: Tensor | None = 
 
 
 def average_gradients(parameters: Iterable[nn.Parameter], group: Group) -> None:
-    """Every gradient becomes its mean over the processes.  One exchange for all: many small ones would mostly wait."""
+    """Every gradient becomes its mean over the processes.
+
+    One exchange for all: many small ones would mostly wait.
+    """
     parameters = [parameter for parameter in parameters if parameter.requires_grad]
     found = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
     flat = group.sum(torch.cat([gradient.flatten() for gradient in found])) / group.size

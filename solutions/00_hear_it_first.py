@@ -142,7 +142,7 @@ if answer.first_audio_ms is not None:
 # ## Ask it aloud
 #
 # Now the question is a recording, in a voice that was never heard in training. Nobody chose the questions: they stand at even distances in the file of
-# test questions. Where an answer is wrong, the right one stands beside it. Over the whole file there are some, even if none of these few is: a voice never heard is hard for a model of this size.
+# test questions. Where an answer is wrong, the right one stands beside it. Over the whole file some answers are wrong, even if none of these few is: a voice never heard is hard for a model of this size.
 
 # %%
 asked = [item for item in read_items(settings.data_dir / "a2a-test.parquet", model.config) if item.tier == "sentence"]
@@ -158,7 +158,7 @@ for item in asked:
 
 # %% [markdown]
 # Nobody gave it the words. The *speech encoder* made a vector for every 60 milliseconds of the question, and these vectors stand where the words of a
-# written question would stand. The model writes down what it hears in them, unspoken, and answers that, with the vectors still before it. (It hears once here, and looks once at each picture below; `mmo say` and the figures in README take three hearings and five looks.) Notebooks 02, 04 and 11 are about it.
+# written question would stand. The model writes down what it hears in them, unspoken, and answers that, with the vectors still before it. (Here the model gets each question and each picture once. `mmo say` and the figures in README give it a question at three speeds and a picture five times, slightly moved, and let all of them choose the words together.) Notebooks 02, 04 and 11 are about it.
 #
 # ## Show it a picture
 
@@ -201,7 +201,7 @@ reveal("00.numbers", round(codec.frame_rate * codec.num_codebooks), f"({codec.fr
 # %% [markdown]
 # ## What it really reads
 #
-# And on the way in? A question becomes *tokens*, most of them words, and each token has a number, its *id*. The id picks one row of a table, the *embedding*: a vector. Below is a whole prompt: tokens, ids and, under each, its vector as a column of colours.
+# And on the way in? A question becomes *tokens*, most of them words, and each token has a number, its *id*. The id picks one row of a table, the *embedding*: a vector. Below is a whole prompt: tokens, ids and, under each, its vector as a column of colours (red above zero, blue below, white near it).
 # Look for a token that stands there more than once, `<|im_start|>` or the line break `↵`: the same token has the same column wherever it stands.
 # Where a sound or a picture is asked about, its vectors stand in this same row. From here on the model sees nothing but columns.
 
@@ -231,7 +231,7 @@ print(f"{len(ids)} ids -> {tuple(vectors.shape)} numbers")
 #
 # A question goes in on the left and a voice comes out on the right. Each box is a notebook, and its colour says what you do there. Blue parts are *rented*:
 # trained by others (in the tiny world: as the appendix does it), frozen, taken apart. Yellow parts you write. Pale green ones are trained, pink ones
-# asked and examined. A dark green bar at the foot of a box is what you have solved of it.
+# asked and examined. A dark green bar at the foot of a box is what you have solved of it. The dotted line: 07 says how the words of 05 and the codes of 08 stand side by side.
 
 # %%
 course = read_course()

@@ -424,7 +424,7 @@ reveal("01.wer", round(100 * errors[4 if 4 in errors else Q].wer), "percent")
 
 # %% [markdown]
 # Two things to take from this. Intelligibility is nearly all there after a few codebooks. The judge counts words and knows nothing of how pleasant a sound is: *words and sound quality are
-# different things*, and whether you hear the rest is asked below. And twenty sentences are few: look at the intervals before you believe a difference of three points. (`data/tiny/figures/codec.json` has more
+# different things*, and whether you hear the rest is asked below. And twenty sentences are few: look at the intervals before you believe a difference. A point below the floor does not mean that the codec makes speech clearer: where the intervals overlap, it may be chance. (`data/tiny/figures/codec.json` has more
 # sentences; it is written by `python -m mmo.world.measure_codec`.)
 #
 # ## Hear it, with a number of your own
@@ -478,7 +478,7 @@ for k in tqdm(tried, desc="codebooks"):
 whole = word_errors([truths[number] for number in group], [heard[Q][number] for number in group]).wer
 with drawing(5.4, 1.9) as figure:
     axes = figure.add_subplot()
-    axes.bar(list(cost), [100 * each for each in cost.values()], color=[RED if k == 0 else BLUE for k in cost], width=0.7)
+    axes.bar(list(cost), [100 * each for each in cost.values()], color=BLUE, width=0.7)
     axes.axhline(100 * whole, color=GREEN, label="nothing shuffled")
     axes.set(xlabel="the codebook that is shuffled", ylabel="WER, percent", xticks=range(Q))
     axes.legend(loc="upper right", fontsize=9)
@@ -573,7 +573,7 @@ display(picture)
 reveal("01.ratio", round(16 * 24_000 / bit_rate(12.5, 8, 2048)), "times smaller")
 
 # %% [markdown]
-# Between the codec and the words alone there is still a gap of one or two orders of magnitude: the voice, its melody, the room. A model that speaks must come up with
+# Blue is sound as samples or Opus, orange the codes of Mimi and of the tiny codec, green the words. Between the codec and the words alone there is still a gap of one or two orders of magnitude: the voice, its melody, the room. A model that speaks must come up with
 # all of that, not only with the words.
 #
 # **Not to be confused.** A low bit rate is not low latency. Mimi's 1.1 kbit/s come from the codebooks; how long one waits comes from the frame (80 ms),

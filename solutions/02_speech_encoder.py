@@ -136,16 +136,16 @@ with drawing(9.0, 2.4) as figure:
     picture = finish(
         figure,
         "One window before and after: as samples on the left, as a spectrum in the middle, the lowest 1.5 kHz of the spectrum on the right. "
-        "Low tones are pushed down, the rest stays; on the right narrow peaks stand close together.",
+        "The lower a tone, the more it is pushed down; on the right narrow peaks stand close together.",
     )
 print(f"{tuple(sound.shape)} -> {tuple(cut.shape)}; drawn is window {voiced}")
-for name, low, high in (("below 300 Hz", 0, 300), ("1 to 3 kHz", 1000, 3000), ("above 4 kHz", 4000, SAMPLE_RATE // 2)):
+for name, low, high in (("below 300 Hz", 0, 300), ("300 Hz to 1 kHz", 300, 1000), ("1 to 3 kHz", 1000, 3000), ("above 4 kHz", 4000, SAMPLE_RATE // 2)):
     bins = slice(round(low * 512 / SAMPLE_RATE), round(high * 512 / SAMPLE_RATE))
-    print(f"{name:12} {float((spectra[1] - spectra[0])[bins].mean()):+5.0f} decibels on average")
+    print(f"{name:15} {float((spectra[1] - spectra[0])[bins].mean()):+5.0f} decibels on average")
 display(picture)
 
 # %% [markdown]
-# In the middle you see what pre-emphasis does: the low end comes down by the decibels printed above, and the rest stays nearly as it was. On the right,
+# In the middle you see what pre-emphasis does: the lower a tone, the more it comes down (averages stand above); from about 2 kHz on little changes. On the right,
 # drawn more finely, are its lowest tones. The narrow peaks, one close to the next, are the voice's pitch and its multiples; the slow hills over them are the
 # mouth's shape, and they make the vowel.
 #
@@ -561,7 +561,7 @@ for each in (heard_rightly("rms"), heard_rightly("kal")):
         display(listen(again / again.abs().max(), SAMPLE_RATE, f"{each['voice']}, {name}: {each['text']}"))
 
 # %% [markdown]
-# Compare the two voices in their last version, and look at the two spectrograms: the words' outlines are there, the fine comb of the pitch is not. (The encoder's transcript of it is no measure: it was never trained on such a rasp, and may hear other words.) From a
+# Compare the two voices in their last version, and look at the two spectrograms: the words' outlines are there, of the fine comb of the pitch little is left. (The encoder's transcript of it is no measure: it was never trained on such a rasp, and may hear other words.) From a
 # whole sentence's mean a linear map reads *which* voice it was in part of the sentences (the table above says in how many percent: row "voice", column "features").
 # From each vector it still cannot give the voice back.
 #

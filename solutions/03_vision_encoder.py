@@ -84,8 +84,8 @@ display(show_maps([as_picture(pixels)], [caption], size=2.6))
 #
 # *Exercise 03.patchify · difficulty ●●○ · importance ●●● · 10 minutes · 3 points · stuck? `hint("03.patchify")`*
 #
-# Cut the picture $(C, S, S)$ into squares and lay each square flat. Patches are read like a page. In a row, channel 0 comes first,
-# row by row, then channel 1. The catch: no pixel's value changes, only the order, so a wrong order gives no error.
+# Cut the picture $(C, S, S)$ into squares and lay each square flat. Patches are read like a page: left to right, then down. Within a
+# patch all of channel 0 comes first, one line of pixels after the other, then channel 1, and so on. The catch: no pixel's value changes, only the order, so a wrong order gives no error.
 
 # %%
 @exercise("03.patchify")
@@ -151,7 +151,7 @@ places = [0, 27, 63]
 display(show_maps([(alike @ alike[p]).view(side, side) for p in places], [f"like the position of patch {p}" for p in places], size=2.0, alike=True))
 
 # %% [markdown]
-# Each map compares one learnt position with all 64: bright is alike. Nobody told the model which patches are neighbours; what you see of
+# Each map compares one learnt position with all 64: bright is alike, dark the opposite (one scale for all three). Nobody told the model which patches are neighbours; what you see of
 # nearness, coarse as it is, it found by itself.
 #
 # ## Exercise: one head over 64 patches
@@ -240,7 +240,7 @@ with drawing(9.0, 3.4) as figure:
         places[2 * number + 1].imshow(colours[number], interpolation="nearest")
     for axes in places:
         bare(axes)
-    picture = finish(figure, "Six pictures, and on the right of each its 64 feature vectors as 8 by 8 squares of colour.")
+    picture = finish(figure, "Six pictures, and on the right of each its 64 feature vectors as 8 by 8 squares of colour.", pictures=True)
 display(picture)
 
 # %% [markdown]
@@ -250,7 +250,8 @@ display(picture)
 # ## One of the losses that made them
 #
 # Two towers, one for pictures, one for captions, each give one vector of length one. For every pair in the batch a sigmoid says whether they belong
-# together. With $z_{ij} = e^{t} x_i \cdot y_j + b$ and a sign $s_{ij} = \pm 1$:
+# together. With $x_i$ the vector of picture $i$, $y_j$ that of caption $j$, $B$ pictures, two learnt numbers $t$ and $b$, $z_{ij} = e^{t} x_i \cdot y_j + b$,
+# and the sign $s_{ij} = +1$ where they belong together, else $-1$:
 #
 # $$L = -\frac{1}{B} \sum_{i,j} \log \sigma(s_{ij} z_{ij})$$
 #
@@ -356,8 +357,8 @@ def probe(features: Tensor, classes: Tensor, number: int, strength: float) -> Te
 check("03.probe")
 
 # %% [markdown]
-# Four ways to sum up a picture: the mean colour alone; each patch's mean colour; the mean of the 64 feature vectors, which forgets where they were; and the same on
-# a grid of 4 by 4, which does not. **Predict:** can above, below, left and right be read from the mean of the 64?
+# Four ways to sum up a picture: the mean colour alone; each patch's mean colour; the mean of the 64 feature vectors, which no longer says which came from where; and the same on
+# a grid of 4 by 4, which still does, coarsely. **Predict:** can above, below, left and right be read from the mean of the 64?
 
 # %%
 predict(
@@ -480,7 +481,7 @@ quiz("03")
 # - Attention lets each patch look at all: $P^2$ pairs a head, no mask.
 # - The sigmoid loss asks of each pair by itself, yes or no. The bias starts at "no".
 # - What the features say is what the losses needed. A linear probe measures it; a control beside it says what the figure means.
-# - Averaging over patches loses where things are.
+# - Averaging over patches loses much of where things are.
 #
 # **Often mistaken.** *"The vision encoder describes the picture."* It has no words; the Thinker has. *"The Thinker reads the vector that was compared with captions."* It reads the
 # 64 patch vectors. *"Smaller patches are always better."* Half the width is four times the tokens, sixteen times the pairs.

@@ -392,7 +392,7 @@ for (asked, _, heard_sound, _), written in zip(three, before):
     display(listen(heard_sound, 16_000, f"asked: {asked}\nanswered before the training: {written}", small=True))
 
 # %%
-untrained, in_writing = (round(100 * figures[name][1]) for name in ("aloud, projector untrained", "asked in writing"))
+untrained, in_writing = (round(100 * figures[name][1], 1) for name in ("aloud, projector untrained", "asked in writing"))
 predict(
     "04.after",
     mine=None,
@@ -439,7 +439,7 @@ print("all frozen weights are what they were, to the bit")
 figures["aloud, projector trained"] = measure(model, asked_aloud)
 figures["the same, another question's sound"] = measure(model, asked_aloud, another=True)
 for name, (loss, tokens, whole) in figures.items():
-    print(f"{name:36} loss {loss:5.2f}, {100 * tokens:3.0f} % of the tokens, {100 * whole:3.0f} % of the answers")
+    print(f"{name:36} loss {loss:5.2f}, {100 * tokens:5.1f} % of the tokens, {100 * whole:3.0f} % of the answers")
 for (asked, true, _, given), written in zip(three, before):
     print(f"\nasked:  {asked}\nbefore: {written!r}\nafter:  {write(model, given)!r}\ntrue:   {true!r}")
 reveal("04.after", round(100 * figures["aloud, projector trained"][1]), "percent")
@@ -491,7 +491,7 @@ figures["aloud, one vector a word"] = measure(on_the_words, held_out(on_words(te
 
 # %%
 for name, (loss, tokens, whole) in figures.items():
-    print(f"{name:36} loss {loss:5.2f}, {100 * tokens:3.0f} % of the tokens, {100 * whole:3.0f} % of the answers")
+    print(f"{name:36} loss {loss:5.2f}, {100 * tokens:5.1f} % of the tokens, {100 * whole:3.0f} % of the answers")
 for asked, *_, given in three:
     print(f"\nasked: {asked}\nafter: {write(on_the_words, torch.from_numpy(one_per_word(given[0].numpy()))[None])!r}")
 with drawing(9.0, 3.0) as figure:
@@ -504,9 +504,9 @@ with drawing(9.0, 3.0) as figure:
     for number, (what, colour) in enumerate((("of the tokens", SKY), ("of the whole answers", BLUE))):
         shares = [100 * each[1 + number] for each in figures.values()]
         bars = right.barh(np.arange(len(figures)) + 0.4 * number - 0.2, shares, color=colour, height=0.38, label=what)
-        right.bar_label(bars, fmt="%.0f", padding=2, fontsize=9)
+        right.bar_label(bars, fmt="%.1f", padding=2, fontsize=9)
     right.set_yticks(range(len(figures)), list(figures), fontsize=9)
-    right.set(xlabel="right, percent", xlim=(0, 115), xticks=range(0, 101, 25))
+    right.set(xlabel="right, percent", xlim=(0, 120), xticks=range(0, 101, 25))
     right.invert_yaxis()
     figure.legend(*right.get_legend_handles_labels(), loc="outside upper right", ncols=2, fontsize=9)
     words = "Left: the loss of both trainings. Right: what share of the tokens and of the whole answers is right, asked in writing and aloud."

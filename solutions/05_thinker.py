@@ -72,7 +72,7 @@ for first in range(0, len(ids), 4):
 print("stream:", tuple(stream.shape))
 
 # %% [markdown]
-# The stream is the tensor of this notebook. Here it is at both ends, a column for each token: as it comes from the table, and as the package's Thinker leaves it behind the
+# The stream is the tensor of this notebook. Here it is at both ends, a column for each token (red above zero, blue below): as it comes from the table, and as the package's Thinker leaves it behind the
 # last block. On the left equal tokens have equal columns (look at the two `<|im_start|>`). On the right no two are alike: each column has read what stands before it, and says what comes next.
 
 # %%
@@ -120,7 +120,7 @@ check("05.rms_norm")
 #
 # *Exercise 05.rotate · difficulty ●●○ · importance ●●● · 10 minutes · 3 points · stuck? `hint("05.rotate")`*
 #
-# Attention by itself does not know order. RoPE puts order into the angle: the numbers of a head are taken in pairs, each pair a point in the
+# Attention by itself does not know order. RoPE (*rotary position embedding*) puts order into the angle: the numbers of a head are taken in pairs, each pair a point in the
 # plane, and the pair is turned by its position times its own frequency. The product of a turned query with a turned key then depends on the
 # *difference* of their positions only.
 #
@@ -178,7 +178,7 @@ reveal("05.shift", "no" if abs(before - after) < 1e-3 else "yes", f"(by {abs(bef
 #
 # *Exercise 05.repeat_heads · difficulty ●○○ · importance ●●○ · 5 minutes · 2 points · stuck? `hint("05.repeat_heads")`*
 #
-# While the model writes it keeps the keys and values of everything before. Halve the number of key and value heads and that memory is halved;
+# While the model writes it keeps the keys and values of everything before: the *cache*. Halve the number of key and value heads and that memory is halved;
 # two query heads then share one. To compute, each key head is repeated for its queries.
 
 # %%
@@ -441,7 +441,7 @@ aloud = asked["not read by yours: to read aloud"]
 threads = torch.get_num_threads()
 torch.set_num_threads(1)  # steps of a model so small are too short to share between threads
 started, losses, said = time.perf_counter(), [], {}
-PANELS = ("loss in training, nats a token", "averaged weights, reading aloud")
+PANELS = ("loss in training, nats a token", "loss on sentences not read, nats a token")
 with torch.enable_grad(), Curves(*PANELS) as curves:
     training = train_thinker.Training(corpus, tokenizer, recipe)
 

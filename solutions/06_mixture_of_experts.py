@@ -38,7 +38,7 @@ from tqdm.auto import tqdm
 
 from mmo.chat import ChatTokenizer
 from mmo.course import check, exercise, hint, predict, quiz, reveal, solution
-from mmo.display import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, Curves, drawing, finish
+from mmo.display import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, Curves, drawing, finish
 from mmo.moe import MixtureOfExperts, count_parameters
 from mmo.omni import OmniModel
 from mmo.profiles import profile as find_profile
@@ -113,7 +113,7 @@ for name, (stored, active) in sizes.items():
 reveal("06.size", round(sizes["mini-moe"][0] / 1e6), "million")
 
 # %% [markdown]
-# The blue bars of a pair are nearly alike: the same work a position. The grey rest must still be held in memory, and the optimiser holds one or two more numbers for each (Muon one, AdamW two).
+# The blue bars of a pair are nearly alike: the same work a position. The grey rest must still be held in memory, and the optimiser holds one or two more numbers for each (AdamW two; Muon, notebook 10's optimiser, one).
 #
 # ## A real stream to route
 #
@@ -202,7 +202,7 @@ print(f"how often two positions have the same expert: any two, which is chance, 
 print(f"two of the same token {alike:.0%} (the mean over the {len(often)} tokens that stand there ten times or more)")
 
 # %% [markdown]
-# A router drawn at random already has habits: a token goes to one expert more often than chance would have it (the two lines above). But not always: look at the words that stand here twice. In the second block a vector is no longer its token alone; attention has mixed its surroundings in.
+# A column is a token, a dot the expert that it is sent to. A router drawn at random already has habits: a token goes to one expert more often than chance would have it (the two lines above). But not always: look at the words that stand here twice. In the second block a vector is no longer its token alone; attention has mixed its surroundings in.
 #
 # ## Sending them there
 #
@@ -253,11 +253,11 @@ ratio = np.median(seconds["loop"]) / np.median(seconds["sorted"])
 print(f"{len(many)} positions, {E} experts: the loop takes {ratio:.1f} times as long; largest difference {apart:.0e}")
 
 # %% [markdown]
-# The package's `mmo.moe.MixtureOfExperts` has both, under these names: `dispatch` works, `dispatch_by_loop` is what the tests compare it with.
+# The package's `mmo.moe.MixtureOfExperts` has both, under these names: `dispatch` does the work, `dispatch_by_loop` is what the tests compare it with.
 #
 # ## Balance
 #
-# Nothing so far asks for all experts to be used. An expert that is chosen more learns more, becomes better, is chosen still more. The others stay what they were: **dead**. On several cards it is worse: each holds
+# Nothing so far asks for all experts to be used. An expert that is chosen more learns more, becomes better, is chosen still more. The others may stay what they were: **dead**. On several cards it is worse: each holds
 # an expert, and everybody waits for the busy one.
 #
 # ## Exercise: the balance loss
@@ -404,13 +404,13 @@ with drawing(9.0, 2.6) as figure:
         axes = figure.add_subplot(1, 4, place + 1)
         for expert in range(E):
             axes.plot(run["share"][:, expert], color=COLOURS[expert % len(COLOURS)], linewidth=1.0, label=f"expert {expert}")
-        axes.axhline(1 / E, color=GREY, linewidth=0.8, linestyle=":")
+        axes.axhline(1 / E, color=INK, linewidth=1.2, linestyle=":", label="evenly")
         axes.set(title=name, ylim=(0, 1), xlabel="updates")
         if place:
             axes.set_yticks([])
         else:
             axes.set_ylabel("share of positions")
-    legend = figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=E, fontsize=9)
+    legend = figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=E + 1, fontsize=9)
     for handle in legend.get_lines():
         handle.set_linewidth(3)
     picture = finish(figure, "The share of positions of each of four experts over training, for four ways to train.")
@@ -430,7 +430,7 @@ reveal("06.dead", min(least, key=least.get))
 
 # %% [markdown]
 # Read the shares first. The router that hears nothing, neither task nor balance, keeps its rows as chance drew them (see the last lines); the shares move all the same, because the vectors under it do. One that hears the task takes what works first: a favourite learns fastest and is chosen more, and another one
-# starves. The balance loss brings the shares together. It has a hole, though: like the original's it counts the **padding**, and a router can please it with that. In the balanced runs, see who gets the padding: more of it goes to those with fewer real positions.
+# starves on a few percent (see the smallest share of 'kept'; the last column says whether any fell below 1 %). The balance loss brings the shares together. It has a hole, though: like the original's it counts the **padding**, and a router can please it with that. In the balanced runs, compare the two halves of a line: the padding is shared out otherwise than the real positions, and fills much of what these leave uneven.
 #
 # **Then read the losses.** At this size and after so few updates they are close to each other. Evenness is not quality.
 #
@@ -556,7 +556,7 @@ quiz("06")
 #
 # - A mixture stores $E$ feed-forward layers and uses $k$: more memory, the same work a position.
 # - Sorted once, each expert is one dense product.
-# - Without a balance loss a deaf router's rows stay as chance drew them, and the shares drift with the vectors; one that hears the task lets a few favourites take most. With it the shares come together, which is not yet used well.
+# - Without a balance loss a deaf router's rows stay as chance drew them, and the shares drift with the vectors; one that hears the task lets a few favourites take most. With it the shares come together; but to be used evenly is not yet to be used well.
 # - Renormalised top-1 gates are 1: the router learns from the balance loss alone. Keeping the score as the gate cures it.
 #
 # **Often mistaken.** *"Experts are experts for topics."* Mostly for tokens: routers split by what a vector looks like, and that is the token. *"A mixture is faster."* Than a dense model of the same *stored* size; beside one of the same

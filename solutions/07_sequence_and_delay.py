@@ -50,7 +50,7 @@ config = settings.model
 tokenizer = ChatTokenizer.load(settings.tokenizer_dir)
 codec = Codec.load(settings.codec_file, num_codebooks=config.num_codebooks)
 PAD, STOP = config.audio_pad_token, config.audio_stop_token
-print(f"codes 0 to {config.num_codes - 1}, and above them signs: pad {PAD}, stop {STOP}, speaker {config.audio_spk_token}")
+print(f"codes 0 to {config.num_codes - 1}, and above them signs: pad {PAD}, stop {STOP}, speaker {config.audio_spk_token} ({config.num_codes} stays free)")
 
 # %% [markdown]
 # ## One answer, as codes
@@ -129,7 +129,7 @@ check("07.delay")
 
 # %% [markdown]
 # Column by column this is what the model writes. Here are the first columns of our answer: on the left which frame each code belongs to,
-# on the right the codes themselves.
+# on the right the codes themselves. (There are eight colours only: frames eight apart share one, and so may unlike codes on the right.)
 
 # %%
 delayed = delay(codes, PAD, STOP)
@@ -234,15 +234,16 @@ for name, distance in distances.items():
 reveal("07.worse", max(("late", "staircase"), key=distances.get))
 
 # %% [markdown]
-# All codebooks late together is the same sentence 80 ms later. Codebooks late *against each other* refine the wrong frame: that is
+# All codebooks late together is the same sentence 80 ms later. Codebooks late *against each other* are summed with codes of another frame: that is
 # the sound of a delay that is off by one. Keep it in your ear: where only the way back is wrong, no loss curve shows it.
 
 # %% [markdown]
 # ## The whole row
 #
 # Nine streams on one clock. The text stands in the last row: question, then answer. The sound begins one position behind the
-# answer's first word, so that there is a word to be said. In front of the answer stand the codes of a *reference voice*, not
-# delayed, and before them the speaker sign. `sequence.build_row` puts it together.
+# answer's first word, so that there is a word to be said. In front of the answer stand the codes of a *reference voice* (`ref`), not
+# delayed, and before them the speaker sign (`voice`). Each number is the *frame* that a code belongs to; the same frame has the
+# same colour. `sequence.build_row` puts it together.
 
 # %%
 ids = tokenizer.conversation(row.conversation)
@@ -254,7 +255,7 @@ last += len(markers.end)  # <|im_end|> and its newline are learnt too
 T = laid.input_ids.shape[1]
 begin = max(0, first - 8)
 end = min(begin + 28, T)
-words = [tokenizer.tokenizer.id_to_token(int(t)).replace("Ġ", " ").replace("Ċ", "\\n") for t in laid.input_ids[-1, begin:end]]
+words = [tokenizer.tokenizer.id_to_token(int(t)).replace("Ġ", " ").replace("Ċ", "↵") for t in laid.input_ids[-1, begin:end]]
 words = ["" if word == tokenizer.tokenizer.id_to_token(config.pad_token) else word for word in words]
 display(show_delay(laid.input_ids[:, begin:end], config, first - begin, words))
 print(f"(cut here: positions {begin} to {end - 1}; the row begins at 0 and goes on to {T - 1})")
@@ -283,7 +284,7 @@ reveal("07.labels_share", round(100 * learnt / places), "percent")
 # %% [markdown]
 # In each codebook one label of dozens is the stop, and the whole end of the speech hangs on it. So its loss counts tenfold:
 # with labels $y_t$ and weights $w_t = 10$ where $y_t$ is the stop, else 1, the loss of a codebook is
-# $\frac{1}{N}\sum_t w_t \cdot \mathrm{CE}_t$. The sum is weighted, the number of positions $N$ is not.
+# $\frac{1}{M}\sum_t w_t \cdot \mathrm{CE}_t$, with $M$ the number of positions that have a label. The sum is weighted, $M$ is not.
 #
 # ## Exercise: labels
 #
@@ -401,7 +402,7 @@ unsorted = sum(len(part) * max(part) for part in (lengths[at : at + batch_rows] 
 ways = {"every row to 512": 512 * count, f"every row to the longest ({max(lengths)})": max(lengths) * count, f"batches of {batch_rows} as they come": unsorted,
         f"sorted, at most {limit} positions": positions_computed(lengths, limit)}
 for way, cost in ways.items():
-    print(f"{way:34} {cost:8} positions, {100 * useful / cost:5.1f} % useful, {ways['every row to 512'] / cost:4.1f} times as fast")
+    print(f"{way:34} {cost:8} positions, {100 * useful / cost:5.1f} % useful, {ways['every row to 512'] / cost:4.1f} times fewer positions")
 with drawing(7.0, 1.8) as figure:
     axes = figure.add_subplot()
     axes.barh(list(ways), [100 * useful / cost for cost in ways.values()], color=BLUE, height=0.6)
@@ -411,8 +412,8 @@ with drawing(7.0, 1.8) as figure:
 display(picture)
 
 # %% [markdown]
-# "Times as fast" compares with the first, and counts positions, not seconds. `mmo.data.Batches` does this a chunk of rows at a time and shuffles the batches, so that the model does not see all short rows first. And it goes one
-# better: of all budgets that give as few batches it takes the smallest.
+# Fewer than in the first way, that is; seconds are another matter. `mmo.data.Batches` sorts and cuts a chunk of rows at a time and shuffles the batches, so that the model does not see all short rows first. And it goes one
+# better: of all budgets that give as few batches it takes the smallest. The cut itself, for one budget, is your exercise again:
 
 # %%
 import inspect

@@ -72,7 +72,7 @@ def gallery(items, captions):
             axes.imshow(read_picture(item.picture))
             axes.set_title(fill(caption, 30), fontsize=9)
             bare(axes)
-        display(finish(figure, "Pictures, each under its words: " + " | ".join(captions)))
+        display(finish(figure, "Pictures, each under its words: " + " | ".join(captions), pictures=True))
 
 
 # %% [markdown]

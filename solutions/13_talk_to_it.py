@@ -475,8 +475,8 @@ quiz("13")
 #
 # You built it, you trained it, it answers.
 #
-# - The first sound comes after nine steps, one for the first word and one for each codebook (of a typed question; a spoken one is written down first), and speech is made faster than it is played.
-# - One vector at one position is a voice.
+# - The first sound comes after nine steps, one for the first word and one for each codebook (for a typed question; a spoken one is written down first), and speech is made faster than it is played.
+# - One vector at one position chooses the voice.
 # - Temperature gives a sentence many readings, and what it costs can be counted: words by a judge, the voice by its portrait.
 #
 # You listened to a few answers; a judge, a speech recogniser, listens to hundreds. `make weekend` writes what it hears to `runs/tiny/report.json`, beside what it hears in the recordings themselves and behind the codec alone.

@@ -59,7 +59,7 @@ print(" against ".join(PAIR))
 # %% [markdown]
 # ## The books
 #
-# **Stored** weights are on disk and in memory. **Active** ones meet a position: they are the work. Training holds more: a gradient for each stored weight, and the optimiser's moments (AdamW two, Muon one). **Predict** from the numbers of experts alone:
+# **Stored** weights are on disk and in memory. **Active** ones meet a position: they are the work. Training holds more: a gradient for each stored weight, and the optimiser's moments (AdamW two, Muon one). **Predict** from the numbers of experts alone (four in each layer of the mixture; a position goes to one):
 
 # %%
 predict(
@@ -220,8 +220,8 @@ cores = torch.get_num_threads()
 print(f"this kernel computes on {f'{cores} core' + 's' * (cores > 1) if device.type == 'cpu' else device}")
 ratio = typical[MIXED]["step"] / typical[DENSE]["step"]
 apart = curve[DENSE][-1][2] - curve[MIXED][-1][2]
-display(reveal("14.step", round(ratio, 2), "times"))
-reveal("14.equal_steps", "even" if abs(apart) < 0.02 else "mixture" if apart > 0 else "dense")
+display(reveal("14.step", round(ratio, 2), "times the dense model's seconds a step"))
+reveal("14.equal_steps", "even" if abs(apart) < 0.02 else "mixture" if apart > 0 else "dense", f"(held-out audio loss after {updates} steps)")
 
 # %% [markdown]
 # The same active weights, and still slower: the router, the sorting and many small products in place of one large one. And the optimiser does not know what is active. It moves every weight at every step, an expert's as well that saw three positions.
@@ -260,7 +260,7 @@ print(f"                      after {moment:.0f} seconds each: " + ", ".join(f"{
 # %% [markdown]
 # ## Speaking
 #
-# In decoding a step has one position a row. One row needs one expert a layer: hardly more arithmetic than the dense model's, but a router and a sorting in every layer. Eight rows spread over all experts, and each expert's product is small. Which of the two costs more? The seconds are those of one step, since two models need not answer at equal length:
+# In decoding a step has one position a row. One row needs one expert a layer: hardly more arithmetic than the dense model's, but a router and a sorting in every layer. Eight rows spread over all experts, and each expert's product is small. Which of the two costs more? The times are those of one step, since two models need not answer at equal length:
 
 # %%
 frames = 40 if budget == "full" else 8
@@ -419,7 +419,7 @@ quiz("14")
 #
 # - At equal **active** size the mixture needs more memory in training, at any size, and here its step takes longer. How much longer depends on the size of a batch.
 # - A difference of a few hundredths between the curves says nothing: the two models draw different dropout, and nobody has repeated the run.
-# - Whether it is *better* a step depends on how much there is to store. Our world has two hundred words: a dense model of this size holds it with ease, and a few dozen updates show the start of a training, not its end.
+# - Whether it is *better* a step depends on how much there is to store. Our world has some two hundred and thirty words: a dense model of this size holds it with ease, and a few dozen updates show the start of a training, not its end.
 # - Published gains (Switch, ST-MoE, DeepSeekMoE, OLMoE) are at billions of tokens, with experts spread over many cards and batches of millions of positions, where an expert's product is large and the optimiser's share is small.
 #
 # So take from this notebook how to compare, not who wins.

@@ -192,7 +192,7 @@ for name in ("recorded", "all 8 true", "the Talker's"):
     display(listen(ways[name][worst], rate, f"{name}: {sentences[worst].truth}\nthe judge hears: {heard[name][worst] or '(nothing)'}", small=True))
 
 # %% [markdown]
-# Read it from the top. From the first bar to the second nothing was predicted: that is the codec alone. The next steps are the Talker's. Where do they begin to cost: in the last five codebooks, or in the first?
+# Read it from the top. From the first bar to the second nothing was predicted: that is the codec alone. The next steps are the Talker's. Where do they begin to cost: in the last five codebooks, in 1 and 2, or in codebook 0?
 #
 # A bar may be shorter than the one above it. Often that is chance. It can also be real: the Talker goes on best from codes that it would have chosen itself, and a true one may be a code that it did not expect.
 #
@@ -213,7 +213,7 @@ for name in ("recorded", "all 8 true", "the Talker's"):
 # - **oracle**: the true words, typed. What the Thinker knows when it hears perfectly.
 # - **oracle, as a transcript**: the same in small letters and without signs, for that is how the encoder writes.
 # - **cascade**: the encoder's own transcript, typed. What a pipeline of speech recognition and language model would do.
-# - **projector**: the features themselves, in one hearing (as it is used it has three, notebook 11): it writes down what it hears, and answers that ([notebook 11](11_train_a2a.ipynb)).
+# - **projector**: the features themselves, in one hearing (in use it has three): it writes down what it hears, and answers that ([notebook 11](11_train_a2a.ipynb)).
 
 # %%
 predict("15.ears", mine=None, question="Which way gives more right answers, 'cascade' or 'projector'? Or is it 'the same'?")
@@ -305,7 +305,7 @@ shown = {"train": pictures_of("train", 60 if small else 400), "test": pictures_o
 seen = {}
 for split, items in shown.items():
     parts = [items[start : start + 40] for start in range(0, len(items), 40)]
-    seen[split] = torch.cat([ward.vision_encoder.encode([read_picture(item.picture) for item in part]) for part in tqdm(parts, desc=f"pictures, {split}")])
+    seen[split] = torch.cat([ward.vision_encoder.encode([read_picture(item.picture) for item in part]) for part in tqdm(parts, desc=f"pictures, {split}, 40 at a time", unit="group")])
 print({split: tuple(each.shape) for split, each in seen.items()})
 predict("15.eyes", mine=None, question="Which attribute will the model say wrongly most often: 'colour', 'shape', 'size' or 'none'?")
 
@@ -446,12 +446,12 @@ waves = {"true codes": [codec.decode(frames(row.answers[-1], config.num_codebook
 waves |= {width: [answer.samples for answer in answers] for width, answers in said_by.items()}
 heard_by = {name: judge.transcribe([(samples, codec.sample_rate) for samples in sounds], workers=1) for name, sounds in waves.items()}
 by_width = {name: measures.word_errors(lines, found) for name, found in heard_by.items()}
-print(f"{'':12} {'M weights':>9} {'last loss':>9} {'seconds an answer':>17} {'words wrong':>11} {'95 % interval':>13}")
+print(f"{'':12} {'M weights':>11} {'last loss':>11} {'seconds an answer':>19} {'words wrong':>13} {'95 % interval':>15}")
 for name, figure in by_width.items():
     low, high = figure.interval()
     told = (f"width {name}", f"{weights_of[name] / 1e6:.2f}", f"{last_loss[name]:.2f}") if name in weights_of else (name, "", "")
     seconds = np.mean([len(samples) for samples in waves[name]]) / codec.sample_rate
-    print(f"{told[0]:12} {told[1]:>9} {told[2]:>9} {seconds:17.1f} {100 * figure.wer:9.1f} % {f'{100 * low:.0f} to {100 * high:.0f}':>13}")
+    print(f"{told[0]:12} {told[1]:>11} {told[2]:>11} {seconds:19.1f} {100 * figure.wer:11.1f} % {f'{100 * low:.0f} to {100 * high:.0f}':>15}")
 reveal("15.width", round(100 * min(weights_of.values()) / max(weights_of.values())), "percent")
 
 # %%
@@ -614,7 +614,7 @@ del in_half
 reveal("15.half", round(100 * float(broken)), "percent")
 
 # %% [markdown]
-# Two different deaths. The softmax dies loudly: infinity over infinity is NaN, and the sampler raises an error or picks garbage. The norm dies silently: a mean of squares of infinity gives a scale of zero,
+# Two different deaths. The softmax dies loudly: infinity over infinity is NaN, and the sampler raises an error or picks garbage. The norm dies silently: a mean of squares that is infinite gives a scale of zero,
 # the result is *zero everywhere* at that position, and the model goes on, deaf. Where its norms square in float32, as torch's do, this model survives in float16; a norm written out by hand may not.
 #
 # And bf16? It never overflows here, but it has three decimal digits at most. Add up a thousand small probabilities in it, and behind a sum of one half each further thousandth is rounded away.
@@ -710,12 +710,12 @@ safe = [power for power, (_, over) in zip(powers, fates[torch.float16].tolist())
 print(f"the largest of these scales at which nothing overflows: 2^{safe[-1]}" if safe else "at every one of these scales something overflows")
 with drawing(5.0, 2.2) as figure:
     axes = figure.add_subplot()
-    for kind, style in ((torch.float16, "o-"), (torch.bfloat16, ".:")):
-        axes.plot(powers, 100 * fates[kind][:, 0].numpy(), style, color=BLUE, markersize=4, label=f"{str(kind)[6:]}: become 0")
-        axes.plot(powers, 100 * fates[kind][:, 1].numpy(), style, color=RED, markersize=4, label=f"{str(kind)[6:]}: become infinite")
+    axes.plot(powers, 100 * fates[torch.float16][:, 0].numpy(), "o-", color=BLUE, markersize=4, label="float16: become 0")
+    axes.plot(powers, 100 * fates[torch.float16][:, 1].numpy(), "o-", color=RED, markersize=4, label="float16: become infinite")
+    axes.plot(powers, 100 * fates[torch.bfloat16].sum(dim=1).numpy(), ".:", color=GREY, markersize=4, label="bfloat16: either of them")
     axes.set(xlabel="scale of the loss, power of two", ylabel="gradients, percent")
     axes.legend()
-    picture = finish(figure, "Percent of the gradients that become 0 and that become infinite, by the scale of the loss, in float16 and in bfloat16.")
+    picture = finish(figure, "Percent of the gradients that become 0 and that become infinite in float16, and of those that become either in bfloat16, by the scale of the loss.")
 display(picture)
 reveal("15.sinks", round(100 * float(fates[torch.float16][0, 0])), "percent become 0 without a scale")
 del found, gradients

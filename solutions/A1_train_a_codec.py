@@ -18,7 +18,7 @@
 # of; and you have seen a codec collapse, and why it did.
 #
 # **You need** PyTorch's `backward` and `detach`, and from the course what a codec gives: every 80 ms of sound become one *frame* of eight
-# codes, one from each of eight *codebooks*, of which the first two look at the same vector, and each later one refines what the second and those up to it left.
+# codes, one from each of eight *codebooks*, of which the first two look at the same vector, and each later one refines what those from the second up to the one before it have left.
 #
 # **The claim.** The network is the easy part. A codec lives or dies by three small things around it: what is compared, how a gradient passes the codes, and
 # whether the codebooks stay alive.
@@ -263,7 +263,7 @@ def follow(replace_dead: bool, steps: int = 60) -> tuple[Tensor, Tensor]:
 with drawing(7.0, 3.0) as figure:
     for axes, replaced in zip(figure.subplots(1, 2), (False, True)):
         entries, usage = follow(replaced)
-        axes.plot(*points.T, ".", color=GREY, markersize=3)
+        axes.plot(*points.T, ".", color=GREY, markersize=3, label="points (latents)")
         axes.plot(*corner.T, "+", color=RED, label="entries at the start")
         axes.plot(*entries.T, "o", color=BLUE, markersize=7, label="after 60 batches")
         distances, codes = torch.cdist(points, entries).min(dim=1)
@@ -310,7 +310,7 @@ def prepared(trial: CodecTraining, **how) -> Trainer:
 
 TRIAL_STEPS = 8 if smoke else 100
 obvious = prepared(CodecTraining(**SIZES, batch_seconds=2, steps=400, warmup=50, quantise_from=0, letters_from=400), variance_kept=False)
-for _ in tqdm(range(TRIAL_STEPS), desc="the obvious way"):
+for _ in tqdm(range(TRIAL_STEPS), desc="the obvious way", unit="step"):
     obvious.update()
 used = [len(row.unique()) for row in codes_of(obvious.model)]
 print(f"different codes on {codes_of(obvious.model).shape[1]} held-out frames, codebooks 0 to 7: {used}")
@@ -320,7 +320,7 @@ reveal("A1.collapse", used[0], "of 256" if not smoke else "of 32")
 # The codebooks are nearly dead, and the decoder has learnt to say the same thing whatever comes. Two things went wrong.
 #
 # 1. **The latent says nothing.** PyTorch's default weights shrink a signal layer by layer, and from sound to latent there are many. What comes out are the biases: the same vector for
-#    every frame, and on it a trace of sound. The picture below shows it before any training.
+#    every frame, and on it a trace of sound. The picture below shows it before any training (over the pictures: how far a number moves over time, and how far from 0 its mean lies, each the mean over all numbers).
 # 2. **Codes came too soon.** The encoder moves fast at first, the running means follow slowly. What is left behind is dead; with one live entry everything falls to it.
 #
 # The cures are in `mmo/world/train_codec.py`: `keep_variance` draws the weights so that a sound's variance survives the way down and up, and `quantise_from` lets the latent pass unquantised for the first steps, then sets all codebooks by
@@ -333,11 +333,11 @@ with drawing(9.0, 2.1) as figure:
         with torch.no_grad():
             found = latent(trainer.model, original)[0]  # (D, F)
         image = axes.imshow(found, aspect="auto", cmap="cividis", interpolation="nearest")
-        figure.colorbar(image, ax=axes)
+        figure.colorbar(image, ax=axes, label="value")
         axes.grid(False)
         moving, still = found.std(dim=1).mean(), found.mean(dim=1).abs().mean()
         axes.set(xlabel="frame", ylabel="latent number")
-        axes.set_title(f"{name}: over time {moving:.3f}, constant {still:.3f}")
+        axes.set_title(f"{name}: moves by {moving:.3f} about a mean of {still:.3f}")
     picture = finish(figure, "The latent of one sentence before training: constant stripes with default weights, structure over time where the variance is kept.")
 display(picture)
 
@@ -375,13 +375,13 @@ def said_again(model, sound: Tensor) -> Tensor:
 snapshots = {0: said_again(trainer.model, original)}
 started = time.process_time()
 with Curves("mel distance", "letters", "commitment", mark=(recipe.quantise_from, "codes begin")) as curves:
-    for step in tqdm(range(STEPS), desc="codec"):
+    for step in tqdm(range(STEPS), desc="codec", unit="step"):
         distance, letters, commitment, _ = trainer.update()
         curves.add(step, distance, letters, commitment)
         if trainer.step in (STEPS // 4, STEPS // 2, STEPS):
             snapshots[trainer.step] = said_again(trainer.model, original)
             curves.dot(trainer.step, "mel distance", torch.stack([mel(said_again(trainer.model, each), each) for each in WATCHED]).mean())
-print(f"{(time.process_time() - started) / 60:.1f} minutes of one core")
+print(f"{(time.process_time() - started) / 60:.1f} minutes of processor time")
 
 # %%
 by_step = [point[1] for point in curves.points]
@@ -446,7 +446,7 @@ judge = Judge.from_file(settings.data_dir / "words.txt")
 tested = held_out[: 4 if smoke else len(held_out)]
 wers, lines = {}, []
 for name, codec in (("uncoded", None), ("shipped", shipped_codec), ("yours", my_codec)):
-    again = [wave(each) if codec is None else codec.decode(codec.encode(wave(each))) for each in tqdm(tested, desc=name)]
+    again = [wave(each) if codec is None else codec.decode(codec.encode(wave(each))) for each in tqdm(tested, desc=name, unit="sentence")]
     heard = judge.transcribe([(sound[0, 0].numpy(), SAMPLE_RATE) for sound in again], workers=1)
     distances = [float(mel(sound, wave(each))) for sound, each in zip(again, tested)]
     figure = word_errors([each.text for each in tested], heard)
@@ -468,8 +468,8 @@ display(listen(my_codec.decode(my_codec.encode(original))[0, 0], SAMPLE_RATE, f"
 # Mimi itself is far wider, heard far more, and in the end was trained without any such distance: by an adversary, a second network that learns to tell its sound from real sound. That is what takes away the hum.
 #
 # What the tiny one has instead: in a part of its steps the later codebooks are left out (`codebook_dropout`), or hold codes of other frames (`FalseCodes`), so that its decoder lives with the mistakes of a Talker. Which codebooks a Talker can predict decided more
-# than how good the codec was with all of them true. At last the decoder was taught alone (`mmo/world/train_decoder.py`): in half of the steps the codes behind codebooks 0 and 1 are false, all of them or at least half, and a second loss compares what the frozen *speech encoder*
-# makes of the decoded sound and of the true one. A third asks that the decoded sound's cepstra *vary* as much as the recording's: a decoder that is only told how far off it is says the mean of all that its codes may stand for, and a mean is too smooth. Encoder and codebooks rest in this sitting, so not one stored code changes, and the Talker need not learn anew.
+# than how good the codec was with all of them true. At last the decoder was taught alone (`mmo/world/train_decoder.py`): in a quarter to a half of the steps the codes behind codebooks 0 and 1 are false, all of them or at least half, and a second loss compares what the frozen *speech encoder*
+# makes of the decoded sound and of the true one. A third asks that the decoded sound's cepstra (the shape of its spectrum in a few numbers a frame) *vary* as much as the recording's: a decoder that is only told how far off it is says the mean of all that its codes may stand for, and a mean is too smooth. Encoder and codebooks rest in this sitting, so not one stored code changes, and the Talker need not learn anew.
 
 # %% [markdown]
 # ## Four questions

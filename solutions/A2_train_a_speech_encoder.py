@@ -58,7 +58,7 @@ smoke = budget == "smoke"
 # that are in no training at all, yours or the shipped encoder's.
 
 # %%
-questions = list(tqdm(shipped.questions(settings.data_dir, "train"), desc="unpacking"))
+questions = list(tqdm(shipped.questions(settings.data_dir, "train"), desc="unpacking", unit="clip"))
 clips = [make_clip(each.samples, each.rate, each.voice, each.text) for each in questions]
 known, training = clips[::30], [each for number, each in enumerate(clips) if number % 30]
 strangers = [make_clip(each.samples, each.rate, each.voice, each.text) for each in shipped.questions(settings.data_dir, "test") if each.tier == "sentence"][:120]
@@ -140,7 +140,7 @@ for number, each in enumerate(disguised, 1):
 predict("A2.ways", mine=None, question="How many ways are there to write five different words into 33 places?")
 
 # %%
-reveal("A2.ways", comb(33 + 5, 2 * 5), "ways; in general N + U choose 2 U, if no word follows itself")
+reveal("A2.ways", comb(33 + 5, 2 * 5), f"ways ({comb(38, 10) / 1e6:.0f} million); in general N + U choose 2 U, if no word follows itself")
 
 # %% [markdown]
 # Nobody adds up so many one by one. Put blanks around the words: $\ell = (\varnothing, w_1, \varnothing, w_2, \varnothing, \dots, w_U, \varnothing)$, $2U + 1$ states. Let $\alpha_n(s)$ be the probability of all ways that stand in state $s$ at vector $n$. Into state $s$ one comes
@@ -251,17 +251,25 @@ def error_rate(clips) -> float:
 
 looks = {0, STEPS // 25, STEPS // 8, STEPS // 4, STEPS // 2, STEPS}
 notes, snapshots = [], {}
+LOSS, ERRORS = "CTC loss per word", "every fourth stranger: word errors, percent"
+
+
+def look(step: int) -> None:
+    """What it writes after so many steps, and how sure it is of it."""
+    notes.append((step, written(clip)))
+    snapshots[step] = trainer.word_scores(clip)
+    if step:
+        curves.dot(step, ERRORS, error_rate(strangers[::4]))
+
+
 started = time.process_time()
-with Curves("CTC loss per word", "strangers: word errors, percent") as curves:
-    for step in tqdm(range(STEPS + 1), desc="speech encoder"):
+with Curves(LOSS, ERRORS) as curves:
+    for step in tqdm(range(STEPS), desc="speech encoder", unit="step"):
         if step in looks:
-            notes.append((step, written(clip)))
-            snapshots[step] = trainer.word_scores(clip)
-            if step:
-                curves.dot(step, "strangers: word errors, percent", error_rate(strangers[::4]))
-        if step < STEPS:
-            curves.add(step, trainer.update(trainer.batches[step]), None)
-print(f"{(time.process_time() - started) / 60:.1f} minutes of one core, {trainer.skipped} steps skipped")
+            look(step)
+        curves.add(step, trainer.update(trainer.batches[step]), None)
+    look(STEPS)
+print(f"{(time.process_time() - started) / 60:.1f} minutes of processor time, {trainer.skipped} steps skipped")
 for step, words in notes:
     print(f"after {step:4} steps: {shorten(words, 75, placeholder=' ...') or '(nothing)'}")
 print(f"           spoken: {clip.spoken}")
@@ -314,7 +322,7 @@ with TemporaryDirectory() as folder:
     my_encoder = SpeechEncoder.load(trainer.write(Path(folder)))  # FunASR's own folder layout: `funasr.AutoModel` loads it
 shipped_encoder = SpeechEncoder.load(settings.speech_encoder_dir)
 rates = {}
-print(f"{'':20} {'words wrong':>12} {'95 % interval':>14} {'missing':>9} {'others':>9} {'too many':>9}")
+print(f"{'':20} {'words wrong':>12} {'95 % interval':>14} {'missing':>9} {'exchanged':>9} {'too many':>9}")
 for name, encoder, tried in (("yours, voices known", my_encoder, known), ("yours, strangers", my_encoder, strangers), ("shipped, strangers", shipped_encoder, strangers)):
     transcripts = encoder.transcribe([each.wave() for each in tried])
     figure = word_errors([each.spoken for each in tried], transcripts)
@@ -362,7 +370,7 @@ quiz("A2")
 # **Often mistaken.** *"CTC aligns."* It adds up alignments; its bursts are not the words' durations. *"Vectors are independent, so it has no context."* Each sees the whole sentence by attention; only the *tokens*, given the vectors, are independent. *"A low loss on the training clips is hearing."* See your
 # encoder's rate on strangers in the table.
 #
-# **To try.** `clean_share=1.0`, no disguises at all: what happens to the strangers? `phone_weight=0`: do rare words come later? Write "two two" into a sentence that has it once, and look at the loss. Take the best row by adding up: two rows of your own, and greedy's mistake.
+# **To try.** `clean_share=1.0`, no disguises at all: what happens to the strangers? `phone_weight=0`: do rare words come later? Write "two two" into a sentence that has it once, and look at the loss. Make up probabilities for two vectors and two tokens for which the best single row gives other words than the rows that add up to most: that is greedy's mistake.
 #
 # **Where to read on.** In this course: `mmo/world/train_speech_encoder.py`, `mmo/augmentation.py`. Papers:
 #

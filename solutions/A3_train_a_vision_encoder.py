@@ -183,7 +183,7 @@ families = plan[: 12 if smoke else pictures.POOL]  # the plan begins with the po
 apart = plan[pictures.POOL :][: len(families)]
 validation = [each for each in pictures.picture_plan(training=0) if each.split == "validation"][: 12 if smoke else 160]
 shown = {name: as_shipped(items, BASE.side) for name, items in (("families", families), ("apart", apart), ("validation", validation))}
-print(f"families: {' '.join(each.scene.caption for each in families[:3])}")
+print(f"a family: {' '.join(each.scene.caption for each in families[4:7])}")
 print("apart:    " + "\n          ".join(each.scene.caption for each in apart[:3]))
 
 
@@ -196,7 +196,7 @@ def finds(model, name: str, items) -> float:
 # ## The first layer, and where it starts
 #
 # A patch of 12 by 12 pixels is 432 numbers, and most of their variance is one thing: the patch's mean colour (the share is printed below). A first layer drawn at random passes that on and drowns the outlines by which shapes are known. `whiten_patches` starts it with the patches' principal components, each at the same strength. These are the first of
-# them, as pictures: colours first, then edges in every direction, finer and finer.
+# them, as pictures: flat colours and coarse edges first, then finer and finer patterns.
 
 # %%
 means = F.avg_pool2d(batch.pixels, BASE.patch)  # (B, 3, 8, 8): the mean colour of every patch
@@ -204,7 +204,7 @@ print(f"{float(means.var(dim=(0, 2, 3)).sum() / batch.pixels.var(dim=(0, 2, 3)).
 trainer = Trainer(BASE, lessons)
 filters = trainer.model.vision_model.embeddings.patch_embedding.weight.detach()[:24]
 low, high = filters.amin(dim=(1, 2, 3), keepdim=True), filters.amax(dim=(1, 2, 3), keepdim=True)
-display(show_maps([each.permute(1, 2, 0).numpy() for each in (filters - low) / (high - low)], columns=12, size=0.7, alt="The first 24 whitened filters of 12 by 12 pixels: flat colours, then edges and finer patterns."))
+display(show_maps([each.permute(1, 2, 0).numpy() for each in (filters - low) / (high - low)], columns=12, size=0.7, alt="The first 24 whitened filters of 12 by 12 pixels: flat colours and coarse edges, then finer and finer patterns."))
 
 # %% [markdown]
 # ## Train
@@ -220,7 +220,7 @@ predict("A3.first", mine=None, question="Which is learnt first: 'size', 'colour'
 # %%
 readings, started = [], time.process_time()
 with Curves("sigmoid loss", "reader loss", "of what each patch is a part") as curves:
-    for step in tqdm(range(BASE.steps), desc="vision encoder"):
+    for step in tqdm(range(BASE.steps), desc="vision encoder", unit="step"):
         sigmoid, reader, looks, _ = trainer.update()
         curves.add(step, sigmoid, reader, looks)
         if trainer.step % max(1, BASE.steps // 5) == 0:
@@ -230,7 +230,7 @@ with Curves("sigmoid loss", "reader loss", "of what each patch is a part") as cu
             readings[-1]["recall"] = recall(pooled, say(trainer.model, [each.scene.caption for each in validation]))[0]
             trainer.model.train()
 mine = trainer.model.eval()
-print(f"{(time.process_time() - started) / 60:.1f} minutes of one core")
+print(f"{(time.process_time() - started) / 60:.1f} minutes of processor time")
 
 # %%
 watched = ["size", "colour", "shape", "relation", "count"]
@@ -245,7 +245,7 @@ half_way = {name: next((each["step"] for each in readings if each[name] > (1 + f
 reveal("A3.first", min(half_way, key=lambda name: (half_way[name], -readings[0][name])))
 
 # %% [markdown]
-# Compare each column with its last line before you call something learnt: nearly all pictures show one thing, or one beside one other, and for both "how many" is answered by "one". And mind the recall: it is already high. To find a caption among others, colours and sizes do.
+# Compare each column with its last line before you call something learnt: nearly all of these pictures show one thing and one other, and then "how many" is answered by "one". And mind the recall: it is already high. To find a caption among others, colours and sizes do.
 #
 # ## What minutes do not reach
 #
@@ -259,7 +259,7 @@ predict("A3.shapes", mine=None, question="After how many steps was the shipped e
 figures = json.loads((settings.data_dir / "figures" / "vision_encoder.json").read_text(encoding="utf-8"))
 theirs = figures["curve"]
 cost = {name: np.log(len(names)) for name, names in (("size", text.SIZES), ("colour", text.COLOURS), ("shape", text.SHAPES))}
-marks = {sum(cost.values()): "all three guessed", cost["shape"]: "shape alone guessed", cost["shape"] / 2: "half of that"}
+marks = {sum(cost.values()): "all three guessed", np.log(training.STANDINGS).sum(): "how it stands, guessed", cost["shape"]: "shape alone guessed", cost["shape"] / 2: "half of that"}
 with drawing(9.0, 3.8) as figure:
     axes = figure.add_subplot()
     axes.plot([each["step"] for each in theirs], [each["looks_loss"] for each in theirs], color=BLUE, label="shipped: size, colour and shape of a patch's thing")
@@ -270,9 +270,9 @@ with drawing(9.0, 3.8) as figure:
     for value, name in marks.items():
         axes.axhline(value, color=GREY, linewidth=0.8, linestyle="--")
         axes.text(theirs[-1]["step"], value + 0.05, f"{name}: {value:.2f}", ha="right", va="bottom")
-    axes.set(xlabel="step", ylabel="cross-entropy", ylim=(0, None))
+    axes.set(xlabel="step", ylabel="cross-entropy, nats", ylim=(0, None))
     axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0))
-    picture = finish(figure, "Loss of the patches' question against the step, with lines at the cost of guessing all three, of guessing shapes alone, and half of that: yours at the very left of the shipped encoder's curve, which falls fast at first, then slowly and steadily, and rises a little where the relation is added; the relation's loss begins to fall only after it is asked.")
+    picture = finish(figure, "Loss of the patches' question against the step, with lines at the cost of guessing all three, of guessing how a thing stands, of guessing shapes alone, and half of that: yours at the very left of the shipped encoder's curve, which falls fast at first, then slowly and steadily, and rises a little where the relation is added; the relation's loss begins to fall only after it is asked.")
 display(picture)
 print(f"guessing costs {sum(cost.values()):.2f}: " + ", ".join(f"{name} {value:.2f}" for name, value in cost.items()))
 bend = next((each for each in theirs if each["looks_loss"] < cost["shape"] / 2), None)
@@ -283,7 +283,7 @@ reveal("A3.shapes", bend["step"] if bend else "never", f"steps, {bend['seconds']
 # %% [markdown]
 # First colours, then sizes, then, slowly, over more than a thousand steps, shapes. A colour survives in one patch. A shape is an outline, put together from several patches that each hold a bit of it: attention has to learn first which patches belong together. Whoever stops early, as you had to, believes that shapes cannot be seen.
 #
-# The relation's loss was not even asked in the first part of that training (it is added behind the dotted line), and it lies at guessing until then. It does not come by itself.
+# The grey curve says nothing until the dotted line: until then no patch is asked how its thing stands to the others, and the head that is to say it is as it was drawn (worse than guessing, 3.91). Whether a relation comes by itself is the next experiment but one.
 #
 # ## What a patch holds
 #
@@ -357,7 +357,7 @@ def schooled(name: str, nearly_right: bool):
     learners = [*head.parameters(), *tower.parameters(), model.logit_scale, model.logit_bias]
     optimiser = torch.optim.AdamW(learners, betas=(0.9, 0.98), weight_decay=0.01)
     losses = []
-    for step in tqdm(range(school.steps), desc=name):
+    for step in tqdm(range(school.steps), desc=name, unit="step"):
         rate = 0.01 + 0.99 * (1 + np.cos(np.pi * step / school.steps)) / 2
         for group in optimiser.param_groups:
             group["lr"] = school.learning_rate * rate * min(1.0, (step + 1) / school.warmup)
@@ -376,7 +376,7 @@ def schooled(name: str, nearly_right: bool):
 
 started = time.process_time()
 schools = {"random": schooled("random", False), "nearly right": schooled("nearly right", True)}
-print(f"{(time.process_time() - started) / 60:.1f} minutes of one core")
+print(f"{(time.process_time() - started) / 60:.1f} minutes of processor time")
 at_the_end = {name: np.mean(losses[-max(1, school.steps // 15) :]) for name, (_, losses) in schools.items()}
 with drawing(7.0, 2.6) as figure:
     axes = figure.add_subplot()
@@ -430,8 +430,8 @@ with drawing(7.0, 2.4) as figure:
     axes = figure.add_subplot()
     places = np.arange(len(STEPS_AWAY))
     for offset, (name, colour) in zip((-0.2, 0.2), (("random", ORANGE), ("nearly right", BLUE))):
-        axes.bar(places + offset, [table[name][what] for what in STEPS_AWAY], 0.38, color=colour, label=f"schooled on {name}")
-    axes.axhline(50, color=GREY, linewidth=0.8, linestyle=":")
+        axes.bar(places + offset, [table[name][what] for what in STEPS_AWAY], 0.38, color=colour, label=f"schooled on {name} captions")
+    axes.axhline(50, color=GREY, linewidth=0.8, linestyle=":", label="guessing")
     axes.set_xticks(places, STEPS_AWAY)
     axes.set(ylabel="percent right", ylim=(0, 100))
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))

@@ -68,7 +68,7 @@ tokenizer = ChatTokenizer.load(settings.tokenizer_dir)
 #
 # `torchrun --standalone --nproc-per-node 8 -m mmo train …` shares every batch among eight processes and learns what one would have learnt
 # ([docs/scale_out.md](../docs/scale_out.md) says what is exact, and what was run). What this takes is small, and easily got wrong. It is spelt out in `mmo/distributed.py`, with a trial that proves it: that
-# is what this notebook takes apart. The loop in `mmo/training.py` does the same with PyTorch's own averaging, on shares of rows instead of whole batches (`mmo/shares.py`).
+# is what this notebook takes apart. The loop in `mmo/training.py` does the same with PyTorch's own averaging (DistributedDataParallel, DDP), on shares of rows instead of whole batches (`mmo/shares.py`).
 
 # %%
 functions = [name for name, thing in vars(mmo.distributed).items() if inspect.isfunction(thing) and thing.__module__ == "mmo.distributed"]
@@ -137,9 +137,9 @@ def waiting(sizes: np.ndarray) -> float:
     return 1 - sizes.mean() / sizes.max(axis=0).mean()
 
 
+steps = min(6, as_they_come.shape[1], planned.shape[1])
 with drawing(8.0, 3.4) as figure:
-    for axes, (title, sizes) in zip(figure.subplots(2, 1), (("rows as they come, 16 a rank", as_they_come), ("batches of the sorted plan", planned))):
-        steps = min(6, sizes.shape[1])
+    for axes, (title, sizes) in zip(figure.subplots(2, 1, sharex=True, sharey=True), (("rows as they come, 16 a rank", as_they_come), ("batches of the sorted plan", planned))):
         for rank, colour in enumerate((BLUE, SKY, ORANGE, GREEN)):
             axes.bar(np.arange(steps) + 0.2 * (rank - 1.5), sizes[rank, :steps], width=0.18, color=colour, label=f"rank {rank}")
         for step in range(steps):
@@ -148,7 +148,7 @@ with drawing(8.0, 3.4) as figure:
         axes.set(ylabel="positions", xticks=range(steps))
     axes.set(xlabel="step")
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.2))
-    picture = finish(figure, "Positions computed by four ranks in six steps, two ways of dealing; the line marks the slowest of each step.")
+    picture = finish(figure, f"Positions computed by four ranks in {steps} steps, two ways of dealing; the line marks the slowest of each step.")
 display(picture)
 reveal("A4.waiting", round(100 * waiting(as_they_come)), "percent")
 
@@ -350,7 +350,7 @@ check("A4.speedup")
 # %%
 PEAK = 71e12  # multiply-adds in bf16 with fp32 sums, times two, a second: an RTX 3090's data sheet
 USED = 0.25  # share of it that training reaches
-LINKS = {"PCIe, 10 GB/s": 10e9, "NVLink, 50 GB/s": 50e9}  # between neighbours, as measured by others; measure yours
+LINKS = {"PCIe, 10 GB/s": 10e9, "NVLink, 50 GB/s": 50e9}  # between neighbours, as measured by others; measure yours. (3090s have NVLink in pairs only: eight on it are a what-if.)
 big = find_profile("mini")
 with torch.device("meta"):  # shapes without memory: only to be counted
     real_weights = sum(p.numel() for p in OmniModel(big.model).parameters())
@@ -376,7 +376,7 @@ with drawing(8.0, 2.6) as figure:
         axes.set_title(title)
     left.set(ylabel="times as fast")
     right.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    picture = finish(figure, "Speed-up against cards: with the same batch dealt out it flattens early on the slow link; with a batch a card it follows the diagonal.")
+    picture = finish(figure, "Speed-up against cards: with the same batch dealt out it flattens early on the slow link; with a batch a card NVLink comes near the diagonal, and PCIe reaches about five of eight.")
 display(picture)
 eight = speed_up(step_seconds(one_batch), P, LINKS["PCIe, 10 GB/s"], 8)
 display(reveal("A4.eight", round(eight, 1), "times"))

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from mmo.display import (
-    Curves, LossCurves, listen, mel_spectrogram, read_records, show_codes, show_delay, show_image, show_losses, smooth, without_silence,
+    Curves, LossCurves, drawing, finish, listen, mel_spectrogram, read_records, show_codes, show_delay, show_image, show_losses, smooth, without_silence,
 )  # fmt: skip
 from mmo.sequence import Markers, build_row
 from speakers import TOY
@@ -103,8 +103,10 @@ def test_columns_are_seconds_or_steps():
 
 
 def test_running_mean():
-    assert smooth([1, 2, 3, 4], share=0.5).tolist() == [1, 1.5, 2.5, 3.5]
-    assert smooth([1, float("nan"), 3], share=1.0).tolist() == [1, 1, 2]
+    assert smooth([1, 2, 3, 4], share=0.5).tolist() == [1.5, 2, 3, 3.5]
+    assert smooth([1, float("nan"), 3], share=1.0).tolist() == [1, 2, 3]
+    assert smooth([5, None, 1], share=0.1).tolist()[::2] == [5, 1] and len(smooth([])) == 0
+    assert smooth(range(100), share=0.1)[5:-5].tolist() == list(range(5, 95)), "a straight line is itself: the mean does not lag behind"
 
 
 def test_losses(tmp_path):
@@ -166,11 +168,27 @@ def test_small_things_in_large_pictures_keep_their_colours():
     from mmo.world import pictures
 
     scenes = list(islice(pictures.scenes_of("train", random.Random(5)), 6))
-    drawn = np.asarray(picture(show_maps([np.asarray(pictures.draw(scene, seed)) for seed, scene in enumerate(scenes)], size=1.8)).convert("RGB")).astype(int)
-    for number, scene in enumerate(scenes):
-        panel = drawn[:, number * drawn.shape[1] // 6 : (number + 1) * drawn.shape[1] // 6]
-        for thing in scene.things:
-            assert np.abs(panel - pictures.RGB[thing.colour]).max(axis=-1).min() < 25, f"picture {number}: nothing {thing.colour} is left"
+    maps = [np.asarray(pictures.draw(scene, seed)) for seed, scene in enumerate(scenes)]
+    with drawing(6 * 1.8, 1.8) as figure:
+        for axes, each in zip(figure.subplots(1, 6), maps):
+            axes.imshow(each, interpolation="nearest")
+            axes.set_axis_off()
+        few = finish(figure, "as a diagram is drawn")
+    for shown in (few, show_maps(maps, size=1.8)):
+        drawn = np.asarray(picture(shown).convert("RGB")).astype(int)
+        for number, scene in enumerate(scenes):
+            panel = drawn[:, number * drawn.shape[1] // 6 : (number + 1) * drawn.shape[1] // 6]
+            for thing in scene.things:
+                assert np.abs(panel - pictures.RGB[thing.colour]).max(axis=-1).min() < 25, f"{shown.alt}, number {number}: nothing {thing.colour} is left"
+
+
+def test_pictures_keep_all_their_colours_and_diagrams_do_not():
+    """A smooth ground in 256 colours that serve six pictures has steps."""
+    from mmo.course.pictures import show_maps
+
+    ground = np.stack(np.broadcast_arrays(np.arange(0, 240, 5)[:, None], np.arange(0, 240, 5)[None], 90), axis=-1).astype(np.uint8)  # (48, 48, 3)
+    assert len(picture(show_maps([ground])).convert("RGB").getcolors(1 << 20)) > 48 * 48
+    assert picture(show_maps([ground[..., 0]])).mode == "P", "a map of numbers is a diagram"
 
 
 def test_two_grids_show_where_they_differ_and_what_their_rows_are():
@@ -189,3 +207,11 @@ def test_two_grids_show_where_they_differ_and_what_their_rows_are():
     assert named.height > plain.height and named.width > plain.width, "names of rows and columns have room of their own"
     with pytest.raises(ValueError, match="wanted two grids"):
         compare_grids(wanted, np.arange(3))
+
+
+def test_a_stop_has_a_colour_of_its_own():
+    from mmo.course.pictures import cell_colour
+
+    colours: dict[str, str] = {}
+    codes = {cell_colour(str(code), colours) for code in range(20)}
+    assert cell_colour("stop", colours) not in codes | {cell_colour("", colours)} and cell_colour("7", colours) in codes

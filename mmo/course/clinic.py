@@ -394,7 +394,7 @@ def describe_pictures(ward: Ward) -> Symptom:
         f"of {len(items)} pictures described rightly": sum(one == other for one, other in pairs),
         "… rightly but for colours": sum([w for w in one if w not in COLOURS] == [w for w in other if w not in COLOURS] for one, other in pairs),
         "mean of the network's input": round(float(given.mean()), 2),
-        "red or blue, where the truth has it": sum(word in one for one, other in pairs for word in colours if word in other),
+        "red or blue named where the picture has it": sum(word in one for one, other in pairs for word in colours if word in other),
     }
     notes = {f"of “{item.truth.rstrip('.')}” it says": shortened(answer.text) for item, answer in list(zip(items, answers))[:4]}
     plain = [np.asarray(HEALTHY_OPEN(item.picture)) for item in items[:4]]
@@ -815,7 +815,7 @@ PATIENTS = (
             Choice("The vision encoder never learnt its colours.",
                    "In the healthy run, with the same encoder, they are right."),
         ),
-        sign="red or blue, where the truth has it", least=2.0,
+        sign="red or blue named where the picture has it", least=2.0,
         lesson="A picture as an array does not know its channels' names. Look at one picture exactly as the network gets it.",
     ),
 )
@@ -1023,7 +1023,7 @@ class Chart:
         parts = [f"<b>{say(self.heading)}</b> {say(self.words)}"]
         parts += [f"<div>{say(line)}</div>" for line in self.lines]
         if self.code:
-            parts.append(f'<pre style="font-family:monospace;margin:6px 0">{say(self.code)}</pre>')
+            parts.append(f'<pre style="font-family:monospace;margin:6px 0;white-space:pre;overflow-x:auto">{say(self.code)}</pre>')
         if self.symptom:
             parts += [f"<div>{say(name)}: <i>{say(value)}</i></div>" for name, value in self.symptom.notes.items()]
             cells = "".join(
@@ -1086,19 +1086,21 @@ def picture_row(shown: Sequence[tuple[str, np.ndarray]]) -> Picture:
     """Pictures side by side, under each what was said of it."""
     with drawing(2.0 * len(shown), 2.6) as figure:
         for axes, (said, pixels) in zip(np.atleast_1d(figure.subplots(1, len(shown))), shown):
-            axes.imshow(pixels)
+            axes.imshow(pixels, interpolation="nearest")
             bare(axes)
             axes.set_xlabel("\n".join(textwrap.wrap(said, 24)))
-        return finish(figure, "Pictures, and what it says of each: " + " ".join(said for said, _ in shown))
+        return finish(figure, "Pictures, and what it says of each: " + " ".join(said for said, _ in shown), pictures=True)
 
 
 def code_picture(healthy: Tensor, found: Tensor) -> Picture:
-    """Both grids of codes, one above the other."""
+    """Both grids of codes, one above the other, this run's first, as with sounds; one scale for both."""
+    last = max(1, *(int(codes.max()) for codes in (found, healthy) if codes.numel()))
     with drawing(7.0, 2.3) as figure:
-        for axes, (title, codes) in zip(figure.subplots(2, 1, sharex=True), (("codes of a healthy run", healthy), ("codes of this run", found))):
-            axes.imshow(np.asarray(codes), aspect="auto", cmap="cividis", interpolation="nearest")
+        for axes, (title, codes) in zip(figure.subplots(2, 1, sharex=True), (("codes of this run, a colour a code", found), ("codes of a healthy run", healthy))):
+            axes.imshow(np.asarray(codes), aspect="auto", cmap="cividis", vmin=0, vmax=last, interpolation="nearest")
             axes.grid(False)
             axes.set_title(title)
+            axes.set_yticks(range(0, len(codes), 2))
             axes.set_ylabel("codebook")
         axes.set_xlabel("frame")
-        return finish(figure, "Two heat-maps of codes, codebook by frame: of a healthy run, and of this one.")
+        return finish(figure, "Two heat-maps of codes, codebook by frame: of this run, and of a healthy one.")

@@ -29,28 +29,28 @@ class Box:
 
 
 BOXES = {
-    "00": Box("hear it first", 0.3, 4.3, "used", 1.3),
+    "00": Box("hear it\nfirst", 0.3, 4.3, "used", 1.3),
     "02": Box("speech\nencoder", 2.0, 2.55, "rented"),
     "03": Box("vision\nencoder", 2.0, 1.55, "rented"),
     "04": Box("projectors", 3.85, 2.05, "built", 1.4),
-    "05": Box("Thinker", 5.65, 2.85, "built", 1.5, 0.9),
-    "06": Box("mixture of experts", 5.65, 1.75, "built", 1.5),
+    "05": Box("Thinker", 5.6, 2.85, "built", 1.4, 0.9),
+    "06": Box("mixture\nof experts", 5.6, 1.75, "built"),
     "07": Box("sequence\nand delay", 6.6, 4.3, "built"),
-    "08": Box("Talker", 7.55, 2.85, "built", 1.5, 0.9),
-    "01": Box("speech codec", 9.45, 2.85, "rented", 1.5, 0.9),
+    "08": Box("Talker", 7.55, 2.85, "built", 1.3, 0.9),
+    "01": Box("speech\ncodec", 9.45, 2.85, "rented", 1.5, 0.9),
     "09": Box("streaming", 9.45, 1.75, "built"),
-    "10": Box("text to speech", 2.0, 0.3, "trained"),
-    "11": Box("speech to speech", 3.75, 0.3, "trained"),
-    "12": Box("picture to text", 5.5, 0.3, "trained"),
+    "10": Box("text\nto speech", 2.0, 0.3, "trained"),
+    "11": Box("speech\nto speech", 3.75, 0.3, "trained"),
+    "12": Box("picture\nto text", 5.5, 0.3, "trained"),
     "13": Box("talk to it", 7.25, 0.3, "used", 1.3),
-    "14": Box("dense and MoE", 8.75, 0.3, "used", 1.3),
+    "14": Box("dense\nand MoE", 8.75, 0.3, "used", 1.3),
     "15": Box("breaking it", 10.25, 0.3, "used", 1.3),
-    "A1": Box("train a codec", 9.45, -0.75, "extra"),
-    "A2": Box("train a\nspeech encoder", 2.0, -0.75, "extra"),
-    "A3": Box("train a\nvision encoder", 3.75, -0.75, "extra"),
+    "A1": Box("train a\ncodec", 9.45, -0.75, "extra"),
+    "A2": Box("train a\nspeech encoder", 2.0, -0.75, "extra", 1.6),
+    "A3": Box("train a\nvision encoder", 3.75, -0.75, "extra", 1.6),
     "A4": Box("scale out", 5.5, -0.75, "extra"),
 }
-LEGEND = (2.3, 4.75, 6.5, 7.75, 9.8)  # where each kind's words begin
+LEGEND = (2.45, 4.95, 6.45, 7.5, 9.45)  # where each kind's words begin
 INPUTS = {"a question\nin writing": (0.3, 3.45), "… or spoken": (0.3, 2.55), "a picture": (0.3, 1.55)}
 OUTPUTS = {"words": (7.55, 3.75), "a voice": (11.2, 2.85)}
 ARROWS = (  # from, to: names of boxes, or places
@@ -93,8 +93,8 @@ def show_map(listed: Collection[str], done: Mapping[str, float] | None = None, p
             axes.annotate("", b, a, arrowprops={"arrowstyle": "->", "color": GREY, "linewidth": 1.4})
         for words, (x, y) in (INPUTS | OUTPUTS).items():
             axes.text(x, y, words, ha="center", va="center", fontsize=9, style="italic", color=INK)
-        axes.text(6.6, 2.97, "bridge", ha="center", va="bottom", fontsize=7, color=GREY)
-        axes.text(8.5, 2.97, "codes", ha="center", va="bottom", fontsize=7, color=GREY)
+        axes.text(6.6, 2.97, "bridge", ha="center", va="bottom", fontsize=8.5, color=GREY)
+        axes.text(8.45, 2.97, "codes", ha="center", va="bottom", fontsize=8.5, color=GREY)
         axes.plot([6.6, 6.6], [3.94, 3.25], color=GREY, linewidth=1, linestyle=":")
         for number, box in BOXES.items():
             there, chosen = number in listed, number in path
@@ -111,12 +111,15 @@ def show_map(listed: Collection[str], done: Mapping[str, float] | None = None, p
                 axes.add_patch(Rectangle((left + 0.08, low + 0.05), (box.width - 0.16) * share, 0.07, facecolor=GREEN, zorder=4))
             colour = INK if there else GREY
             axes.text(left + 0.08, box.y, number, ha="left", va="center", fontsize=9, weight="bold", color=colour, zorder=5)
-            axes.text(box.x + 0.14, box.y, box.label, ha="center", va="center", fontsize=7.5, color=colour, zorder=5)
+            axes.text(box.x + 0.14, box.y, box.label, ha="center", va="center", fontsize=9, color=colour, zorder=5)
         for place, (colour, words) in enumerate(KINDS.values()):
             axes.add_patch(Rectangle((LEGEND[place], -1.62), 0.2, 0.16, facecolor=colour))
-            axes.text(LEGEND[place] + 0.26, -1.54, words, va="center", fontsize=7.5)
+            axes.text(LEGEND[place] + 0.26, -1.54, words, va="center", fontsize=9)
         axes.add_patch(Rectangle((0.0, -1.57), 0.5, 0.07, facecolor=GREEN))
-        axes.text(0.58, -1.54, "solved" if not path else "solved; red: the way", va="center", fontsize=7.5)
+        axes.text(0.58, -1.54, "solved", va="center", fontsize=9)
+        if path:
+            axes.add_patch(Rectangle((1.35, -1.62), 0.2, 0.16, facecolor=PAPER, edgecolor=RED, linewidth=2.2))
+            axes.text(1.63, -1.54, "the way", va="center", fontsize=9)
         axes.set(xlim=(-0.5, 11.7), ylim=(-1.75, 4.8), xticks=[], yticks=[])
         axes.grid(False)
         for spine in axes.spines.values():

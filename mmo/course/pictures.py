@@ -8,13 +8,16 @@ import numpy as np
 
 from mmo.display import INK, PAPER, RED, Picture, drawing, finish
 
+STOP = "#A9A9A9"  # no code is drawn in it
 SOFT = ("#8CC8EE", "#F5D68A", "#8FD1BE", "#E8B8D4", "#C9C4EC", "#D9E3A0", "#F3B89B", "#B9DDE4")
 
 
 def cell_colour(label: str, colours: dict[str, str]) -> str:
-    """The same label, the same soft colour; no label, light grey, and so is "·", which stands for none."""
+    """The same label, the same soft colour; no label, light grey, and so is "·", which stands for none; a stop, dark grey."""
     if label in ("", "·"):
         return "#F4F4F4"
+    if label == "stop":
+        return STOP
     return colours.setdefault(label, SOFT[len(colours) % len(SOFT)])
 
 
@@ -31,7 +34,8 @@ def compare_grids(
         raise ValueError(f"wanted two grids, got shapes {wanted.shape} and {theirs.shape}")
     names, colours = names or {}, {}
     widest = max(wanted.shape[1], theirs.shape[1])
-    with drawing(min(12.0, 1.4 + 0.62 * widest + 0.06 * max(map(len, rows), default=0)), 0.8 + 0.28 * max(wanted.shape[0], theirs.shape[0]) + 0.5 * bool(columns)) as figure:
+    short = all(len(str(name)) <= 2 for name in columns)  # then they need no tilt
+    with drawing(min(12.0, 1.4 + 0.62 * widest + 0.06 * max(map(len, rows), default=0)), 0.8 + 0.28 * max(wanted.shape[0], theirs.shape[0]) + (0.15 if short else 0.5) * bool(columns)) as figure:
         from matplotlib.patches import Rectangle
 
         for axes, grid, title in zip(figure.subplots(1, 2), (wanted, theirs), titles):
@@ -43,7 +47,8 @@ def compare_grids(
                 axes.text(t + 0.5, k + 0.5, label, ha="center", va="center", fontsize=7, color=INK, zorder=4)
             axes.set(xlim=(-0.05, widest + 0.05), ylim=(max(wanted.shape[0], theirs.shape[0]) + 0.05, -0.05), xticks=[], yticks=[])
             if columns:
-                axes.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=25, ha="right", rotation_mode="anchor")
+                tilt = dict(ha="center") if short else dict(rotation=25, ha="right", rotation_mode="anchor")
+                axes.set_xticks(np.arange(len(columns)) + 0.5, columns, **tilt)
             if rows and grid is wanted:
                 axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
             axes.tick_params(length=0, labelcolor=INK, labelsize=7)
@@ -99,7 +104,7 @@ def show_maps(maps, titles=(), columns: int = 6, size: float = 1.5, cmap: str = 
             bare(axes)
             if number < len(titles):
                 axes.set_title(titles[number], fontsize=8)
-        return finish(figure, alt or f"{len(maps)} small pictures: {', '.join(map(str, titles))}")
+        return finish(figure, alt or f"{len(maps)} small pictures: {', '.join(map(str, titles))}", pictures=any(each.ndim == 3 for each in maps))
 
 
 def compare_maps(wanted, theirs, alt: str = "", xlabel: str = "", ylabel: str = "") -> Picture:

@@ -67,7 +67,7 @@ def show_choices(wanted: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]) -
             axes.scatter(*ENTRIES.T, color=RED, s=36, label="entries")
             axes.scatter(*POINTS.T, color=INK, s=14, label="points")
             for number, entry in enumerate(ENTRIES):
-                axes.annotate(str(number), entry, textcoords="offset points", xytext=(5, 4), color=RED, fontsize=9)
+                axes.annotate(str(number), entry, textcoords="offset points", xytext=(7, -5), color=RED, fontsize=9)
             for entry, rest in zip(ENTRIES[codes], left):
                 axes.annotate("", entry + rest, entry, arrowprops={"arrowstyle": "->", "color": BLUE, "linewidth": 1.2})
             axes.set(xlim=(-2.4, 4), ylim=(-3.4, 3.8), xticks=[], yticks=[])
