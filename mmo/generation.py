@@ -133,7 +133,7 @@ class Answer:
 
     @property
     def runaway(self) -> bool:
-        """Whether text or speech had to be cut."""
+        """Whether text or speech had to be cut, of an answer that was to be spoken: one without speech counts as cut."""
         return not (self.text_ended and self.stopped)
 
 
