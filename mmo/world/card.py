@@ -89,17 +89,15 @@ def codec_table(data: Path) -> list[str]:
     return lines
 
 
-def described(sitting: dict) -> str:
-    """A sitting of the decoder in words."""
-    settings, seeds = sitting["settings"], len(sitting["seeds"])
-    steps = f"{settings['steps']} steps on {sitting['hours']:.1f} hours"
-    more = f" with twice as much of {' and '.join(settings['more'])}" if settings.get("more") else ""
-    if len(sitting.get("features", ())) > 1:
-        more += f" (the features' loss weighing {' and '.join(map(str, sitting['features']))})"
-    what = f"{seeds} sittings of {steps}" if seeds > 1 else steps
-    if sitting.get("start_too"):
-        return f"the mean of that and of {what}{more}"
-    return (f"the mean of {what}" if seeds > 1 else what) + more
+def described(number: int, sitting: dict) -> str:
+    """A sitting of the decoder as a row of the card's table."""
+    settings, count = sitting["settings"], len(sitting["seeds"])
+    unknown, features = (sitting.get(name, [settings[name]]) for name in ("unknown", "features"))
+    trainings = f"{count} of {settings['steps']} steps" if count > 1 else f"{settings['steps']} steps"
+    parts = ["what was before"] * bool(sitting.get("start_too")) + (["both" if count == 2 else f"all {count}"] if count > 1 else ["it"])
+    cells = (number, trainings, f"{sitting['hours']:.1f}", " and ".join(settings.get("more") or ["–"]), " and ".join(f"{100 * share:.0f} %" for share in unknown),
+             " and ".join(map(str, features)), f"the mean of {' and of '.join(parts)}" if count + len(parts) > 2 else parts[0])
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def last_sitting(data: Path) -> list[str]:
@@ -107,13 +105,11 @@ def last_sitting(data: Path) -> list[str]:
     if not (data / "figures" / "decoder.json").exists():
         return []
     found = figures(data, "decoder")
-    each = [*found.get("before", []), found]
-    told = ", then ".join(described(sitting) for sitting in each)
-    first, last = (100 * sitting["settings"]["unknown"] for sitting in (each[0], found))
-    share = f"{first:.0f} % of the steps" + (f" ({last:.0f} % in the last one)" if last != first else "")
-    return [f"Last of all its decoder was taught alone, in several trainings (\"sittings\"; `python -m mmo.world.train_decoder`: {told}): in {share}",
-            "the codes behind codebooks 0 and 1 were those of other frames, all or at least half of them, and its cepstra were to vary as much as the recording's. Encoder and codebooks rested,",
-            "so the codes in the rows are those of before.", ""]
+    return ["Last of all its decoder was taught alone, in several sittings (`python -m mmo.world.train_decoder`). In a share of the steps the codes behind",
+            "codebooks 0 and 1 were those of other frames, all or at least half of them; and its cepstra were to vary as much as the recording's.",
+            "Encoder and codebooks rested, so the codes in the rows are those of before.", "",
+            "| sitting | trainings | hours of speech | twice as much of | false codes in | weight of the features' loss | kept |", "|---:|---|---:|---|---|---|---|",
+            *(described(number + 1, sitting) for number, sitting in enumerate([*found.get("before", []), found])), ""]
 
 
 def flatten(found: dict, path: str = "") -> list[str]:
