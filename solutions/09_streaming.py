@@ -635,11 +635,11 @@ spoken = torch.cat(sounds) if sounds else torch.zeros(0)
 written = tokens[: tokens.index(config.im_end_token)] if config.im_end_token in tokens else tokens
 said = tokenizer.decode(written)
 print(f"asked:    {question}\nanswered: {said}   in {fed.shape[1]} steps")
-display(show_codes(fed[:, 1:], config.num_codes, "as fed, a column a step, from the first with a code: a slant at both ends (grey: no code)", frame_rate=None))
+display(show_codes(fed[:, 1:], config.num_codes, "as fed, from the first code on: slants at both ends", frame_rate=None))
 display(listen(spoken, codec.sample_rate, said))
 
 # %% [markdown]
-# Is that what the package does? The same seed must give the same words, the same codes, the same sound.
+# (A column is a step; grey, there is no code.) Is that what the package does? The same seed must give the same words, the same codes, the same sound.
 
 # %%
 answer = generator.answer(prompt)
