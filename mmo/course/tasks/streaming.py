@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mmo.course.exercises import Bug, Case, Exercise
 from mmo.course.pictures import compare_curves, compare_grids
+from mmo.course.tasks.sequence import codebooks
 from mmo.generation import end_speech
 from mmo.sampling import Chooser
 from mmo.streaming import Straightener
@@ -494,7 +495,7 @@ STOPPING = Exercise(
         Bug("Codebooks speak before their turn: while step - 1 - k is negative they have no frame, so they get pad.", stop_starts_early),
     ),
     picture=lambda wanted, theirs: compare_grids(
-        wanted[0].T, theirs[0].T, SIGNS, rows=[f"codebook {k}" for k in range(wanted[0].shape[1])],
+        wanted[0].T, theirs[0].T, SIGNS, rows=codebooks(wanted[0].shape[1]),
         columns=("speaking", "stops now", "stopped a step ago") if len(wanted[0]) == 3 else (),  # the first case: three rows of a batch
         alt="What is fed in one step, a column for each row of the batch, wanted and yours; cells that differ have a red edge.",
     ),  # fmt: skip
