@@ -21,6 +21,11 @@ def cell_colour(label: str, colours: dict[str, str]) -> str:
     return colours.setdefault(label, SOFT[len(colours) % len(SOFT)])
 
 
+def codebooks(count: int) -> list[str]:
+    """Names of a picture's rows, a codebook each."""
+    return [f"codebook {k}" for k in range(count)]
+
+
 def compare_grids(
     wanted, theirs, names: dict[int, str] | None = None, alt: str = "", titles: tuple[str, str] = ("wanted", "yours"), mark: bool = True,
     rows: Sequence[str] = (), columns: Sequence[str] = (),

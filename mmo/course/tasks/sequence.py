@@ -10,17 +10,12 @@ from torch import Tensor
 
 from mmo.config import IGNORE
 from mmo.course.exercises import Bug, Case, Exercise
-from mmo.course.pictures import compare_grids
+from mmo.course.pictures import codebooks, compare_grids
 from mmo.data import cut_at
 from mmo.sequence import delay, undelay
 
 PAD, STOP = 513, 514  # the tiny world's
 SIGNS = {PAD: "", STOP: "stop", IGNORE: "·"}
-
-
-def codebooks(count: int) -> list[str]:
-    """Names of a picture's rows."""
-    return [f"codebook {k}" for k in range(count)]
 
 
 def codes(Q: int, F: int, seed: int = 0) -> Tensor:

@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmo.course.exercises import Bug, Case, Exercise
-from mmo.course.pictures import compare_curves, compare_grids
-from mmo.course.tasks.sequence import codebooks
+from mmo.course.pictures import codebooks, compare_curves, compare_grids
 from mmo.generation import end_speech
 from mmo.sampling import Chooser
 from mmo.streaming import Straightener
