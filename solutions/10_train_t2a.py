@@ -336,8 +336,7 @@ reveal("10.minutes", round(result.seconds / 60, 1), "minutes, with looking at he
 reveal("10.memory", round(result.memory / 1e6), f"MB: {held:.0f} for the weights and what belongs to them; the rest is activations, rows, libraries")
 
 # %% [markdown]
-# Far from what was tried? A try takes seconds, and what else the machine does in them counts in full. When the outputs shipped with this page were made, another program was at work beside the try (1.5 s an update) and ended soon
-# after (0.4 s in the training). So try twice before you plan an evening by it.
+# Far from what was tried? A try takes seconds, and what else the machine does in them counts in full: so try twice before you plan an evening by it.
 
 # %% [markdown]
 # ## Exercise: where the loss begins
