@@ -256,6 +256,9 @@ def each(setting: float | Sequence[float], count: int) -> list[float]:
 # --- Training ----------------------------------------------------------------------------------------------------
 
 
+DRAWN = ("sound_last", "system_prompt", "empty_think", "drop_reference", "silent", "write_down", "random_codes", "random_text", "hidden_history")
+
+
 @dataclass(frozen=True)
 class Draws:
     """What is drawn anew each time a row is read; the defaults are the original's (dataset/omni_dataset.py).
@@ -285,6 +288,11 @@ class Draws:
     def __post_init__(self) -> None:
         if abs(sum(self.question) - 1) > 1e-6 or min(self.question) < 0:
             raise ValueError(f"question: shares as sound, text and both must sum to 1, got {self.question}")
+        for name in DRAWN:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"draws.{name} {getattr(self, name)}: wanted a share, from 0 to 1")
+        if len(self.hidden_length) != 2 or not 1 <= self.hidden_length[0] <= self.hidden_length[1]:
+            raise ValueError(f"draws.hidden_length {list(self.hidden_length)}: wanted the shortest and the longest stretch, as [2,6]")
 
     @classmethod
     def none(cls, **changes) -> Draws:
@@ -398,6 +406,12 @@ class StageConfig:
             raise ValueError(f"stage {self.name}: {f'{self.epochs} epochs' if self.steps is None else f'{self.steps} steps'}; wanted more than none")
         if self.codebook_weights is not None and (min(self.codebook_weights, default=0) < 0 or not sum(self.codebook_weights) > 0):
             raise ValueError(f"stage {self.name}: codebook_weights {list(self.codebook_weights)} must be 0 or more, and not all 0")
+        if not 0 <= self.code_dropout < 1:
+            raise ValueError(f"stage {self.name}: code_dropout {self.code_dropout} must be 0 or more, and less than 1: else nothing of a code is left")
+        if min(self.sound_copies, self.picture_copies) < 1:
+            raise ValueError(f"stage {self.name}: sound_copies {self.sound_copies} and picture_copies {self.picture_copies} must be at least 1")
+        if not self.clip_norm > 0:
+            raise ValueError(f"stage {self.name}: clip_norm {self.clip_norm} must be above 0: gradients of no length teach nothing")
         if self.optimiser not in ("adamw", "muon"):
             raise ValueError(f"stage {self.name}: optimiser {self.optimiser!r} is neither adamw nor muon")
         if self.schedule not in ("cosine", "linear", "wsd", "constant"):

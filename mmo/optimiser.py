@@ -116,7 +116,7 @@ class Optimisers:
         for key, value in state.items():
             name, slot = key.split("|")
             parameter = by_name[name]
-            owner[parameter].state[parameter][slot] = value.to(parameter.device)
+            owner[parameter].state[parameter][slot] = value.to(parameter.device, copy=True)  # a copy: what was read may be a view into the file
 
 
 def rate_factor(step: int, steps: int, stage: StageConfig) -> float:

@@ -56,7 +56,8 @@ class VisionEncoder:
         try:
             config = SiglipVisionConfig.from_pretrained(folder)
             processor = SiglipImageProcessor.from_pretrained(folder, local_files_only=True)
-            model, report = SiglipVisionModel.from_pretrained(folder, config=config, dtype=dtype, local_files_only=True, output_loading_info=True)
+            with torch.random.fork_rng(devices=[]):  # transformers draws a weight that the file then replaces; a training's dropout shall not depend on it
+                model, report = SiglipVisionModel.from_pretrained(folder, config=config, dtype=dtype, local_files_only=True, output_loading_info=True)
         except SafetensorError as error:
             raise ValueError(f"{folder / 'model.safetensors'} is no safetensors file, or damaged: {error}") from error
         except (OSError, RuntimeError, ValueError) as error:  # a configuration cut short, or of another shape than the weights

@@ -16,7 +16,7 @@ import worlds
 from typer.testing import CliRunner
 
 from mmo.checkpoint import latest_weights, load_state, save_state, snapshots_of
-from mmo.config import IGNORE, Rehearsal, StageConfig
+from mmo.config import IGNORE, Draws, Rehearsal, StageConfig
 from mmo.data import Batches, Draws, Layout, collate, realise
 from mmo.omni import TIED, OmniModel, load_model, loss_sums
 from mmo.optimiser import Average, Optimisers, choose_trainable, is_hidden_matrix, rate_factor
@@ -307,10 +307,32 @@ def test_held_out_losses_do_not_depend_on_how_rows_are_batched(profile, tmp_path
 @pytest.mark.parametrize("changes, words", [
     (dict(codebook_weights=(0.0,) * 8), "codebook_weights"), (dict(codebook_weights=(1.0, -1.0)), "codebook_weights"),
     (dict(steps=0), "0 steps"), (dict(steps=None, epochs=0.0), "0.0 epochs"),
+    (dict(code_dropout=1.0), "code_dropout 1.0"), (dict(code_dropout=-0.1), "code_dropout -0.1"), (dict(clip_norm=0.0), "clip_norm 0.0"),
+    (dict(sound_copies=0), "sound_copies 0"), (dict(picture_copies=0), "picture_copies 0"),
 ])  # fmt: skip
 def test_a_recipe_that_cannot_be_trained_is_refused(changes, words):
     with pytest.raises(ValueError, match=f"stage x: .*{words}"):
         stage_config(**changes)
+
+
+@pytest.mark.parametrize("changes, words", [
+    (dict(hidden_length=(6, 2)), r"hidden_length \[6, 2\]"), (dict(hidden_length=(2,)), "hidden_length"), (dict(silent=1.5), "draws.silent 1.5"),
+])  # fmt: skip
+def test_draws_that_cannot_be_are_refused(changes, words):
+    with pytest.raises(ValueError, match=words):
+        Draws(**changes)
+
+
+def test_what_is_read_of_an_optimiser_is_copied(profile):
+    """What a file gave may be a view into it, and the next state takes that file's place (which Windows refuses while it is in use)."""
+    stepper = Stepper(OmniModel(profile.model), stage_config(optimiser="muon"), 10, CPU, torch.float32)
+    for parameter in stepper.parameters:
+        parameter.grad = torch.ones_like(parameter)
+    stepper.optimisers.step(torch.zeros(()))
+    given = {name: value.clone() for name, value in stepper.optimisers.state().items()}
+    stepper.optimisers.load(given)
+    taken = stepper.optimisers.state()
+    assert taken.keys() == given.keys() and all(torch.equal(taken[name], value) and taken[name].data_ptr() != value.data_ptr() for name, value in given.items())
 
 
 def test_codebook_weights_are_one_for_each(profile):

@@ -159,6 +159,15 @@ def test_exif_turns_pictures_upright():
     assert open_picture(buffer.getvalue()).size == (10, 20)
 
 
+def test_loading_leaves_random_states_alone(tmp_path):
+    """With its head, which transformers draws before it reads the file: features made on the way must not change what a training's dropout draws."""
+    SiglipVisionModel(SiglipVisionConfig(**SIZES | {"vision_use_head": True})).save_pretrained(tmp_path)
+    SiglipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    before = torch.get_rng_state()
+    VisionEncoder.load(tmp_path)
+    assert torch.equal(before, torch.get_rng_state())
+
+
 def test_missing_files_and_weights_are_named(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match="config.json"):
         VisionEncoder.load(tmp_path)
