@@ -274,6 +274,8 @@ def train_stages(chosen, stages: Sequence[str], budget: str, run: Path | None, m
         # Asked by one process alone: the others would write the same files at the same time.
         if group.first and chosen.judge_dir and budget == "full":
             ask_fixed_prompts(chosen, each, folder, again=not standing.done)
+            if pause and pause():  # meanwhile: the next stage may have hours of features to make before it asks
+                return
 
 
 @contextmanager
@@ -411,9 +413,11 @@ def world_build(
     workers: Annotated[int, typer.Option("--workers", help="Processes that speak.")] = 2,
 ) -> None:
     """Make data/tiny, step by step; what is there already is kept (hours of CPU; needs the extra `world`)."""
+    import subprocess
+
     from mmo.world.build import build
 
-    with plain_errors("mmo world build", ModuleNotFoundError, RuntimeError):
+    with plain_errors("mmo world build", ModuleNotFoundError, RuntimeError, subprocess.CalledProcessError):
         build(workers=workers, share=share)
 
 
@@ -422,7 +426,8 @@ def world_card() -> None:
     """Write the data card data/tiny/README.md from the files and their figures."""
     from mmo.world.card import main
 
-    main()
+    with plain_errors("mmo world card"):
+        main()
 
 
 @app.command()

@@ -168,8 +168,8 @@ class WatchedEngine(NBClientEngine):
         try:
             return super().execute_managed_notebook(nb_man, kernel_name, **settings)
         except BaseException:
-            if watch.cell:  # papermill marks the cell "completed" on its way out; it was not
-                nb_man.cell_exception(nb_man.nb.cells[watch.number], cell_index=watch.number)
+            # On its way out papermill marks all cells "completed" up to the first that failed: the running one did, or none has begun.
+            nb_man.cell_exception(nb_man.nb.cells[watch.number], cell_index=watch.number)
             raise
 
 
@@ -197,6 +197,10 @@ def run_notebook(source: Path, copy: Path, parameters: dict, watch: Watch, limit
         reason = "its kernel died (out of memory is the usual cause; `mmo doctor` shows how much there is)"
     except OutOfTime as error:
         reason = str(error)
+    except RuntimeError as error:  # what a kernel that does not answer comes to
+        if watch.cell:
+            raise
+        reason = f"its kernel did not start: {error}"
     except CellTimeoutError as error:
         reason = f"the cell alone took longer than the {limit:.0f} seconds that the notebook has" if limit else str(error).strip().split("\n")[0]
         if "IOPub" in str(error):
@@ -279,6 +283,9 @@ def run_weekend(
         raise NotebookFailed(f"another `mmo weekend` is at work in {run_dir}: wait for it, or give this one a folder of its own with MMO_RUNS") from None
     with lock:
         begins = fresh or (run_dir / PAGE).is_file()  # the last thing that a weekend writes; a report may be `mmo evaluate`'s
+        if begins:  # in front of the page: what an earlier weekend has executed is not passed over, should this one be stopped at once
+            for file in notebooks.values():
+                (run_dir / "notebooks" / file).unlink(missing_ok=True)
         if fresh:
             for state in run_dir.glob("*.state.safetensors"):
                 state.unlink()

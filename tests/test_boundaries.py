@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -213,6 +214,15 @@ def test_prompts_that_were_not_asked_any_more_are_asked_of_a_stage_that_is_passe
     assert mmo_train(tmp_path).exit_code == 130 and asked == ["t2a"]
     assert mmo_train(tmp_path).exit_code == 0 and asked == ["t2a", "t2a", "a2a", "i2t"] and len(steps) == 30
     assert mmo_train(tmp_path).exit_code == 0 and len(asked) == 4, "all were asked"
+
+
+def test_ctrl_c_while_prompts_are_asked_stops_before_the_next_stage(world, steps, tmp_path, monkeypatch):
+    """The next stage may have hours of features to make before its first step."""
+    object.__setattr__(world, "judge_dir", tmp_path / "judge")
+    monkeypatch.setattr(fixed_prompts, "keep_sounds", lambda *_: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(fixed_inputs, "keep_replies", lambda *_: None)
+    mmo_train(tmp_path)
+    assert (tmp_path / "t2a.safetensors").is_file() and not (tmp_path / "log" / "a2a.jsonl").exists()
 
 
 WORKER = """

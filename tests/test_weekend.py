@@ -15,6 +15,7 @@ import nbformat
 import pytest
 from filelock import FileLock
 from nbclient.exceptions import CellTimeoutError
+from papermill.engines import NBClientEngine
 from rich.console import Console
 
 from mmo import weekend
@@ -141,6 +142,30 @@ def test_what_is_not_whole_and_done_runs_again(books, tmp_path, why):
     run(books, run_dir, names=["one"], done=lambda stage: why != "the stage is not done", fresh=why == "fresh")
     assert (tmp_path / "runs" / "one.json").read_text() != before
     assert (run_dir / "t2a.state.safetensors").exists() == (why != "fresh")
+
+
+def test_a_finished_weekend_that_is_begun_anew_and_stopped_at_once_begins_anew_again(books, tmp_path, monkeypatch):
+    run_dir = tmp_path / "runs" / "tiny-smoke"
+    run(books, run_dir)
+    before = (tmp_path / "runs" / "one.json").read_text()
+    with monkeypatch.context() as patched:
+        patched.setattr(weekend.papermill, "execute_notebook", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(weekend.NotebookFailed, match="stopped from outside"):
+            run(books, run_dir, done=lambda stage: True)
+    report = run(books, run_dir, done=lambda stage: True)
+    assert (tmp_path / "runs" / "one.json").read_text() != before and report["seconds"]["total"] is not None
+
+
+@pytest.mark.parametrize("error, words", [
+    (KeyboardInterrupt(), "stopped from outside"), (RuntimeError("Kernel died before replying to kernel_info"), "its kernel did not start: Kernel died before"),
+])  # fmt: skip
+def test_a_notebook_whose_kernel_never_started_is_named_and_not_whole(books, tmp_path, monkeypatch, error, words):
+    """papermill calls every cell of it completed."""
+    copy = tmp_path / "copies" / "one.ipynb"
+    monkeypatch.setattr(NBClientEngine, "execute_managed_notebook", lambda *_, **__: (_ for _ in ()).throw(error))
+    with pytest.raises(weekend.NotebookFailed, match=f"one.ipynb failed in its start, before any cell: {words}"):
+        weekend.run_notebook(books / "one.ipynb", copy, {}, weekend.Watch(Console(file=io.StringIO())))
+    assert copy.is_file() and not weekend.is_whole(copy, books / "one.ipynb")
 
 
 def test_memory_counts_the_kernels_too(tmp_path):
