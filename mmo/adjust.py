@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 
 from mmo.config import Decoding, Draws, ModelConfig, StageConfig
@@ -26,8 +25,15 @@ MODEL = ("norm_topk_prob", "router_aux_loss_coef", "talker_router_aux_loss_coef"
 
 
 def split_list(text: str) -> list[str]:
-    """ "a,[1,2],b" -> ["a", "[1,2]", "b"]: at commas, but not within brackets."""
-    return [part.strip() for part in re.split(r",(?![^\[]*\])", text) if part.strip()]
+    """ "a,[[1,2],[3]],b" -> ["a", "[[1,2],[3]]", "b"]: at commas, but not within brackets."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth = max(0, depth + {"[": 1, "]": -1}.get(letter, 0))
+        if letter == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts if part.strip()]
 
 
 def split_name(name: str) -> tuple[str, dict[str, str]]:
@@ -81,10 +87,15 @@ def converted(key: str, kind: str, text: str):
             if each == "str":
                 return text
             if each.startswith("tuple") and isinstance(values := json.loads(text), list):
-                return tuple(values)
+                return as_tuples(values)
         except ValueError:
             continue
     raise ValueError(f"{key}={text}: wanted {kind}" + (", written [4,2,1]" if "tuple" in kind else ""))
+
+
+def as_tuples(values):
+    """Lists within lists as tuples within tuples, as settings hold them."""
+    return tuple(as_tuples(each) for each in values) if isinstance(values, list) else values
 
 
 def written(value) -> str:
@@ -104,32 +115,44 @@ def adjusted(profile, changes: Mapping[str, str]):
         special = 0 if not place else 1 if place in profile.stages else 2
         found.append((special, key, place, setting, converted(key, known_settings()[setting], text)))
     try:
-        for _, _, place, setting, value in sorted(found, key=lambda each: each[:2]):  # what is for all first, so that what is for one prevails
-            profile = with_setting(profile, place, setting, value)
+        profile = with_settings(profile, [each[2:] for each in sorted(found, key=lambda each: each[:2])])  # what is for all first, so that what is for one prevails
     except TypeError as error:
         raise ValueError(f"{', '.join(f'{key}={text}' for key, text in changes.items())}: {error}") from None
     return replace(profile, changes=",".join(f"{key}={written(value)}" for _, key, _, _, value in sorted(found, key=lambda each: each[:2])))
 
 
-def with_setting(profile, place: str, setting: str, value):
-    part, dot, name = setting.partition(".")
-    if dot and part in ("decoding", "model"):
-        return replace(profile, **{part: replace(getattr(profile, part), **{name: value})})
-    stages = {stage: tuple(each if place not in ("", stage, each.name) else changed_pass(each, setting, value, not place) for each in passes) for stage, passes in profile.stages.items()}
-    return replace(profile, stages=stages)
+def with_settings(profile, changes: Sequence[tuple[str, str, object]]):
+    """A profile with (place, setting, value) changed, later ones prevailing.  All of a part at once: one alone may not go with what the others still are."""
+    parts: dict[str, dict] = {"decoding": {}, "model": {}}
+    for _, setting, value in changes:
+        part, _, name = setting.partition(".")
+        if part in parts:
+            parts[part][name] = value
+    of_passes = [change for change in changes if change[1].split(".")[0] not in parts]
+    stages = {
+        stage: tuple(changed_pass(each, [change for change in of_passes if change[0] in ("", stage, each.name)]) for each in passes)
+        for stage, passes in profile.stages.items()
+    }
+    return replace(profile, stages=stages, **{part: replace(getattr(profile, part), **found) for part, found in parts.items() if found})
 
 
-def changed_pass(stage: StageConfig, setting: str, value, rehearsed: bool = False) -> StageConfig:
-    """One pass with a setting changed; steps take the place of epochs and the other way round.
+def changed_pass(stage: StageConfig, changes: Sequence[tuple[str, str, object]]) -> StageConfig:
+    """One pass with settings changed; steps take the place of epochs and the other way round.
 
-    Draws are those of the pass's own rows; with `rehearsed` also of those that it rehearses, which are another stage's.
+    Draws are those of the pass's own rows; those set for all (without a place) also of the rows that it rehearses, which are another stage's.
     """
-    if setting.startswith("draws."):
-        change = {setting.removeprefix("draws."): value}
-        others = tuple(replace(each, draws=replace(each.draws, **change)) for each in stage.rehearsal) if rehearsed else stage.rehearsal
-        return stage.replace(draws=replace(stage.draws, **change), rehearsal=others)
-    other = {"steps": "epochs", "epochs": "steps"}.get(setting)
-    return stage.replace(**{setting: value} | ({other: None} if other and value is not None else {}))
+    own, draws, rehearsed = {}, {}, {}
+    for place, setting, value in changes:
+        if setting.startswith("draws."):
+            draws[setting.removeprefix("draws.")] = value
+            if not place:
+                rehearsed[setting.removeprefix("draws.")] = value
+            continue
+        own[setting] = value
+        if value is not None and setting in ("steps", "epochs"):
+            own["epochs" if setting == "steps" else "steps"] = None
+    others = tuple(replace(each, draws=replace(each.draws, **rehearsed)) for each in stage.rehearsal) if rehearsed else stage.rehearsal
+    return stage.replace(draws=replace(stage.draws, **draws), rehearsal=others, **own) if changes else stage
 
 
 def combinations(choices: Mapping[str, list[str]]) -> Iterator[dict[str, str]]:

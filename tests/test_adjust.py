@@ -33,6 +33,20 @@ def test_draws_for_all_are_also_those_of_rehearsed_rows():
     assert own.draws.hidden_history == 0.0 and own.rehearsal == plain.rehearsal, "a stage's own are its own"
 
 
+def test_settings_that_go_together_are_set_together():
+    """A length that the old budget has no room for, and the new one has, whichever stands first."""
+    for name in ("mini,max_length=4000,token_budget=8192", "mini,token_budget=8192,max_length=4000"):
+        assert {(each.max_length, each.token_budget) for passes in profile(name).stages.values() for each in passes} == {(4000, 8192)}
+    with pytest.raises(ValueError, match="token_budget 2000 has no room for one row of max_length 4000"):
+        profile("mini,max_length=4000,token_budget=2000")
+
+
+def test_lists_within_lists():
+    found = profile("tiny,decoding.looks=[[0,0],[0.03,0]],decoding.hearings=[1,0.9]")
+    assert found.decoding.looks == ((0, 0), (0.03, 0)) and found.decoding.hearings == (1, 0.9)
+    assert profile(found.full_name) == found
+
+
 def test_steps_take_the_place_of_epochs():
     assert all(each.steps == 50 and each.epochs is None for passes in profile("mini,steps=50").stages.values() for each in passes)
     assert profile("tiny,t2a.epochs=0.5").stages["t2a"][0].steps is None
@@ -74,6 +88,7 @@ def test_what_cannot_be_is_refused_in_words(name, words):
 
 def test_lists_and_combinations():
     assert split_list("a, [1,2],b") == ["a", "[1,2]", "b"]
+    assert split_list("a=[[1,2],[3]],b]") == ["a=[[1,2],[3]]", "b]"]
     assert list(combinations({"x": ["1", "2"], "y": ["3", "4"]})) == [{"x": "1", "y": "3"}, {"x": "1", "y": "4"}, {"x": "2", "y": "3"}, {"x": "2", "y": "4"}]
     assert list(combinations({})) == [{}]
     assert "learning_rate" in known_settings() and "draws.silent" in known_settings() and "data" not in known_settings()
