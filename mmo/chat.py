@@ -77,7 +77,11 @@ class ChatTokenizer:
         for name in ("tokenizer.json", "tokenizer_config.json"):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"no tokenizer: {folder / name} is missing; fetch it (`mmo fetch tokenizer`)")
-        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        try:
+            settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+            eos_token = settings["eos_token"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{folder / 'tokenizer_config.json'} is no tokenizer's settings, or damaged ({error!r}); fetch it again") from error
         own_file = folder / "chat_template.jinja"
         template = own_file.read_text(encoding="utf-8") if own_file.is_file() else settings.get("chat_template")
         if not template:
@@ -86,7 +90,7 @@ class ChatTokenizer:
             tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         except Exception as error:  # the library raises nothing more special
             raise ValueError(f"{folder / 'tokenizer.json'} is no tokenizer, or damaged ({error}); fetch it again") from error
-        return cls(tokenizer, template, settings["eos_token"])
+        return cls(tokenizer, template, eos_token)
 
     def __len__(self) -> int:
         """Tokens in the vocabulary."""

@@ -24,14 +24,14 @@ from safetensors.torch import save_file
 
 from mmo.features import read_sound
 from mmo.profiles import STAGES, Profile
-from mmo.rows import COLUMNS, DataError, check_row, files_of, open_parquet, read_batches
+from mmo.rows import COLUMNS, DataError, check_columns, check_row, files_of, open_parquet, read_batches
 
 PARTS = ("validation", "test")
 LEAST_SHARE = 16  # never more than one row of so many, for each part
 VOICES = 4
 BATCH_ROWS = 64  # rows with their sounds and pictures in memory
 NOTE = b"mmo.held_out"
-VERSION = 2  # of the rules by which rows are chosen: held-out files of an older one are made anew
+VERSION = 3  # of the rules by which rows are chosen: held-out files of an older one are made anew
 
 
 def source_of(profile: Profile, stage: str) -> Path:
@@ -96,7 +96,10 @@ def note_of(path: Path) -> tuple | None:
 def read_note(path: Path) -> dict | None:
     if not path.is_file():
         return None
-    metadata = pq.read_schema(path).metadata or {}
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except pa.ArrowInvalid:  # cut short, by a power loss for instance: it is made anew
+        return None
     return json.loads(metadata[NOTE]) if NOTE in metadata else None
 
 
@@ -120,6 +123,7 @@ def wanted_rows(total: int, counts: dict[str, int]) -> dict[str, np.ndarray]:
 def write_parts(profile: Profile, stage: str, source: Path) -> None:
     """Copy the rows of both parts of one kind, all columns as they are, and the voices where the kind has any."""
     name, size, total = about(source)
+    check_columns(source, ())
     wanted = wanted_rows(total, {"validation": profile.held_out.validation, "test": profile.held_out.test})
     needs = [*profile.stages[stage][0].needs, *(["spk_emb"] if stage == "t2a" else [])]
     found: dict[str, list[pa.RecordBatch]] = {part: [] for part in PARTS}
@@ -166,8 +170,10 @@ READERS = {"question_audios": read_sound, "image_bytes": read_picture}  # a dama
 
 
 def holds(value) -> bool:
-    """Whether a cell has something in it; of a list of answers or sounds, the first one is asked for."""
-    return bool(value) and (not isinstance(value[0], (list, bytes)) or bool(value[0]))
+    """Whether a cell has something in it; of a list of answers or sounds, the first one is asked for; a vector of zeros is nobody's voice."""
+    if not value or value[0] is None:
+        return False
+    return any(value) if isinstance(value[0], float) else not isinstance(value[0], (list, bytes)) or bool(value[0])
 
 
 def write_table(table: pa.Table, path: Path) -> None:

@@ -19,6 +19,7 @@ they go on to a card, and notices when either side dies.  Rows and features are 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -53,6 +54,11 @@ class LoaderDied(RuntimeError):
             f"a loader process died ({str(error).splitlines()[0]}). Too little memory, or too little shared memory (/dev/shm; in a "
             "container: --shm-size)? `mmo train --workers 0` goes on without such processes"
         )
+
+
+def leave_interrupts(_worker: int) -> None:
+    """Ctrl-C is for the trainer, which saves and then ends its workers; a terminal tells it to all of them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class Chunks(IterableDataset):
@@ -94,6 +100,7 @@ class BatchesAhead:
         return DataLoader(
             chunks, batch_size=None, num_workers=1, prefetch_factor=AHEAD, pin_memory=self.pin,
             generator=torch.Generator(),  # it draws a seed; not from the generator that dropout uses
+            worker_init_fn=leave_interrupts,
             multiprocessing_context="fork" if sys.platform == "linux" else None,
         )  # fmt: skip
 

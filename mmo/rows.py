@@ -129,7 +129,7 @@ def parse_conversation(text: str | None) -> list[dict]:
         raise ValueError("conversations is empty")
     try:
         turns = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:  # the latter: thousands of brackets within each other
         raise ValueError(f"conversations is no JSON ({error})") from error
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         raise ValueError("conversations is no list of turns")
@@ -167,7 +167,7 @@ def check_row(row: dict[str, pa.Scalar | None], config: ModelConfig) -> None:
         if len(answers) > spoken:
             raise ValueError(f"answer_audios: {len(answers)} sounds for {spoken} assistant turns")
         for number in range(len(answers)):
-            check_codes(answers[number].values, f"answer_audios[{number}]", config)
+            check_codes(getattr(answers[number], "values", None), f"answer_audios[{number}]", config)  # a null of no type has none
     check_codes(getattr(row.get("ref_audios"), "values", None), "ref_audios", config)
     speaker = getattr(row.get("spk_emb"), "values", None)
     if speaker is not None and len(speaker):
@@ -187,6 +187,9 @@ def pack(path: Path, target: Path, config: ModelConfig) -> None:
     try:
         found = pack_into(rows, path, config)
         bad.write_text(json.dumps([asdict(row) for row in found]), encoding="utf-8")
+        for written in (bad, rows):  # on the disk before they have their names: a power loss leaves nothing torn under these
+            with open(written, "rb+") as file:
+                os.fsync(file.fileno())
         os.replace(bad, beside)
         os.replace(rows, target)  # at last: where this is there, all is
     finally:
@@ -271,12 +274,15 @@ class PackedRows:
     """Random access to a packed file, a view into its memory map.  Pickles as its path."""
 
     def __init__(self, packed: Path, source: Path, key: str) -> None:
-        """key: of the source's content when it was packed (`file_key`)."""
+        """key: of the source's content when it was packed (`file_key`).  Raises DataError where the packed file is damaged."""
         self.packed, self.source, self.key = packed, source, key
-        reader = pa.ipc.open_file(pa.memory_map(str(packed)))
-        self.batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+        try:
+            reader = pa.ipc.open_file(pa.memory_map(str(packed)))
+            self.batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+            self.bad = [BadRow(**row) for row in json.loads(packed.with_suffix(".bad.json").read_text(encoding="utf-8"))]
+        except (pa.ArrowInvalid, OSError, ValueError, TypeError) as error:
+            raise DataError(f"{packed}: these packed rows of {source.name} are damaged ({error}). Delete this file; they are then packed anew") from error
         self.starts = np.cumsum([0] + [batch.num_rows for batch in self.batches])
-        self.bad = [BadRow(**row) for row in json.loads(packed.with_suffix(".bad.json").read_text(encoding="utf-8"))]
 
     def __reduce__(self):
         return PackedRows, (self.packed, self.source, self.key)

@@ -80,6 +80,10 @@ def test_bad_folders_and_turns(tmp_path, tokenizer):
     with pytest.raises(FileNotFoundError, match="tokenizer.json is missing"):
         ChatTokenizer.load(tmp_path)
     (tmp_path / "tokenizer.json").write_bytes((FOLDER / "tokenizer.json").read_bytes())
+    for text in ('{"eos_token": "<|im', "[]", "{}"):
+        (tmp_path / "tokenizer_config.json").write_text(text)
+        with pytest.raises(ValueError, match="tokenizer_config.json is no tokenizer's settings, or damaged"):
+            ChatTokenizer.load(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<|im_end|>"}')
     with pytest.raises(ValueError, match="no chat template"):
         ChatTokenizer.load(tmp_path)

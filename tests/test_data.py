@@ -84,6 +84,7 @@ def spoil(name, value):
 
 BAD_ROWS = {
     "bad JSON": (spoil("conversations", "{not json"), "JSON"),
+    "brackets without end": (spoil("conversations", "[" * 100_000), "JSON"),
     "empty": (spoil("conversations", ""), "empty"),
     "no list": (spoil("conversations", '{"role": "user"}'), "no list"),
     "no answer": (spoil("conversations", worlds.conversation("Hello.")), "assistant"),
@@ -128,7 +129,7 @@ def test_wrong_column_type_names_file_and_column(tmp_path):
         open_rows(path, CONFIG, tmp_path / "cache")
 
 
-@pytest.mark.parametrize("cells", [[[], []], [[[]], [[]]]])
+@pytest.mark.parametrize("cells", [[[], []], [[[]], [[]]], [[None], [None]]])
 def test_columns_in_which_nothing_stands_are_empty(tmp_path, cells):
     """Parquet keeps no type for what is never there."""
     path = tmp_path / "a.parquet"
@@ -153,6 +154,15 @@ def test_packing_that_fails_leaves_nothing(tmp_path, monkeypatch):
     assert [each for each in (tmp_path / "cache").iterdir() if each.suffix != ".lock"] == []
     monkeypatch.undo()
     assert len(open_rows(path, CONFIG, tmp_path / "cache")) == 20
+
+
+@pytest.mark.parametrize("suffix", [".arrow", ".bad.json"])
+def test_packed_rows_that_are_damaged_are_named(tmp_path, suffix):
+    path = worlds.write_rows(tmp_path / "a.parquet", worlds.make_rows("t2a", 5))
+    torn = open_rows(path, CONFIG, tmp_path / "cache").packed.with_suffix(suffix)
+    torn.write_bytes(torn.read_bytes()[:1])
+    with pytest.raises(DataError, match=r"cache.*arrow: these packed rows of a.parquet are damaged .*Delete this file"):
+        open_rows(path, CONFIG, tmp_path / "cache")
 
 
 def test_files_that_are_none(tmp_path):

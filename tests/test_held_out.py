@@ -120,8 +120,9 @@ def test_rows_that_cannot_serve_are_not_taken(profile):
     for row in rows[:20]:
         row["spk_emb"] = []
     rows[25]["answer_audios"] = [[999] * 8]
+    rows[26]["spk_emb"] = [0.0] * len(rows[26]["spk_emb"])
     worlds.write_rows(source_of(profile, "t2a"), rows)
-    assert kept_rows(profile, source_of(profile, "t2a")) <= set(range(20, 32)) - {25}
+    assert kept_rows(profile, source_of(profile, "t2a")) <= set(range(20, 32)) - {25, 26}
     for row in rows:
         row["spk_emb"] = []
     worlds.write_rows(source_of(profile, "t2a"), rows)
@@ -137,6 +138,32 @@ def test_what_cannot_be_read_cannot_serve(profile, stage, column):
         row[column] = [b"no sound"] if column == "question_audios" else b"no picture"
     worlds.write_rows(source_of(profile, stage), rows)
     assert kept_rows(profile, source_of(profile, stage)) <= set(range(20, 32))
+
+
+@pytest.mark.parametrize("stage, column", [("t2a", "answer_audios"), ("a2a", "question_audios")])
+def test_a_first_sound_that_is_null_cannot_serve(profile, stage, column):
+    """A first question that was typed, and a second one that was spoken."""
+    rows = worlds.make_rows(stage, 32)
+    for row in rows[:20]:
+        row["conversations"] = worlds.conversation("One.", "First.", "Two.", "Second.")
+        row[column] = [None, row[column][0]]
+    worlds.write_rows(source_of(profile, stage), rows)
+    assert kept_rows(profile, source_of(profile, stage)) <= set(range(20, 32))
+
+
+def test_a_file_without_conversations_is_named(profile):
+    pq.write_table(pq.read_table(source_of(profile, "a2a")).drop_columns(["conversations"]), source_of(profile, "a2a"))
+    with pytest.raises(DataError, match="sft_a2a_mini.parquet: missing column conversations"):
+        set_aside(profile, ("a2a",))
+
+
+def test_a_part_that_a_power_loss_tore_is_made_anew(profile):
+    set_aside(profile, ("a2a",))
+    part = part_file(profile, "a2a", "test")
+    whole = part.read_bytes()
+    part.write_bytes(whole[: len(whole) // 2])
+    set_aside(profile, ("a2a",))
+    assert part.read_bytes() == whole
 
 
 def test_parts_of_older_rules_are_made_anew(profile, monkeypatch):

@@ -1,6 +1,8 @@
 """Batches made ahead by other processes: the same batches, in the same order, early enough, and errors as they are."""
 
 import multiprocessing
+import os
+import signal
 import sys
 import time
 
@@ -132,6 +134,18 @@ def test_a_worker_that_dies_is_named(profile, monkeypatch):  # noqa: F811
     monkeypatch.setattr(Batches, "plan", killed)
     with pytest.raises(RuntimeError, match="a loader process died .*--workers 0"):
         take(make_batches(profile), 1, 1)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signal for one process")
+def test_a_worker_leaves_interrupts_to_the_trainer(profile):  # noqa: F811
+    """A terminal's Ctrl-C reaches all processes; the trainer wants its batches until it has saved."""
+    wanted = take(make_batches(profile), 6, 0)
+    with BatchesAhead(make_batches(profile), workers=1) as stream:
+        found = [next(stream)]
+        for child in multiprocessing.active_children():
+            os.kill(child.pid, signal.SIGINT)
+        found += [next(stream) for _ in range(5)]
+    assert all(same(*pair) for pair in zip(wanted, found, strict=True))
 
 
 def test_torchs_own_word_of_a_dead_worker_is_named_wherever_it_comes_up(profile):  # noqa: F811
