@@ -259,6 +259,8 @@ def ask_stages(exam: Exam, run_dir: Path, ear: Ear):
 def measure_streaming(exam: Exam, candidate: Candidate) -> dict:
     """Medians over some prompts, one at a time, after a first one that does not count."""
     items = from_each_voice(of_tier(exam.said, "sentence"), exam.sizes.streamed)
+    if not items:
+        raise DataError(f"{exam.profile.data_dir / 't2a-test.parquet'}: no row of tier \"sentence\", so there is nothing to ask")
     prompts = exam.text_prompts(items)
     answers = [candidate.generator.answer(prompt) for prompt in tqdm([prompts[0], *prompts], desc="streaming", unit="answer")][1:]
     spoken = [answer for answer in answers if answer.first_audio_ms is not None]
@@ -323,7 +325,7 @@ def examine(exam: Exam, run_dir: Path, workers: int = 2) -> dict:
     """All figures of the run's last checkpoint (else of the shipped one)."""
     weights, which = latest_weights(exam.profile, run_dir)
     print(which)
-    timed, ear, candidate = Stopwatch(), Ear(), Candidate(weights, exam)
+    timed, ear, candidate, judge = Stopwatch(), Ear(), Candidate(weights, exam), exam.judge  # now: whether it can be made shall not show at the end
     streaming = timed("streaming", measure_streaming, exam, candidate)  # first: nothing else is in memory or at work yet
     mark_t2a, said = timed("t2a", ask_t2a, exam, candidate, ear)
     mark_a2a, replied = timed("a2a", ask_a2a, exam, candidate, ear)
@@ -331,7 +333,7 @@ def examine(exam: Exam, run_dir: Path, workers: int = 2) -> dict:
     mark_controls = timed("controls", ask_controls, exam, said, ear)
     mark_stages = timed("after_stage", ask_stages, exam, run_dir, ear)
     write_samples(run_dir / "samples", [said, replied, described], ear, exam.codec.sample_rate)
-    timed("listen", ear.listen, exam.judge, workers)
+    timed("listen", ear.listen, judge, workers)
     return {
         "checkpoint": weights.name if weights.parent == run_dir else "shipped",
         "t2a": mark_t2a(),

@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 
 from mmo import measures
 from mmo.augmentation import change_speed
-from mmo.chat import ChatTokenizer, user_content
+from mmo.chat import IMAGE_MARK, ChatTokenizer, user_content
 from mmo.codec import Codec
 from mmo.config import Decoding, ModelConfig
 from mmo.features import SAMPLE_RATE, Frozen, encode_items
@@ -97,9 +97,11 @@ def read_items(path: Path, config: ModelConfig, needs: Sequence[str] = ()) -> li
         try:
             items.append(item_of(row, config))
             for name in needs:
-                if not row[name]:
+                if not row[name] or name == "answer_audios" and not row[name][0]:
                     raise ValueError(f"{name} is empty")
-        except ValueError as error:
+            if "spk_emb" in needs and not any(row["spk_emb"]):  # to nobody's voice no answer can be like
+                raise ValueError("spk_emb is all zeros: nobody's voice")
+        except (ValueError, TypeError) as error:  # the latter: a null among numbers
             raise DataError(f"{path.name}, row {number}: {error}") from error
     return items
 
@@ -111,9 +113,14 @@ def item_of(row: dict, config: ModelConfig) -> Item:
     asked = [turn["content"] for turn in turns[:answer] if turn["role"] == "user"]
     sounds, pictures = row.get("question_audios") or [], row.get("image_bytes")
     pictures = pictures if isinstance(pictures, list) else [pictures] if pictures else []
+    if row.get("spk_emb") and len(row["spk_emb"]) != config.spk_emb_size:
+        raise ValueError(f"spk_emb has {len(row['spk_emb'])} values, the model's vectors have {config.spk_emb_size}")
     codes, reference, speaker = (row.get("answer_audios") or [None])[0], row.get("ref_audios"), row.get("spk_emb")
+    question = asked[-1]
+    if question.count(IMAGE_MARK) != len(pictures):  # marks that are not the pictures' say nothing; training leaves them out, too
+        question = question.replace(IMAGE_MARK, "").strip()
     return Item(
-        question=asked[-1],
+        question=question,
         truth=turns[answer]["content"],
         tier=row.get("tier") or "sentence",
         kind=row.get("kind") or "",

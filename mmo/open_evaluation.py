@@ -324,6 +324,7 @@ def examine_open(exam: Exam, run_dir: Path, workers: int = 1) -> dict:
             f"{exam.profile.speaker_encoder_file} tells voices in {encoder.dim} values, the rows of {exam.profile.name} in {exam.config.spk_emb_size}"
         )
     room = Room(exam, Candidate(weights, exam), Ear(), Voices(encoder))
+    judge = exam.judge  # now: whether it can be made shall not show at the end
     streaming = timed("streaming", measure_streaming, exam, room.candidate)
     mark_t2a, said = timed("t2a", ask_t2a, room)
     nothing = (dict, dict, None)
@@ -333,13 +334,13 @@ def examine_open(exam: Exam, run_dir: Path, workers: int = 1) -> dict:
     mark_stages = timed("after_stage", ask_stages, room, weights_by_stage(run_dir, weights), run_dir)
     parts = [part for part in (said, replied, described) if part]
     write_samples(run_dir / "samples", parts, room.ear, exam.codec.sample_rate, beside="recorded")
-    timed("listen", room.ear.listen, exam.judge, workers)
+    timed("listen", room.ear.listen, judge, workers)
     return {
         "questions": "open",
         "checkpoint": weights.name if weights.parent == run_dir else fixed_prompts.FINISHED,
         "stand_ins": exam.profile.stand_ins,
         "judges": {
-            "speech": exam.judge.name, "language": exam.profile.judge_language or "found out", "voice": exam.profile.speaker_encoder_file.name,
+            "speech": judge.name, "language": exam.profile.judge_language or "found out", "voice": exam.profile.speaker_encoder_file.name,
         },
         "t2a": mark_t2a(),
         "a2a": mark_a2a(),

@@ -31,7 +31,8 @@ REQUIRED = (
 )
 REASONS = (  # the first that fits a null figure's key
     ("judge_floor", "t2a-test.parquet holds no uncoded speech (answer_sound) of these rows"),
-    ("after_stage", "the run's folder holds no weights of this stage"),
+    ("after_stage", "the run's folder holds no weights of this stage, or there was nothing to compare: no such test items, or no words written"),
+    ("questions_written_right", "no such test items, or questions are not written down first with these settings (decoding.write_down)"),
     ("streaming", "the model said nothing"),
     ("seconds", "`mmo weekend` takes this time, and it has not run here in one go, or not to these weights"),
     ("peak_rss_mb", "`mmo weekend` watches memory, and it has not run here in one go, or not to these weights"),

@@ -5,8 +5,10 @@ A toy model knows nothing, so its answers are scripted where a figure must come 
 
 import io
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -379,6 +381,41 @@ def test_a_bad_test_row_is_named(profile, tmp_path):
     pq.write_table(pa.Table.from_pylist(rows, SCHEMA), path)
     with pytest.raises(DataError, match="a2a-test.parquet, row 1: question_audios is empty"):
         examination.read_items(path, worlds.MODEL, ("question_audios",))
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"spk_emb": [0.0] * worlds.SPEAKER}, "spk_emb is all zeros: nobody's voice"), ({"spk_emb": [0.1] * 3}, "spk_emb has 3 values"),
+    ({"answer_audios": [None]}, "answer_audios is empty"), ({"answer_audios": [[1] * 7 + [None]]}, ""),
+])  # fmt: skip
+def test_a_bad_row_of_a_voice_is_named_before_anything_is_asked(profile, tmp_path, change, words):
+    rows = [row("t2a", 0, "sentence", "joe"), row("t2a", 1, "sentence", "joe") | change]
+    path = tmp_path / "t2a-test.parquet"
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), path)
+    with pytest.raises(DataError, match=f"t2a-test.parquet, row 1: .*{words}"):
+        examination.read_items(path, worlds.MODEL, ("answer_audios", "spk_emb"))
+
+
+def copied(profile, folder):
+    """The profile with test files of its own, and weights to examine."""
+    checkpoint(folder / "i2t.safetensors")
+    return replace(profile, data_dir=Path(shutil.copytree(profile.data_dir, folder / "data")))
+
+
+def test_a_judge_that_cannot_be_made_is_told_before_anything_is_asked(profile, tmp_path, monkeypatch):
+    own = copied(profile, tmp_path)
+    (own.data_dir / "words.txt").write_text("blorgh\n", encoding="utf-8")
+    monkeypatch.setattr(evaluation, "measure_streaming", lambda *_: pytest.fail("asked"))
+    with pytest.raises(ValueError, match="lacks blorgh: choose other words"):
+        evaluate_run(own, tmp_path, "smoke", encoders=worlds.toy_encoders())
+
+
+def test_without_a_sentence_there_is_nothing_to_ask(profile, tmp_path):
+    own = copied(profile, tmp_path)
+    path = own.data_dir / "t2a-test.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.set_column(table.schema.get_field_index("tier"), "tier", pa.array(["fact"] * len(table))), path)
+    with pytest.raises(DataError, match='t2a-test.parquet: no row of tier "sentence"'):
+        evaluate_run(own, tmp_path, "smoke", encoders=worlds.toy_encoders(), judge=Parrot(), decoding=BRIEF)
 
 
 def test_both_budgets_ask_for_enough():

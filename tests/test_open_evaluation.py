@@ -287,7 +287,7 @@ def test_of_a_row_with_several_exchanges_the_first_is_asked():
     """Its sound belongs to its text: the first answer's codes, held against the last answer's words, would be no ceiling."""
     row = {
         "conversations": worlds.conversation("First?", "One.", "Second?", "Two."),
-        "question_audios": [b"1", b"2"], "answer_audios": [[1] * 8, [2] * 16], "ref_audios": [3] * 24, "spk_emb": [1.0],
+        "question_audios": [b"1", b"2"], "answer_audios": [[1] * 8, [2] * 16], "ref_audios": [3] * 24, "spk_emb": [1.0] * worlds.SPEAKER,
     }  # fmt: skip
     item = item_of(row, worlds.MODEL)
     assert (item.question, item.truth, item.question_sound) == ("First?", "One.", b"1")
