@@ -38,7 +38,7 @@ from torch import Tensor
 
 from mmo.full_precision import full_float32
 from mmo.mimi_layout import Layout, layout_of, moshi_sizes, moshi_state
-from mmo.weights import read_tensors, write_whole
+from mmo.weights import read_settings, read_tensors, write_whole
 
 REAL_FILE = loaders.MIMI_NAME  # tokenizer-e351c8d8-checkpoint125.safetensors, in kyutai/moshiko-pytorch-bf16
 
@@ -166,10 +166,13 @@ def load_mimi(path: str | os.PathLike, device: torch.device | str = "cpu", num_c
         raise FileNotFoundError(f"no codec file {path}: fetch it (`mmo fetch codec`), or train one (appendix A1)")
     state, _ = read_tensors(path)
     config, sizes = read_sizes(path, layout_of(state, str(path)))
-    available = config["quantizer"]["n_q"]
+    try:
+        available = config["quantizer"]["n_q"]
+        model = build_mimi(config)
+    except (KeyError, TypeError, AttributeError, ArithmeticError, AssertionError) as error:
+        raise ValueError(f"{path}: no codec can be built of the sizes in {sizes} ({error!r}); is that file damaged?") from error
     if not 2 <= num_codebooks <= available:
         raise ValueError(f"{path} has {available} codebooks; num_codebooks must lie in 2..{available}")
-    model = build_mimi(config)
     source = f"{path} does not fit the sizes in {sizes}"
     if layout_of(state, str(path)) == "transformers":
         state = moshi_state(state, model.state_dict(), config["transformer"]["num_heads"], source)
@@ -185,8 +188,13 @@ def read_sizes(path: Path, layout: Layout) -> tuple[dict, str]:
     """Sizes of a codec file as `codec_config` gives them, and where they stand."""
     sizes = path.with_name("config.json") if layout == "transformers" else path.with_suffix(".json")
     if sizes.is_file():
-        settings = json.loads(sizes.read_text())
-        return codec_config(**moshi_sizes(settings, str(sizes))) if layout == "transformers" else settings, sizes.name
+        settings = read_settings(sizes)
+        if layout == "moshi":
+            return settings, sizes.name
+        try:
+            return codec_config(**moshi_sizes(settings, str(sizes))), sizes.name
+        except (TypeError, ArithmeticError) as error:
+            raise ValueError(f"{sizes}: these are no sizes of a Mimi ({error!r}); is the file damaged?") from error
     if layout == "moshi" and path.name != REAL_FILE:
         raise ValueError(f"{path}: its sizes are unknown; wanted {sizes.name} beside it, or the name {REAL_FILE}")
     return codec_config(), f"the real Mimi ({sizes.name} is missing)"

@@ -137,7 +137,7 @@ def fitting_profile(machine: Machine) -> tuple[str, str]:
     for name in PROFILES:
         needs = NEEDS[name]
         lacks = [
-            f"{needs.gpus} card with {needs.gpu_memory:.0f} GB" if sum(gpu.memory >= needs.gpu_memory for gpu in machine.gpus) < needs.gpus else "",
+            "" if needs.cards(machine.gpus) else f"{needs.gpus} card with {needs.gpu_memory:.0f} GB",
             f"{needs.memory:.0f} GB of memory" if machine.memory < needs.memory else "",
             f"{needs.disk:.0f} GB of disk" if machine.disk < needs.disk else "",
         ]

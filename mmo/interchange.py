@@ -27,7 +27,7 @@ from torch import Tensor
 from mmo.config import ModelConfig
 from mmo.omni import OmniModel, read_model, write_model
 from mmo.profiles import profile
-from mmo.weights import EMBEDDING, PICKLES, TIED, check_finite, check_fit, read_tensors, shapes, untied, write_pickle, write_tensors, write_whole
+from mmo.weights import EMBEDDING, PICKLES, TIED, check_finite, check_fit, read_settings, read_tensors, shapes, untied, write_pickle, write_tensors, write_whole
 
 Layout = Literal["pth", "transformers"]
 Precision = Literal["as-is", "float32", "float16", "bfloat16"]
@@ -53,17 +53,6 @@ PASSED_OVER = {
     *CODE, "dtype", "torch_dtype", "transformers_version", "_name_or_path", "use_cache", "gradient_checkpointing", "dropout", "flash_attn",
     "think_end_ids", "audio_special_token", "image_special_token", "rope_parameters",
 }  # fmt: skip
-
-
-def read_settings(path: Path) -> dict:
-    """A config.json.  Raises ValueError, naming the file, where it is no JSON object."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # no JSON, or no text
-        raise ValueError(f"{path} is no JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} holds {json.dumps(found)[:60]}, wanted settings by name, as in {{\"hidden_size\": 768}}")
-    return found
 
 
 def check_kinds(values: Mapping, source: str) -> None:

@@ -40,7 +40,7 @@ from mmo.projector import Projector, place_features
 from mmo.talker import Talker
 from mmo.thinker import Thinker
 from mmo.transformer import CacheLengths, KVCache, make_window, pick
-from mmo.weights import EMBEDDING, PICKLES, TIED, check_fit, read_tensors, shapes, untied, write_tensors
+from mmo.weights import EMBEDDING, PICKLES, TIED, check_fit, read_tensors, settings_in, shapes, untied, write_tensors
 
 
 @dataclass(frozen=True)
@@ -390,7 +390,7 @@ def read_model(path: str | os.PathLike, config: ModelConfig | None = None) -> tu
     if config is None:
         if "config" not in metadata:
             raise ValueError(f"{path}: no model configuration in the file's metadata; pass config=")
-        config = ModelConfig.from_dict(json.loads(metadata["config"]))
+        config = settings_in(metadata, path)
     return state, config, metadata
 
 

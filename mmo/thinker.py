@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from mmo.config import ModelConfig
 from mmo.moe import make_feed_forward, upcycle
 from mmo.transformer import Block, KVCache, RMSNorm, Window, run_blocks
-from mmo.weights import check_fit, read_tensors, shapes, untied, write_tensors
+from mmo.weights import check_fit, read_tensors, settings_in, shapes, untied, write_tensors
 
 
 class Thinker(nn.Module):
@@ -72,7 +72,7 @@ def load_thinker(thinker: Thinker, path: str | os.PathLike) -> None:
     found, metadata = read_tensors(path)
     state = {name: value.float() for name, value in untied(found, str(path)).items() if not name.startswith(OTHER_PARTS)}
     if "config" in metadata:  # sizes show in the shapes; how they are used does not
-        theirs = ModelConfig.from_dict(json.loads(metadata["config"])).thinker
+        theirs = settings_in(metadata, path).thinker
         unlike = {name: (getattr(theirs, name), getattr(thinker.config, name)) for name in SHARED}
         unlike = {name: pair for name, pair in unlike.items() if pair[0] != pair[1]}
         if unlike:

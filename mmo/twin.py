@@ -93,7 +93,9 @@ class PackedLinear(nn.Module):
     @staticmethod
     def possible(weight: Tensor) -> bool:
         """Whether this machine multiplies so."""
-        return weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        if weight.device.type != "cpu" or weight.dtype != torch.bfloat16 or not torch.backends.mkldnn.is_available():
+            return False
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., D) -> (..., outputs)."""

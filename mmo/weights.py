@@ -20,6 +20,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from mmo.config import ModelConfig
+
 PICKLES = (".pth", ".pt", ".bin")
 NAMED = 12  # names of a kind that a message lists
 EMBEDDING = "model.embed_tokens.weight"
@@ -43,6 +45,25 @@ def read_tensors(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, 
     with open(path, "rb") as file:
         start = file.read(9)  # a safetensors file begins with the length of a JSON object, in eight bytes, and the object
     return read_safetensors(path) if start[8:] == b"{" or path.suffix == ".safetensors" else (read_pickle(path), {})
+
+
+def read_settings(path: Path) -> dict:
+    """A config.json.  Raises ValueError, naming the file, where it is no JSON object."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # no JSON, or no text
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds {json.dumps(found)[:60]}, wanted settings by name, as in {{\"hidden_size\": 768}}")
+    return found
+
+
+def settings_in(metadata: Mapping[str, str], path: str | os.PathLike) -> ModelConfig:
+    """The model's configuration from the metadata of its file.  Raises ValueError, naming the file, where it is none of this version's."""
+    try:
+        return ModelConfig.from_dict(json.loads(metadata["config"]))
+    except (ValueError, TypeError, AttributeError, ArithmeticError) as error:
+        raise ValueError(f"{path}: the model settings in this file cannot be used ({error}); is it of another version of the course, or damaged?") from error
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -79,6 +79,7 @@ def machine(*gpus: Gpu, memory: float = 54.0, disk: float = 100.0) -> Machine:
     [
         (machine(memory=13.6), "tiny", "no card: tiny; mini needs 1 card with 24 GB and 16 GB of memory"),
         (machine(Gpu("Tesla T4, sm_75", 15.8, False), memory=13.6), "tiny", "Tesla T4, sm_75 with 16 GB: tiny; mini needs 1 card with 24 GB"),
+        (machine(Gpu("NVIDIA L4, sm_89", 23.7, True)), "mini", "NVIDIA L4, sm_89 with 24 GB: mini"),
         (machine(Gpu("NVIDIA A100-SXM4-40GB, sm_80", 42.4, True)), "mini", "NVIDIA A100-SXM4-40GB, sm_80 with 42 GB: mini"),
         (machine(Gpu("NVIDIA A100-SXM4-40GB, sm_80", 42.4, True), disk=20.0), "tiny", "mini needs 40 GB of disk"),
         (machine(memory=3.0, disk=1.0), "tiny", "even tiny will be tight"),

@@ -249,6 +249,11 @@ def test_doctor_wants_a_gpu_for_mini_and_eight_for_full(profiles):
     assert "GPU" not in doctor.check_profile("tiny", without).found
 
 
+@pytest.mark.parametrize(("memory", "enough"), [(25.3, True), (23.7, True), (22.0, False)], ids=["RTX 3090", "L4 and A10", "22 GB"])
+def test_a_card_sold_with_24_gb_counts_as_such_whatever_it_reports(memory, enough):
+    assert doctor.NEEDS["mini-moe"].cards([doctor.Gpu("a card", memory, True)]) == enough
+
+
 def test_doctor_says_that_a_t4_goes_slowly(profiles):
     """As docs/rehearsal.md: memory is no obstacle there, float32 is."""
     machine = doctor.Machine(2, 32.0, 500.0, (doctor.Gpu("Tesla T4, sm_75", 15.6, False),))
@@ -260,7 +265,7 @@ def test_doctor_says_that_a_t4_goes_slowly(profiles):
     assert "slowly" not in doctor.check_profile("mini", LARGE).found
     assert "1 GPU with 24 GB" in doctor.check_profile("mini-moe", machine).found and "8 GPU" in doctor.check_profile("full", machine).found
     small = doctor.Machine(2, 32.0, 500.0, (doctor.Gpu("GTX 1080, sm_61", 8.5, False),))
-    assert "1 GPU with 24 GB" in doctor.check_profile("mini", small).found
+    assert "1 GPU with 24 GB (15 would do, slowly)" in doctor.check_profile("mini", small).found
 
 
 def test_doctor_sees_packages_that_are_missing_broken_or_of_another_version(monkeypatch, tmp_path):

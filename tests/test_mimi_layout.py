@@ -153,6 +153,26 @@ def test_without_its_sizes_it_is_taken_for_the_real_one(folder, tmp_path):
     assert read_sizes(tmp_path / "model.safetensors", "transformers") == (codec_config(), "the real Mimi (config.json is missing)")
 
 
+@pytest.mark.parametrize("text, words", [
+    ('{"hidden_size": 3', "config.json is no JSON"), ("[32]", "config.json holds"), ('{"num_attention_heads": 0}', "config.json: these are no sizes of a Mimi"),
+    ('{"hidden_size": "wide"}', "config.json: these are no sizes of a Mimi"),
+])  # fmt: skip
+def test_damaged_sizes_are_named(folder, tmp_path, text, words):
+    shutil.copy(folder / "model.safetensors", tmp_path)
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=words):
+        Codec.load(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("text, words", [("{", "codec.json is no JSON"), ("{}", "no codec can be built of the sizes in codec.json")])
+def test_damaged_sizes_of_our_own_are_named(tmp_path, text, words):
+    sizes = codec_config(n_filters=4, dimension=32, layers=1, bins=16, codebooks=8, feedforward=64)
+    save_codec(random_mimi(sizes), sizes, tmp_path / "codec.safetensors")
+    (tmp_path / "codec.json").write_text(text)
+    with pytest.raises(ValueError, match=words):
+        Codec.load(tmp_path / "codec.safetensors")
+
+
 @pytest.mark.parametrize("setting", [{"norm_eps": 1e-6}, {"num_key_value_heads": 2}, {"use_conv_shortcut": True}, {"upsample_groups": 1}])
 def test_settings_that_moshi_cannot_build_are_named(setting):
     with pytest.raises(ValueError, match=f"config.json: moshi's Mimi cannot be built so: .*{next(iter(setting))}"):

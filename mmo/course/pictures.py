@@ -146,7 +146,7 @@ def show_machine(machine, needs: dict, ready: dict[str, bool]) -> Picture:
         card = f"{len(machine.gpus)} × {machine.gpus[0].memory:.0f} GB" if machine.gpus else "none"
         rows = [("this machine", [f"{machine.memory:.1f} GB", f"{machine.disk:.0f} GB free", card, ""], [None] * 4)]
         for name, need in needs.items():
-            enough = [machine.memory >= need.memory, machine.disk >= need.disk, sum(gpu.memory >= need.gpu_memory for gpu in machine.gpus) >= need.gpus, ready[name]]
+            enough = [machine.memory >= need.memory, machine.disk >= need.disk, need.cards(machine.gpus), ready[name]]
             wants = f"{need.gpus} × {need.gpu_memory:.0f} GB" if need.gpus else "none needed"
             rows.append((name, [f"{need.memory:.0f} GB", f"{need.disk:.0f} GB", wants, "here" if ready[name] else "to be fetched"], enough))
         for y, (name, words, enough) in enumerate(rows):
