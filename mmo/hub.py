@@ -258,13 +258,13 @@ def plan(state: State, source: Source, root: Path, say: Say) -> Job | None:
     if state.word == "unrecorded":
         return adopt(Job(artefact, file, remote, 0), source, root, say)
     if artefact.subset and not source.finished:
-        return plan_subset(artefact, file, remote, source)
+        return plan_subset(artefact, file, remote, source, root)
     started = sum(each.stat().st_size for each in staging(root, file).rglob("*") if each.is_file())
     return Job(artefact, file, remote, max(remote.size - started, 0) + (remote.size if file.keep and not source.finished else 0))
 
 
-def plan_subset(artefact: Artefact, file: File, remote: Remote, source: Source) -> Job:
-    """Which row groups, by the table at the remote file's end."""
+def plan_subset(artefact: Artefact, file: File, remote: Remote, source: Source, root: Path) -> Job:
+    """Which row groups, by the table at the remote file's end; what an interrupted call left of them needs no more room."""
     place = source.place(artefact, file)
     with told(place), source.open(artefact, file, remote) as opened:
         try:
@@ -273,7 +273,8 @@ def plan_subset(artefact: Artefact, file: File, remote: Remote, source: Source) 
         except ValueError as error:
             raise FetchError(f"{place}: no part of it can be chosen: {error}") from error
     space = 2 * sum(part.size for part in parts) + max(part.size for part in parts)  # the parts, all in one, and what was read of the one in hand
-    return Job(artefact, file, remote, space, tuple(parts), table)
+    started = sum(each.stat().st_size for each in parts_folder(root, file, remote).rglob("*") if each.is_file())
+    return Job(artefact, file, remote, max(space - started, 0), tuple(parts), table)
 
 
 def adopt(job: Job, source: Source, root: Path, say: Say) -> None:
@@ -308,6 +309,11 @@ def staging(root: Path, file: File) -> Path:
     return root / INCOMING / hashlib.sha256(file.to.encode()).hexdigest()[:16]
 
 
+def parts_folder(root: Path, file: File, remote: Remote) -> Path:
+    """Where row groups of a file come in: another version's are not ours."""
+    return staging(root, file) / (remote.revision or remote.sha256 or "parts")
+
+
 def move(arrived: Path, target: Path) -> None:
     """Into its place in one go, also where that lies on another disk than the folder of what arrives."""
     try:
@@ -325,7 +331,7 @@ def bring(job: Job, source: Source, root: Path, say: Say) -> Path:
     folder, target = staging(root, job.file), root / job.file.to
     folder.mkdir(parents=True, exist_ok=True)
     if job.parts:
-        arrived = retried(lambda: bring_subset(job, source, folder), say)
+        arrived = retried(lambda: bring_subset(job, source, root), say)
     else:
         arrived = retried(lambda: source.bring(job.artefact, job.file, job.remote, folder), say)
         prove(job, source, arrived, folder)
@@ -346,13 +352,13 @@ def bring(job: Job, source: Source, root: Path, say: Say) -> Path:
     return target
 
 
-def bring_subset(job: Job, source: Source, folder: Path) -> Path:
+def bring_subset(job: Job, source: Source, root: Path) -> Path:
     """The chosen row groups of a remote parquet file, each kept as it comes, then all in one file."""
-    parts = folder / (job.remote.revision or job.remote.sha256 or "parts")  # another version's parts are not ours
+    parts = parts_folder(root, job.file, job.remote)
     with told(source.place(job.artefact, job.file)), source.open(job.artefact, job.file, job.remote) as opened:
         reads = KeptReads(opened, parts / "reads")
         files = read_parts(open_parquet(reads, job.table), list(job.parts), parts, Path(job.file.to).name, reads.forget)
-        return join(files, folder / "joined.parquet")
+        return join(files, staging(root, job.file) / "joined.parquet")
 
 
 def prove(job: Job, source: Source, arrived: Path, folder: Path) -> None:

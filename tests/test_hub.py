@@ -299,6 +299,18 @@ def test_a_full_disk_is_noticed_before_anything_is_fetched(server, root, monkeyp
     assert "lacks 1.00 GB" in mmo("t2a-mini").output
 
 
+def test_parts_that_have_come_need_no_more_room(server, root, manifest):
+    """A disk on which a broken download fitted must not be called too full when it goes on."""
+    artefact, source = manifest["i2t-mini"], hub_sources.HuggingFace()
+    file = artefact.files[0]
+    state = next(each for each in hub.inspect([artefact], root) if each.file is file)
+    whole = hub.plan(state, source, root, print).space
+    folder = hub.parts_folder(root, file, source.describe(artefact, file))
+    folder.mkdir(parents=True)
+    (folder / "group-00000-50.parquet").write_bytes(b"x" * 1000)
+    assert hub.plan(state, source, root, print).space == whole - 1000
+
+
 def test_a_disk_that_fills_up_on_the_way_is_told_from_a_broken_connection(server, root, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")

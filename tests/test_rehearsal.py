@@ -256,6 +256,16 @@ def test_hours_follow_the_measured_pace(chosen):
     assert half.lines[0].training == pytest.approx(plan.lines[0].training / 2)
 
 
+def test_hours_without_some_passes_say_so(chosen):
+    counts = planning.count(chosen, rows=64)
+    figures = {"profile": "mini", "by": "seconds", "threads": 1, "device": "cpu", "encoders": {}, "memory": {}}
+    pace = {counts[0].name: {"positions": 1000.0, "seconds": 2.0, "processor_seconds": 1.0}}
+    others = ", ".join(each.name for each in counts[1:])
+    assert planning.from_figures(counts, figures | {"passes": pace}, 14e9).title.endswith(f", WITHOUT {others} (not rehearsed)")
+    with pytest.raises(ValueError, match="this rehearsal has trained no pass of mini"):
+        planning.from_figures(counts, figures | {"passes": {}}, 14e9)
+
+
 def test_a_card_twice_as_fast_takes_half_the_time(chosen):
     counts = planning.count(chosen, rows=64)
     memory = {each.name: planning.Memory(1e9, 1e6) for each in counts}
@@ -404,6 +414,12 @@ def test_a_short_notebook_on_stand_ins(stand_ins, tmp_path):
     again = report.rehearse(settings, say=said.append)
     assert again["notebooks"]["t2a"] == told | {"kept": True} and again["passes"] == {"t2a": {}}, "what was measured before stays"
     assert said[-1].startswith("short.ipynb: kept from before")
+    same = report.rehearse(replace(settings, positions=None), say=said.append)
+    assert same == again, "positions are those of the last report where none are named"
+    before = report.figures_file(tmp_path, "mini").read_bytes()
+    with pytest.raises(ValueError, match=r"mini.json is of another rehearsal \(positions 768, now 512\) and would be lost.*--folder"):
+        report.rehearse(replace(settings, positions=512), say=said.append)
+    assert report.figures_file(tmp_path, "mini").read_bytes() == before
 
 
 def test_a_cell_that_fails_is_named_and_its_copy_kept(stand_ins, tmp_path):

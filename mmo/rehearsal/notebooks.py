@@ -22,7 +22,7 @@ import torch
 from rich.console import Console
 
 from mmo.checkpoint import stage_file
-from mmo.profiles import REPOSITORY, STAGES, STAND_INS
+from mmo.profiles import REPOSITORY, STAGES, STAND_INS, runs_root
 from mmo.rehearsal.stages import Runner, held
 from mmo.report import write_report
 from mmo.weekend import NOTEBOOKS, NotebookFailed, Watch, run_notebook, stop_on_sigterm
@@ -61,7 +61,8 @@ def rehearse_notebooks(
                 found[name] = execute(runner, source, runs / source.name, keys[name])
             except NotebookFailed as error:
                 found[name] = {"file": source.name, "failed": str(error)}
-                raise NotebookFailed(f"{error}\n`mmo rehearse --profile {runner.name} --only-notebooks` goes on with this notebook") from error
+                folder = "" if runner.work.parent == (runs_root() / "rehearsal").resolve() else f" --folder {runner.work.parent}"
+                raise NotebookFailed(f"{error}\n`mmo rehearse --profile {runner.name} --only-notebooks{folder}` goes on with this notebook") from error
             finally:
                 tell(found)
             shutil.rmtree(run / "snapshots", ignore_errors=True)  # looked at by the notebook that made them; a mixture's fill 9 GB

@@ -330,10 +330,11 @@ def from_figures(counts: Sequence[PassCount], figures: dict, limit: float) -> Pl
     figures: of report.py.  limit: bytes that training may take.  By processor time where the machine was shared, else by the clock.
     """
     by = figures["by"]
-    lines = []
+    lines, missing = [], []
     for each in counts:
         pace = figures["passes"].get(each.name)
         if pace is None:
+            missing.append(each.name)
             continue
         training = each.positions * pace[by] / pace["positions"] / 3600
         encoding = 0.0
@@ -344,9 +345,11 @@ def from_figures(counts: Sequence[PassCount], figures: dict, limit: float) -> Pl
         needs = Memory(**told) if told else None
         positions = needs.fits(limit, each.longest, each.budget) if needs else None
         lines.append(Line(each, training, encoding, each.loading / 3600, positions, needs.at(positions) if positions else None))
+    if not lines:
+        raise ValueError(f"this rehearsal has trained no pass of {figures['profile']}: without `mmo rehearse`'s stages there is nothing to reckon with")
     clock = {"seconds": "by the clock", "processor_seconds": f"by processor time over {figures['threads']} thread(s): the machine was shared"}[by]
     return Plan(
-        f"this machine ({figures['device']}), measured {clock}",
+        f"this machine ({figures['device']}), measured {clock}" + (f", WITHOUT {', '.join(missing)} (not rehearsed)" if missing else ""),
         tuple(lines),
         (
             *assumptions(),

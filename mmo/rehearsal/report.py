@@ -67,13 +67,14 @@ def rehearse(settings: Settings, say: Callable[[str], None] = print) -> dict:
     with downloads_at(stand_ins):
         chosen = profile(settings.name)
     device = chosen.device()
-    positions = settings.positions or (None if device.type == "cuda" else ON_A_PROCESSOR)
+    before = None if settings.stages else last_report(settings)
+    positions = settings.positions or (before["positions"] if before else None if device.type == "cuda" else ON_A_PROCESSOR)
     runner = Runner(settings.name, stand_ins, (settings.folder / settings.name).resolve(), positions, say)
     figures = opening(settings, chosen, device, positions)
     if settings.stages:
         measure_stages(settings, runner, chosen, figures)
-    else:
-        figures = earlier(settings, figures)
+    elif before:
+        figures = going_on(before, figures, figures_file(settings.folder, settings.name))
     if settings.notebooks is None:  # 13 asks the judges; they are there where answers were rehearsed before
         write_judges(chosen, settings.judges, say)
     if settings.notebooks is None or settings.notebooks:
@@ -87,7 +88,8 @@ def make_sure_of_room(settings: Settings) -> None:
     model = ModelConfig.from_dict(settings.sizes.model | {"use_moe": chosen.model.use_moe})
     weights = 4 * weights_of(replace(chosen, model=model))
     copies = COPIES_WITH_NOTEBOOKS if settings.notebooks is None else COPIES
-    there = sum(path.stat().st_size for path in settings.folder.rglob("*") if path.is_file())
+    used = (settings.folder / "stand-ins", settings.folder / settings.name)  # another profile's runs stay where they are
+    there = sum(path.stat().st_size for folder in used for path in folder.rglob("*") if path.is_file())
     needed = copies * weights + (STAND_INS_BYTES if settings.sizes == REAL else 0) - there  # what an earlier rehearsal left is used, or replaced
     place = next(path for path in (settings.folder.resolve(), *settings.folder.resolve().parents) if path.exists())
     free = shutil.disk_usage(place).free
@@ -130,14 +132,22 @@ def rehearse_notebooks(settings: Settings, runner: Runner, figures: dict) -> Non
     notebooks.rehearse_notebooks(runner, settings.notebooks, settings.fresh, tell)
 
 
-def earlier(settings: Settings, figures: dict) -> dict:
-    """The last report's figures, where only notebooks are to run and they are of the same machine and sizes; else the figures as given."""
+def last_report(settings: Settings) -> dict | None:
+    """The figures that the last rehearsal in this folder left; None where there are none."""
     path = figures_file(settings.folder, settings.name)
-    if not path.is_file():
-        return figures
-    told = json.loads(path.read_text(encoding="utf-8"))
-    same = all(told.get(name) == figures[name] for name in ("profile", "full_size", "device", "positions", "weights"))
-    return told | {"notebooks": {}} if same else figures
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def going_on(before: dict, figures: dict, path: Path) -> dict:
+    """The last report's figures, to which those of notebooks are added.  Raises ValueError where it is of another machine or other sizes: it would be lost."""
+    names = ("profile", "full_size", "device", "positions", "weights")
+    unlike = [f"{name} {before.get(name)}, now {figures[name]}" for name in names if before.get(name) != figures[name]]
+    if unlike:
+        raise ValueError(
+            f"{path} is of another rehearsal ({'; '.join(unlike)}) and would be lost. Rehearse the stages, too (without --only-notebooks), or in a folder "
+            "of its own: --folder"
+        )
+    return before | {"notebooks": {}}
 
 
 def opening(settings: Settings, chosen: Profile, device: torch.device, positions: int | None) -> dict:
