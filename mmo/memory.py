@@ -71,6 +71,16 @@ def lay_on_huge_pages(library: ctypes.CDLL, room: int, block: int) -> None:
         library.free(each)
 
 
+def private_bytes(process) -> int:
+    """Bytes that a process (psutil's) has for itself; where the system tells only its own processes' (macOS), all that it holds."""
+    import psutil
+
+    try:
+        return process.memory_full_info().uss
+    except psutil.AccessDenied:
+        return process.memory_info().rss
+
+
 def give_back(device: torch.device) -> None:
     """Let go of what nobody uses: what a failed attempt left, or an earlier training in the same process."""
     gc.collect()

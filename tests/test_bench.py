@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmo.bench.chain import ChainBench, Playback, bench_chain, bench_codec, percentile
 from mmo.bench.decode import DecodeBench, bench_decode
-from mmo.bench.flops import BACKWARD, Work, forward_flops
+from mmo.bench.flops import BACKWARD, Work, forward_flops, peak_of
 from mmo.bench.growing import growing_answer
 from mmo.bench.learn import LearnBench, bench_learn, make_learners
 from mmo.bench.load import LoadBench, PaddedLoader, bench_load, padded_row
@@ -274,6 +274,14 @@ def check_report(report, tmp_path):
     found = json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))
     assert found["columns"] == list(report.columns) and all(len(line["values"]) == len(report.columns) for line in found["lines"])
     assert all(ratio > 0 for ratio in found["ratios"].values())
+
+
+@pytest.mark.parametrize("name, peak", [
+    ("NVIDIA GeForce RTX 3090", 71.2), ("NVIDIA GeForce RTX 3090 Ti", None), ("NVIDIA H100 80GB HBM3", 989.0), ("NVIDIA H100 PCIe", None),
+    ("NVIDIA A100-PCIE-40GB", 312.0), ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", None), ("NVIDIA L4", None),
+])  # fmt: skip
+def test_a_cards_peak_is_its_own_and_not_its_namesakes(name, peak):
+    assert peak_of(name) == peak
 
 
 def test_train_end_to_end(toy, tmp_path):

@@ -8,7 +8,7 @@ import psutil
 import pytest
 import torch
 
-from mmo.memory import give_back, is_counted
+from mmo.memory import give_back, is_counted, private_bytes
 
 CPU = torch.device("cpu")
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -95,3 +95,15 @@ def test_where_room_is_counted_none_is_asked_for():
     """A process that may ask for 32 GB in all keeps them for what it needs; without the limit the heap has its room."""
     limited, free = (megabytes_on_huge_pages(limit=limit)[1] for limit in (32 << 30, 0))
     assert limited < free - 500, f"{limited} MB asked for, {free} without a limit"
+
+
+def test_where_the_system_tells_nothing_of_another_process_all_that_it_holds_counts(monkeypatch):
+    """macOS, without rights."""
+    me = psutil.Process()
+    assert 0 < private_bytes(me) <= me.memory_info().rss
+
+    def refuse(_):
+        raise psutil.AccessDenied(me.pid)
+
+    monkeypatch.setattr(psutil.Process, "memory_full_info", refuse)
+    assert private_bytes(me) == pytest.approx(me.memory_info().rss, rel=0.2)

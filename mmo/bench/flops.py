@@ -17,8 +17,10 @@ from mmo.config import IGNORE, ModelConfig, TransformerConfig
 from mmo.data import Batch
 
 BACKWARD = 3  # forward and backward, in forwards: the gradient of a product is two products
-# Dense bf16 products with fp32 sums, TFLOP/s, from the makers' data sheets; the first name found in the card's decides.
-PEAKS = (("H200", 989.0), ("H100", 989.0), ("A100", 312.0), ("L40S", 362.0), ("RTX 4090", 165.2), ("RTX 3090", 71.2))
+# Dense bf16 products with fp32 sums, TFLOP/s, from the makers' data sheets; the first name found in the card's decides.  None: another card than
+# its namesake, or a slice of one, and nothing is said of its share.
+NAMESAKES = ("MIG", "H200 NVL", "H100 NVL", "H100 PCIe", "RTX 4090 D", "RTX 4090 Laptop", "RTX 3090 Ti")
+PEAKS = (*((name, None) for name in NAMESAKES), ("H200", 989.0), ("H100", 989.0), ("A100", 312.0), ("L40S", 362.0), ("RTX 4090", 165.2), ("RTX 3090", 71.2))
 
 
 @dataclass(frozen=True)
@@ -92,5 +94,10 @@ def peak_flops(device: torch.device) -> float | None:
     """What the card can do at most, FLOP/s in bf16; None for a CPU or a card that is not in the list."""
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((1e12 * peak for part, peak in PEAKS if part in name), None)
+    peak = peak_of(torch.cuda.get_device_name(device))
+    return None if peak is None else 1e12 * peak
+
+
+def peak_of(name: str) -> float | None:
+    """The peak of a card of this name, TFLOP/s."""
+    return next((peak for part, peak in PEAKS if part in name), None)

@@ -30,7 +30,7 @@ from mmo.bench.rows import PADDED_LENGTH
 from mmo.chat import ChatTokenizer
 from mmo.config import StageConfig
 from mmo.data import Batch, Batches, Layout, collate
-from mmo.omni import OmniModel
+from mmo.omni import OmniModel, start_talker
 from mmo.optimiser import rate_factor
 from mmo.profiles import Profile
 from mmo.thinker import load_thinker
@@ -98,6 +98,8 @@ def fresh_model(profile: Profile, seed: int, device: torch.device) -> OmniModel:
     model = OmniModel(profile.model)
     if profile.thinker_file.is_file():
         load_thinker(model.model, profile.thinker_file)
+        if profile.talker_from_thinker:
+            start_talker(model)
     return model.to(device).train()
 
 
@@ -171,7 +173,8 @@ def bench_learn(profile: Profile, settings: LearnBench, device: torch.device | N
         ratios={},
         checks={},
         settings={
-            "profile": profile.name, "seconds a column": settings.seconds, "rows an update": settings.rows, "token budget": stage.token_budget,
+            "profile": profile.name, "Thinker": "text-pretrained" if profile.thinker_file.is_file() else "drawn",
+            "seconds a column": settings.seconds, "rows an update": settings.rows, "token budget": stage.token_budget,
             "held-out rows": sum(len(batch.names) for batch in held_out), "seed": settings.seed, "computed in": str(dtype).removeprefix("torch."),
         },
         machine=describe_machine(device),

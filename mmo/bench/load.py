@@ -35,6 +35,7 @@ from mmo.bench.rows import PADDED_LENGTH, BenchRows, open_bench_rows
 from mmo.config import IGNORE, Draws
 from mmo.data import Batches, Layout
 from mmo.loader import BatchesAhead
+from mmo.memory import private_bytes
 from mmo.omni import OmniModel
 from mmo.profiles import Profile
 from mmo.sequence import audio_start, find_assistant_ranges
@@ -144,7 +145,8 @@ class AheadLoader:
         while next(self.stream).position[0] == self.chunk:
             pass
         self.chunk += 1
-        self.memory += [child.memory_full_info().uss for child in psutil.Process().children()]
+        # The largest: where processes are spawned, Python has a small one of its own among them.
+        self.memory.append(max(private_bytes(child) for child in psutil.Process().children()))
 
 
 @dataclass(frozen=True)

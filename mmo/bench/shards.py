@@ -23,6 +23,7 @@ from mmo.bench.rows import PADDED_LENGTH, write_synthetic
 from mmo.chat import ChatTokenizer
 from mmo.data import Batches, Corpus, DataFile, Layout
 from mmo.loader import BatchesAhead
+from mmo.memory import private_bytes
 from mmo.profiles import Profile, profile
 from mmo.rows import open_rows
 
@@ -58,7 +59,7 @@ def write_shards(folder: Path, chosen: Profile, settings: ShardsBench) -> list[P
 
 def own_memory() -> list[int]:
     """Bytes that each loader process has for itself."""
-    return [child.memory_full_info().uss for child in psutil.Process().children()]
+    return [private_bytes(child) for child in psutil.Process().children()]
 
 
 def memory_on_the_way(batches: Batches, settings: ShardsBench) -> list[int]:

@@ -14,6 +14,7 @@ from papermill.parameterize import parameterize_notebook
 
 from mmo.course.build import CELL_SECONDS, Edition
 from mmo.course.catalogue import REPOSITORY, Notebook
+from mmo.memory import private_bytes
 
 PAUSE = 0.2  # seconds between two looks
 
@@ -75,8 +76,8 @@ class Peak:
                 continue
 
     def look(self, process: psutil.Process) -> None:
-        found = [each.memory_full_info() for each in [process, *process.children(recursive=True)]]
-        self.memory = max(self.memory, sum(each.rss for each in found))
-        self.private = max(self.private, sum(each.uss for each in found))
+        found = [process, *process.children(recursive=True)]
+        self.memory = max(self.memory, sum(each.memory_info().rss for each in found))
+        self.private = max(self.private, sum(private_bytes(each) for each in found))
         times = process.cpu_times()
         self.busy = times.user + times.system + times.children_user + times.children_system  # of children those that have ended
