@@ -346,6 +346,20 @@ def test_an_unchecked_attempt_is_the_learners_own():
     assert delay(CODES, 9, 8).shape == (2, 5)
 
 
+def test_torchs_own_not_implemented_is_an_error_and_no_open_exercise(capsys):
+    """It raises one with words where it has no kernel for a dtype: the learner wants to read them."""
+
+    @desk.exercise("07.delay")
+    def delay(codes, pad, stop):
+        raise NotImplementedError('"softmax" not implemented for \'Long\'')
+
+    with pytest.raises(NotImplementedError, match="softmax"):
+        delay(CODES, 9, 8)
+    verdict = desk.check("07.delay")
+    assert verdict.kind == "wrong" and "not implemented for 'Long'" in verdict.words
+    assert delay(CODES, 9, 8).shape == (2, 5)
+
+
 def test_strict_has_no_stand_in(monkeypatch):
     monkeypatch.setenv("MMO_STRICT", "1")
     delay = open_delay()
@@ -787,6 +801,18 @@ def test_work_in_a_learners_notebook_is_kept_when_it_is_restored(repository, tmp
     assert [path.read_bytes() for path in (tmp_path / "runs" / "kept").iterdir()] == [worked]
 
 
+@pytest.mark.parametrize("work", ["typed", "torn"])
+def test_answers_that_were_never_run_outlive_a_build(repository, tmp_path, work):
+    if work == "typed":
+        edit(learner(repository), lambda cells: setattr(exercise_cell(cells), "source", exercise_cell(cells).source.replace("raise NotImplementedError", "return codes")))
+    else:  # by an editor that was killed: no editor reads it any more
+        learner(repository).write_bytes(learner(repository).read_bytes()[:-100])
+    worked, kept = learner(repository).read_bytes(), tmp_path / "runs" / "kept"
+    build.build(repository)
+    assert learner(repository).read_bytes() != worked and [path.read_bytes() for path in kept.iterdir()] == [worked]
+    assert build.build(repository) == [] and len(list(kept.iterdir())) == 1
+
+
 def test_answers_that_were_never_run_are_kept_too(repository, tmp_path):
     """Written and not run, or all outputs cleared: the words are the work."""
 
@@ -818,6 +844,9 @@ def test_a_hand_out_has_nothing_to_restore_from(repository):
 
 
 def test_course_yml_is_read_with_names_for_what_is_wrong(tmp_path):
+    (tmp_path / "course.yml").write_text("notebooks:\n  - {number: '07'\n")
+    with pytest.raises(ValueError, match=r"(?s)course.yml is no YAML: .*in \"course.yml\", line"):
+        catalogue.read_course(tmp_path)
     (tmp_path / "course.yml").write_text("notebooks:\n  - {number: '07', file: 08_x, title: t, aim: a, minutes: {}}\n")
     with pytest.raises(ValueError, match="must begin with its number"):
         catalogue.read_course(tmp_path)

@@ -11,6 +11,7 @@ import html
 import json
 import multiprocessing
 import os
+import shutil
 import sys
 import zipfile
 from dataclasses import replace
@@ -29,7 +30,7 @@ from mmo.course.grading import pages, pool
 from mmo.course.grading.answers import Answer, answers_of, code_cells, needed, offered
 from mmo.course.grading.child import Result
 from mmo.course.grading.files import LARGEST_FILE, read_file
-from mmo.course.grading.grade import Rules, chosen, grade, refuse_strange
+from mmo.course.grading.grade import Rules, chosen, clean, grade, refuse_strange
 from mmo.course.grading.grades import Grade
 from mmo.course.grading.grades import graded as graded_as
 from mmo.course.grading.hidden import hidden_cases
@@ -201,6 +202,10 @@ def class_of(folder: Path) -> None:
     (folder / FILE).write_text(json.dumps(SOLVED), encoding="utf-8")  # of nobody
     (folder / "renamed" / "my homework").mkdir(parents=True)
     (folder / "renamed" / "my homework" / "final (2).ipynb").write_text(json.dumps(SOLVED), encoding="utf-8")
+    (folder / "swapped").mkdir()
+    shutil.copy(catalogue.REPOSITORY / "solutions" / "05_thinker.ipynb", folder / "swapped" / FILE)
+    (folder / "swapped" / "05_thinker.ipynb").write_text(json.dumps(SOLVED), encoding="utf-8")
+    (folder / "__MACOSX" / "right").mkdir(parents=True)
     (folder / "folder" / FILE).mkdir(parents=True)
     if hasattr(os, "mkfifo"):
         for name in ("pipe", "circle"):
@@ -389,6 +394,31 @@ def test_an_answer_that_reaches_too_far_is_wrong_and_told_why(graded, student, w
     assert words in found.reason
 
 
+def test_submissions_and_grades_are_closed_where_they_were_named_from_here_too(tmp_path, monkeypatch):
+    """`mmo course grade submissions --out grades`, as the docs have it."""
+    others = {"spy": tmp_path / "submissions" / "ada" / FILE, "snoop": tmp_path / "grades" / "grades.csv"}
+    for name, aim in others.items():
+        (tmp_path / "submissions" / name).mkdir(parents=True)
+        notebook = with_answer(f"return open({str(aim)!r}).read()")
+        (tmp_path / "submissions" / name / FILE).write_text(json.dumps(notebook), encoding="utf-8")
+    (tmp_path / "submissions" / "ada").mkdir()
+    others["spy"].write_text(json.dumps(SOLVED), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    grade(Path("submissions"), Path("grades"), ["07"])
+    again = grade(Path("submissions"), Path("grades"), ["07"])
+    for found in again:
+        if found.exercise == "07.delay" and found.student in others:
+            assert (found.points, found.kind) == (0, "wrong") and f"{others[found.student].name} is not to be read while grading" in found.reason
+
+
+def test_a_notebook_as_it_is_handed_out_is_made_from_its_solution(tmp_path):
+    """In `notebooks/` the instructor may be at work."""
+    (tmp_path / "solutions").mkdir()
+    (tmp_path / "solutions" / FILE).write_text(json.dumps(SOLVED), encoding="utf-8")
+    made = clean(ENTRY, tmp_path)
+    assert made.functions["07.delay"] == "delay" and made.functions == clean(ENTRY, catalogue.REPOSITORY).functions
+
+
 def test_interrupted_while_it_writes_nothing_is_lost(tmp_path, monkeypatch):
     """Neither an earlier grading's pages, nor the way to grade again."""
     out = tmp_path / "grades"
@@ -438,6 +468,15 @@ def test_a_file_that_cannot_be_graded_is_reported_for_every_exercise(graded, stu
 def test_a_renamed_file_is_known_by_its_exercises(graded):
     assert graded.of("renamed").points == 3
     assert "the file is called final (2).ipynb" in graded.page("renamed")
+
+
+def test_two_files_that_bear_each_others_names_are_known_by_their_exercises(graded):
+    assert graded.of("swapped").points == 3
+    assert "the file is called 05_thinker.ipynb; known by its exercises" in graded.page("swapped")
+
+
+def test_what_a_mac_lays_beside_the_folders_is_nobody(graded):
+    assert not [found for found in graded.grades if found.student == "__MACOSX"]
 
 
 def test_a_notebook_under_another_ending_is_named_with_what_to_do(graded):
@@ -631,6 +670,8 @@ def test_a_single_exercise_may_have_a_hidden_share_of_its_own(tmp_path):
         read("    hidden_shares: {07.dealy: 0.25}\n")
     with pytest.raises(ValueError, match="hidden_shares of 07.delay must lie between 0 and 1, not 2"):
         read("    hidden_shares: {07.delay: 2}\n")
+    with pytest.raises(ValueError, match="hidden_shares must give shares by exercise, not 0.25; one for all is hidden_share"):
+        read("    hidden_shares: 0.25\n")
 
 
 # --- What is refused before anything is run ------------------------------------------------------------------------

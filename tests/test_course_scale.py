@@ -67,6 +67,16 @@ def test_mistakes_written_by_hand_are_diagnosed(id, wrong, words):
     assert words in verdict.words
 
 
+def zero_where_there_is_no_label(own_sum, own_count, whole_count, size):
+    return torch.where(whole_count > 0, size * own_sum / whole_count.clamp(min=1), torch.zeros_like(own_sum))
+
+
+def test_without_any_label_zero_is_right_however_it_comes_about():
+    """The gradient of a mean over nothing means nothing."""
+    assert judge(find("A4.denominator"), zero_where_there_is_no_label).passed
+    assert judge(find("A4.denominator"), lambda own_sum, own_count, whole_count, size: size * own_sum / whole_count if whole_count.any() else torch.zeros_like(own_sum)).passed
+
+
 def test_an_appendix_stands_behind_the_notebooks(tmp_path, monkeypatch):
     monkeypatch.setenv("MMO_RUNS", str(tmp_path))
     numbers = [entry.number for entry in catalogue.read_course()]

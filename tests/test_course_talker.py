@@ -155,6 +155,18 @@ def loss_of_torch(logits, labels, stop, stop_weight, codebook_weights):
     return (means * codebook_weights).sum() / codebook_weights.sum()
 
 
+def input_by_loops(bridge, embedded, first, voice, embed_proj, codec_proj, text_scale, audio_scale, sign):
+    """Right, and where no speaker sign stands it never touches the voice: no gradient instead of zeros."""
+    spoken = embedded.clone()
+    for b, t in (first == sign).nonzero().tolist():
+        spoken[b, t] = voice[b]
+    return embed_proj(bridge) * text_scale + codec_proj(spoken) * audio_scale
+
+
+def test_an_argument_that_a_case_has_no_use_for_needs_no_gradient():
+    assert judge(find("08.input"), input_by_loops).passed
+
+
 HAND_WRITTEN = [
     ("08.embed", embed_without_mean, "You summed over the codebooks"),
     ("08.embed", embed_detached, "no gradient reaches argument 2"),

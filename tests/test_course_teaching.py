@@ -100,12 +100,18 @@ def test_what_takes_a_notebooks_place_must_be_missing(root):
     ("block", "words"),
     [
         ({"notebook": "77"}, "no notebook '77'"), ({"nothing": 1}, "a block is"), ({"notebook": "07", "minutes": 5}, "a block is"),
-        ({"notebook": "07", "leave": ["05.seen"]}, "has no exercise 05.seen"),
+        ({"notebook": "07", "leave": ["05.seen"]}, "has no exercise 05.seen"), ({"show": "the page", "minutes": "ten"}, "'ten'"),
     ],
 )  # fmt: skip
 def test_a_block_that_is_none_is_named_with_plan_and_session(root, block, words):
     (flaw,) = plans_with(root, lambda plans: plans[0]["sessions"][0]["blocks"].append(block))
     assert "plans.yml, A weekend: Saturday, before noon" in flaw and words in flaw
+
+
+def test_plans_that_are_no_yaml_are_named(root):
+    (root / "docs/instructor/plans.yml").write_text("- title: [", encoding="utf-8")
+    (flaw,) = teaching.problems(root)
+    assert flaw.startswith("plans.yml is no YAML: ") and "line" in flaw
 
 
 def test_times_add_up():

@@ -228,12 +228,12 @@ def put(path: Path, text: str, changed: list[Path]) -> None:
 
 
 def keep_work(path: Path, before: bytes, always: bool = False) -> Path | None:
-    """Lay a worked-on learner's notebook aside, byte for byte; returns where, None where nothing was worked on.  always: also where nothing was run."""
+    """Lay a worked-on learner's notebook aside, byte for byte; returns where, None where nothing was worked on.  always: also where nothing shows it."""
     try:
-        cells = nbformat.reads(before.decode(), 4).cells
+        worked_on = any(was_worked_on(cell) for cell in nbformat.reads(before.decode(), 4).cells)
     except Exception:
-        cells = []
-    if not always and not any(cell.get("outputs") or cell.get("execution_count") for cell in cells):
+        worked_on = True  # what no editor can read was whole once
+    if not always and not worked_on:
         return None
     digest = hashlib.sha256(before).hexdigest()[:8]
     aside = runs_root() / "kept" / f"{path.stem}-{digest}.ipynb"
@@ -241,6 +241,12 @@ def keep_work(path: Path, before: bytes, always: bool = False) -> Path | None:
     aside.write_bytes(before)
     print(f"{path.name} was worked in; as it was it is kept in {aside}")
     return aside
+
+
+def was_worked_on(cell: NotebookNode) -> bool:
+    """Whether a cell of a learner's notebook was run, or an answer was typed into it."""
+    typed = "@exercise(" in cell.source and "raise NotImplementedError" not in cell.source
+    return bool(cell.get("outputs") or cell.get("execution_count")) or cell.cell_type == "code" and typed
 
 
 def restore(number: str, root: Path = REPOSITORY) -> Path:

@@ -55,7 +55,7 @@ class Notebook:
 
 def read_course(root: Path = REPOSITORY) -> tuple[Notebook, ...]:
     """The notebooks of course.yml in their order.  Raises ValueError naming an entry that cannot be used."""
-    entries = yaml.safe_load((root / "course.yml").read_text(encoding="utf-8"))["notebooks"]
+    entries = read_yaml(root / "course.yml")["notebooks"]
     notebooks = []
     for entry in entries:
         try:
@@ -73,6 +73,14 @@ def read_course(root: Path = REPOSITORY) -> tuple[Notebook, ...]:
         if unknown:
             raise ValueError(f"course.yml, {notebook.file}: needs {', '.join(unknown)}, which course.yml does not list")
     return tuple(notebooks)
+
+
+def read_yaml(path: Path):
+    """What a YAML file says.  Raises ValueError naming file and place where it is none."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path.name} is no YAML: {str(error).replace('<unicode string>', path.name)}") from None
 
 
 @lru_cache
@@ -98,6 +106,8 @@ def refuse_points(notebook: Notebook) -> None:
 def refuse_shares(notebook: Notebook) -> None:
     """Raises ValueError for a hidden share that is none, or of an exercise that the notebook has not."""
     ids = list(notebook.exercises)
+    if not isinstance(notebook.hidden_shares, dict):
+        raise ValueError(f"course.yml, {notebook.file}: hidden_shares must give shares by exercise, not {notebook.hidden_shares!r}; one for all is hidden_share")
     for name, share in {"hidden_share": notebook.hidden_share, **notebook.hidden_shares}.items():
         if name != "hidden_share" and name not in ids:
             raise ValueError(f"course.yml, {notebook.file}: hidden_shares names {name!r}; its exercises are {', '.join(ids) or 'none'}")
@@ -116,7 +126,7 @@ def chosen(numbers: Sequence[str], root: Path = REPOSITORY) -> list[Notebook]:
 
 def repository_address(root: Path = REPOSITORY) -> str:
     """Where the course is published, `repository:` in course.yml; empty where it is not.  Raises ValueError for anything but text."""
-    found = yaml.safe_load((root / "course.yml").read_text(encoding="utf-8")).get("repository") or ""
+    found = read_yaml(root / "course.yml").get("repository") or ""
     if not isinstance(found, str):
         raise ValueError(f"course.yml, repository: must be an address, not {found!r}")
     return found

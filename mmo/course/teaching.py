@@ -18,9 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
-from mmo.course.catalogue import Notebook, read_course
+from mmo.course.catalogue import Notebook, read_course, read_yaml
 from mmo.course.exercises import exercises_of, worth
 from mmo.course.questions import QUIZZES, QuizError, read_quiz
 
@@ -184,14 +182,14 @@ def read_plans(root: Path) -> tuple[Plan, ...]:
     path = root / FOLDER / "plans.yml"
     course = {entry.number: entry for entry in read_course(root)}
     plans = []
-    for entry in yaml.safe_load(path.read_text(encoding="utf-8")):
+    for entry in read_yaml(path):
         try:
             sessions = tuple(read_session(each, course) for each in entry["sessions"])
             plans.append(Plan(entry["title"], " ".join(entry["about"].split()), sessions, entry.get("instead") or {}))
         except (KeyError, TypeError) as error:
             raise TeachingError(f"plans.yml, {entry.get('title', entry)}: {error!r}") from None
-        except TeachingError as error:
-            raise TeachingError(f"plans.yml, {entry['title']}: {error}") from None
+        except ValueError as error:
+            raise TeachingError(f"plans.yml, {entry.get('title', entry)}: {error}") from None
     return tuple(plans)
 
 
@@ -199,7 +197,7 @@ def read_session(entry: dict, course: dict[str, Notebook]) -> Session:
     try:
         blocks, home = (tuple(read_block(each, course) for each in entry.get(part) or ()) for part in ("blocks", "home"))
         return Session(entry["title"], clock(entry["start"]), clock(entry["end"]), blocks, home)
-    except TeachingError as error:
+    except ValueError as error:
         raise TeachingError(f"{entry.get('title', entry)}: {error}") from None
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mmo.course.build import definitions
+from mmo.course.build import Edition, definitions, learners
 from mmo.course.catalogue import REPOSITORY, Notebook, read_course
 from mmo.course.exercises import Exercise, exercises_of, refuse_unmatched
 from mmo.course.grading.answers import Answer, Cell, answers_of, code_cells
@@ -79,7 +79,7 @@ def grade(folder: Path, out: Path, numbers: Sequence[str] = (), rules: Rules = R
     for words in warnings_of(folder, submissions):
         warned(words)
     with using(rules.variant):
-        grades = grade_all(submissions, {entry.number: clean(entry, root) for entry in entries}, rules, (*closed_in(root), folder, out), told)
+        grades = grade_all(submissions, {entry.number: clean(entry, root) for entry in entries}, rules, (*closed_in(root), folder.resolve(), out.resolve()), told)
         write_pages(out, entries, submissions, grades, loose_files(folder))
     return grades
 
@@ -140,13 +140,12 @@ def chosen(numbers: Sequence[str], root: Path) -> list[Notebook]:
 
 
 def clean(entry: Notebook, root: Path) -> Clean:
-    """A notebook as it is handed out.  Raises FileNotFoundError where it is not there."""
+    """A notebook as it is handed out, made anew: in `notebooks/` somebody may be at work.  Raises FileNotFoundError where there is nothing to make it from."""
     import nbformat
 
-    path = root / "notebooks" / f"{entry.file}.ipynb"
-    text = path.read_text(encoding="utf-8")
-    named = {id: function.name for id, function in definitions(nbformat.reads(text, 4)).items()}
-    return Clean(code_cells(json.loads(text)), named)
+    notebook = learners(nbformat.read(Edition(entry, root).solution, 4), entry.exercises)
+    named = {id: function.name for id, function in definitions(notebook).items()}
+    return Clean(code_cells(json.loads(nbformat.writes(notebook))), named)
 
 
 def grade_all(submissions: Sequence[Submission], clean_ones: dict[str, Clean], rules: Rules, closed: tuple[Path, ...], told: Callable[[str], None]) -> list[Grade]:

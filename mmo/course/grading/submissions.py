@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mmo.course.catalogue import Notebook
 from mmo.course.grading.answers import Cell, exercise_ids
-from mmo.course.grading.files import COURSE_NAME, File, files_of, misnamed, printable
+from mmo.course.grading.files import COURSE_NAME, LEFT_OUT, File, files_of, misnamed, printable
 
 MOST_WORDS = 5  # of one student's broken files, in a reason
 
@@ -35,7 +35,7 @@ def students(folder: Path) -> list[str]:
     """The names of the students' folders.  Raises ValueError where there are none."""
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder")
-    names = [path.name for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    names = [path.name for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".") and path.name not in LEFT_OUT]
     if not names:
         raise ValueError("; ".join([f"{folder} holds no student's folder: {folder.name}/NAME/07_….ipynb is expected", *loose_files(folder)[:3]]))
     return names
@@ -50,9 +50,10 @@ def loose_files(folder: Path) -> list[str]:
 
 
 def choose(student: str, entry: Notebook, files: Sequence[File]) -> Submission:
-    """The file that is this notebook: by its name, else by the exercises in it."""
+    """The file that is this notebook: by the exercises in it; of several, and where none has any, by its name."""
     named = [file for file in files if file.stem == entry.file]
     found = [*(file for file in named if not file.problem), *(file for file in files if entry.number in file.notebooks and file not in named)]
+    found.sort(key=lambda file: entry.number not in file.notebooks)  # two files may bear each other's names
     unread = [file.problem for file in named if file.problem]
     if not found:
         absent = f"no {entry.file}.ipynb was handed in"
