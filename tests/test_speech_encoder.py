@@ -10,6 +10,7 @@ import random
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -234,6 +235,22 @@ def test_a_resumed_training_is_the_unbroken_one():
     other = training.Trainer(training.Recipe(width=32, heads=2, feed_forward=48, blocks=1, text_blocks=1, steps=4, batch=5, warmup_steps=2), clips(8))
     with pytest.raises(ValueError, match="batch"):
         other.restore(state)
+
+
+def test_a_sitting_that_began_with_other_weights_is_refused(tmp_path, monkeypatch):
+    """Else a second sitting finds the first one's end and trains nothing."""
+    monkeypatch.setattr(training, "material", lambda *_: ([], [], []))
+    monkeypatch.setattr(training, "Trainer", lambda *_: None)
+    torch.save({"step": 4}, tmp_path / "checkpoint.pt")
+    (tmp_path / "model.pt").write_bytes(b"weights")
+    with pytest.raises(ValueError, match="checkpoint.pt is of a sitting that began with other weights: delete it .*--build"):
+        training.train(training.Recipe(), tmp_path / "out", tmp_path, start_from=tmp_path)
+
+
+def test_a_voice_that_nobody_has_cannot_be_held_out(monkeypatch):
+    monkeypatch.setattr(training, "load_clips", lambda folder, kind, choose, limit=None: [] if choose(SimpleNamespace(split="train", voice="nobody", spoken="Say red.")) else clips(2))
+    with pytest.raises(ValueError, match="--hold-out nobody: no training question is in this voice; there are x"):
+        training.material(training.Recipe(hold_out="nobody"), Path("nowhere"), None)
 
 
 def test_word_errors_counts():

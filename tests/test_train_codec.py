@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mmo.codec import build_mimi, codec_config
+from mmo.world import train_codec
 from mmo.world.train_codec import FalseCodes, quantise, unquantised
 
 
@@ -71,3 +72,13 @@ def test_unquantised_is_what_training_hears_before_codes_begin(model) -> None:
     quantise(model, False)
     wanted = model(wave).x
     torch.testing.assert_close(unquantised(model.eval(), wave), wanted, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("began", ["", "of others"])
+def test_a_sitting_that_began_with_other_weights_is_refused(tmp_path, monkeypatch, began) -> None:
+    """Else a second sitting finds the first one's end and trains nothing."""
+    monkeypatch.setattr(train_codec, "Trainer", lambda *_: None)
+    torch.save({"began": began}, tmp_path / "codec.pt")
+    (tmp_path / "start.safetensors").write_bytes(b"weights")
+    with pytest.raises(ValueError, match="codec.pt is of a sitting that began with other weights: delete it .*--build"):
+        train_codec.train([], [], train_codec.CodecTraining(), tmp_path, start_from=tmp_path / "start.safetensors")

@@ -15,7 +15,7 @@ from mmo.codec import Codec, build_mimi, codec_config, draw_codebooks
 from mmo.profiles import tiny
 from mmo.speech_encoder import SpeechEncoder
 from mmo.world.train_codec import falsified
-from mmo.world.train_decoder import KNOWN, Batches, DecoderTraining, FeatureLoss, GlobalVarianceLoss, Trainer, Utterance, mean_of, one_each, read_utterances, train, write_figures
+from mmo.world.train_decoder import KNOWN, Batches, DecoderTraining, FeatureLoss, GlobalVarianceLoss, Trainer, Utterance, kept_start, mean_of, one_each, read_utterances, train, write_figures
 
 SETTINGS = DecoderTraining(steps=4, warmup=1, batch_frames=24)
 
@@ -170,7 +170,21 @@ def test_what_was_done_before_is_kept(tmp_path) -> None:
     path = tmp_path / "figures" / "decoder.json"
     for number in range(3):
         write_figures({"hours": number, "curve": [number]}, path)
-    assert json.loads(path.read_text()) == {"hours": 2, "curve": [2], "before": [{"hours": 0}, {"hours": 1}]}
+    wanted = {"hours": 2, "curve": [2], "before": [{"hours": 0}, {"hours": 1}]}
+    assert json.loads(path.read_text()) == wanted
+    write_figures({"hours": 2, "curve": [2]}, path)  # killed behind its last line, and begun once more
+    assert json.loads(path.read_text()) == wanted
+
+
+def test_sittings_begin_with_the_codec_that_was_there_first(tmp_path) -> None:
+    """A kill between the new weights and their figures must not make the new weights the beginning."""
+    file, work = tmp_path / "codec.safetensors", tmp_path / "work"
+    file.write_bytes(b"first")
+    file.with_suffix(".json").write_text("{}")
+    start = kept_start(file, work)
+    file.write_bytes(b"second")
+    assert kept_start(file, work) == start and start.read_bytes() == b"first" and start.with_suffix(".json").read_text() == "{}"
+    assert sorted(path.name for path in work.iterdir()) == ["start.json", "start.safetensors"]
 
 
 def test_a_setting_is_every_sittings_or_has_one_for_each() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from mmo.codec import Codec, build_mimi, codec_config, save_codec
+from mmo.digests import sha256_of
 from mmo.world import build, plan
 
 LENGTHS = (3000, 9000, 1920, 5000, 100)  # samples; 2, 5, 1, 3 and 1 frames
@@ -70,3 +72,26 @@ def test_an_answer_that_is_not_spoken_is_an_error_that_says_how_to_go_on(spoken)
     folder, _, answers = spoken
     with pytest.raises(FileNotFoundError, match=r"1 of 6 answers are not spoken yet; run `mmo world build` again"):
         build.encode_answers([*answers, replace(answers[0], id=99)], folder / "codec.safetensors", folder, folder / "codes.npz", workers=1)
+
+
+def test_a_new_codec_forgets_what_was_made_of_the_old_one(tmp_path):
+    data, work = tmp_path / "data", tmp_path / "work"
+    for path in (data / "figures" / "decoder.json", data / "t2a-test.parquet", work / "codes.npz", work / "decoder" / "start.json", data / "figures" / "codec.json"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    build.forget_codec(data, work)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["codec.json"], "its curve is kept"
+
+
+def test_figures_of_another_codec_are_no_figures(tmp_path):
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "codec.safetensors").write_bytes(b"weights")
+    assert not build.is_measured(tmp_path)
+    (tmp_path / "figures" / "codec.json").write_text(json.dumps({"codec": sha256_of(tmp_path / "codec.safetensors")}))
+    assert build.is_measured(tmp_path)
+    (tmp_path / "codec.safetensors").write_bytes(b"others")
+    assert not build.is_measured(tmp_path)
+
+
+def test_the_shipped_figures_are_of_the_shipped_codec():
+    assert build.is_measured(build.DATA)

@@ -12,13 +12,16 @@
     measure     what the codec costs, by the judge                              data/tiny/figures/codec.json
     card        the data card, from the files and figures                       data/tiny/README.md
 
-Delete a result to make it again. A killed step goes on from its checkpoint.
+Delete a result to make it again; what was made of it is made again, too. A killed step goes on from its checkpoint, or begins anew where it has none
+(the Thinker's).
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import multiprocessing
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -28,8 +31,11 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from ..digests import sha256_of
+from ..profiles import REPOSITORY
 from . import plan, rows, speech, text
 
+DATA, WORK = REPOSITORY / "data" / "tiny", REPOSITORY / "build" / "world"  # the modules' own defaults, seen from the repository
 SPLITS = ("train", "validation", "test")
 
 
@@ -123,15 +129,27 @@ def step(name: str, result: Path, make, figures: Path | None = None) -> None:
 
 def module(name: str, *arguments: str):
     """A step that is a module of its own, run in its own process so that its memory goes back when it ends."""
-    return lambda: subprocess.run([sys.executable, "-m", f"mmo.world.{name}", *arguments], check=True)
+    return lambda: subprocess.run([sys.executable, "-m", f"mmo.world.{name}", *arguments], check=True, cwd=REPOSITORY)
 
 
-def build(data: Path = Path("data/tiny"), work: Path = Path("build/world"), workers: int = 2, share: float = 1.0) -> None:
+def forget_codec(data: Path, work: Path) -> None:
+    """Whatever was made of the codec before: its last sitting, that sitting's weights, codes, and the rows that hold them."""
+    for path in (data / "figures" / "decoder.json", work / "codes.npz", data / "t2a-test.parquet"):
+        path.unlink(missing_ok=True)
+    shutil.rmtree(work / "decoder", ignore_errors=True)
+
+
+def is_measured(data: Path) -> bool:
+    """Whether the codec's figures are of the codec that is there."""
+    figures, codec = data / "figures" / "codec.json", data / "codec.safetensors"
+    return figures.is_file() and json.loads(figures.read_text(encoding="utf-8")).get("codec") == sha256_of(codec)
+
+
+def build(workers: int = 2, share: float = 1.0) -> None:
     """Everything, in order. share: how much of the training speech goes into the parquet files (all of it trains the codec)."""
-    import shutil
-
     from safetensors.numpy import load_file, save_file
 
+    data, work = DATA, WORK
     data.mkdir(parents=True, exist_ok=True)
     answers, questions = plan.answer_plan(), plan.question_plan()
     speech.render(work / "speech", "answers", answers, workers)
@@ -139,11 +157,9 @@ def build(data: Path = Path("data/tiny"), work: Path = Path("build/world"), work
 
     def codec() -> None:
         module("train_codec", "--build", str(work))()
-        for suffix in (".safetensors", ".json"):
+        forget_codec(data, work)
+        for suffix in (".json", ".safetensors"):  # the weights at last: where they are there, all is
             shutil.copy(work / f"codec{suffix}", data / f"codec{suffix}")
-        (data / "figures" / "decoder.json").unlink(missing_ok=True)  # a new codec has its last sitting before it,
-        shutil.rmtree(work / "decoder", ignore_errors=True)  # from its own weights,
-        (work / "codes.npz").unlink(missing_ok=True)  # and codes of its own
 
     def write_rows() -> None:
         codes = load_codes(work / "codes.npz")
@@ -165,13 +181,16 @@ def build(data: Path = Path("data/tiny"), work: Path = Path("build/world"), work
     step("voices", data / "voices.safetensors", lambda: save_file(speaker_vectors(answers, sounds()), data / "voices.safetensors"))
     step("words", data / "words.txt", lambda: (data / "words.txt").write_text("\n".join(text.world_words()) + "\n"))
     step("tokenizer", data / "tokenizer" / "tokenizer.json", module("tokenizer"))
-    step("thinker", data / "thinker.safetensors", module("train_thinker"))
+    step("thinker", data / "thinker.safetensors", module("train_thinker"), data / "figures" / "thinker.json")
     step("speech-encoder", data / "speech_encoder" / "model.pt", module("train_speech_encoder"), data / "figures" / "speech_encoder.json")
     step("vision-encoder", data / "vision_encoder" / "model.safetensors", module("train_vision_encoder"), data / "figures" / "vision_encoder.json")
     step("rows", data / "t2a-test.parquet", write_rows)
     step("decoder", data / "figures" / "decoder.json",
          module("train_decoder", "--speech", str(work / "speech"), "--data", str(data), "--work", str(work / "decoder")))
-    step("measure", data / "figures" / "codec.json", module("measure_codec"))
+    if is_measured(data):
+        print(f"measure: {data / 'figures' / 'codec.json'} is there, and of this codec")
+    else:
+        module("measure_codec")()
     module("card")()
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pyarrow.parquet
 
-from . import plan
+from ..profiles import REPOSITORY
+from . import plan, text
 
 # What each may weigh in git, in megabytes (10^6 bytes), and all of it together.
 BUDGET = {"t2a-*.parquet": 9, "a2a-*.parquet": 15, "i2t-*.parquet": 5, "text-*.parquet": 0.1, "codec.*": 11, "speech_encoder": 4, "vision_encoder": 3,
@@ -124,6 +125,15 @@ def flatten(found: dict, path: str = "") -> list[str]:
     return lines
 
 
+def drawn_pairs(data: Path) -> list[str]:
+    """What tier `pair` does not say of pictures: of a withheld colour and shape several may be drawn, for "stars" is another word than "star"."""
+    captions = pyarrow.parquet.read_table(data / "i2t-train.parquet", columns=["conversations"]).column(0).to_pylist()
+    plurals = [f" {first} {second}{'es' if second.endswith(('s', 'x')) else 's'}" for first, second in text.WITHHELD_PAIRS]
+    count = sum(any(each in caption.lower() for each in plurals) for caption in captions)
+    return [f"Of pictures `pair` is a colour and a shape that no training picture shows as one thing; {count} of {len(captions)} training pictures show two to five of such things",
+            '("Two green stars."): it is an unseen pair of words, and not an unseen look.']
+
+
 def card(data: Path) -> str:
     weights = sizes(data)
     total = sum(found for _, found, _ in weights)
@@ -133,7 +143,7 @@ def card(data: Path) -> str:
         *interim(data),
         "This card is written by `python -m mmo.world.card`.", "",
         "A closed little world of small numbers, colours, shapes and greetings with one answer per question. Splits bind every trained part:",
-        "`sentence` (known as text, never spoken or drawn), `pair` (a word pair that was never spoken), `fact` (in no text).", "",
+        "`sentence` (known as text, never spoken or drawn), `pair` (a word pair that was never spoken), `fact` (in no text).", *drawn_pairs(data), "",
         "## Rows", "", *rows_table(data), "",
         "Columns as in the real data set, then `tier`, `kind`, `voice`, `answer_sound` (see `mmo/world/rows.py`).", "",
         "## Voices", "", "| voice | used for | made by | licence |", "|---|---|---|---|",
@@ -154,7 +164,7 @@ def card(data: Path) -> str:
 
 
 def main() -> None:
-    data = Path("data/tiny")
+    data = REPOSITORY / "data" / "tiny"
     (data / "README.md").write_text(card(data))
     over = [f"{p}: {found / 1e6:.2f} MB of {budget}" for p, found, budget in sizes(data) if found > budget * 1e6]
     if over:

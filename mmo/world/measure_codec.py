@@ -33,6 +33,7 @@ def main() -> None:
     import jiwer
 
     from ..codec import Codec
+    from ..digests import sha256_of
     from ..judge import Judge
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -46,7 +47,7 @@ def main() -> None:
     answers = plan.answer_plan()
     sounds = speech.load(options.build / "speech", "answers", len(answers), complete=False)
     codec, judge = Codec.load(options.codec), Judge(text.world_words())
-    figures: dict = {"sentences_per_voice": options.sentences, "split": options.split, "tier": "sentence", "voices": {}}
+    figures: dict = {"codec": sha256_of(options.codec), "sentences_per_voice": options.sentences, "split": options.split, "tier": "sentence", "voices": {}}
     for voice in plan.ANSWERS:
         chosen = [r for r in answers if r.split == options.split and r.tier == "sentence" and r.voice == voice][: options.sentences]
         if missing := sum(sounds[r.id] is None for r in chosen):

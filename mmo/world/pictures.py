@@ -279,7 +279,10 @@ def _caption_tier(caption: str) -> str:
 
 
 def scene_tier(scene: Scene) -> str:
-    """The strictest tier among the captions that are true of the picture: what is withheld is not drawn by another name."""
+    """The strictest tier among the captions that are true of the picture: what is withheld is not drawn by another name.
+
+    But for counted things: ("green", "star") withholds "a green star" and not "two green stars" (`drawn_pairs` in card.py counts them).
+    """
     tiers = {_caption_tier(scene.caption), _caption_tier(mirrored(scene).caption)}
     return next(tier for tier in ("fact", "pair", "sentence", "train") if tier in tiers)
 

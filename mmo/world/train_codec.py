@@ -14,7 +14,8 @@ No adversary: it would need far more than an hour of two cores. Codebooks are EM
 utterances under a budget of seconds, at random offsets, so that no code depends on where a sound file starts.
 
     python -m mmo.world.train_codec --steps 8000        # goes on from its checkpoint
-    python -m mmo.world.train_codec --steps 8000 --from data/tiny/codec.safetensors   # a second sitting: weights kept, optimiser new
+    # a second sitting, in a folder of its own: weights kept, optimiser new
+    python -m mmo.world.train_codec --steps 8000 --learning-rate 4e-4 --from data/tiny/codec.safetensors --build build/second
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..codec import Codec, build_mimi, codec_config, save_codec
+from ..digests import sha256_of
 from . import plan, speech
 
 LETTERS = " abcdefghijklmnopqrstuvwxyz"  # CTC classes 1…27; 0 is the blank
@@ -267,11 +269,14 @@ def train(sounds: list[np.ndarray], sentences: list[str], settings: CodecTrainin
     """Trains to the end of `settings.steps`, resuming from `folder/codec.pt`; returns the model in eval mode.
 
     start_from: a codec of the same sizes whose weights and codebooks are the beginning, instead of fresh ones.
+    Raises ValueError where `codec.pt` is of a sitting that began with other weights.
     """
-    trainer = Trainer(sounds, sentences, settings, start_from)
+    trainer, began = Trainer(sounds, sentences, settings, start_from), sha256_of(start_from) if start_from else ""
     state_file, curve = folder / "codec.pt", []
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
+        if state.get("began", "") != began:
+            raise ValueError(f"{state_file} is of a sitting that began with other weights: delete it to begin a new one, or take another folder (--build)")
         trainer.restore(state)
         curve = state["curve"]
     start, sums = trainer.step, torch.zeros(4)
@@ -285,7 +290,7 @@ def train(sounds: list[np.ndarray], sentences: list[str], settings: CodecTrainin
             bar.set_postfix(mel=f"{mean[0]:.3f}", letters=f"{mean[1]:.2f}", commit=f"{mean[2]:.2f}", norm=f"{mean[3]:.1f}")
         if (step + 1) % save_every == 0 or step + 1 == settings.steps:
             partial = state_file.with_suffix(".partial")
-            torch.save(trainer.state() | {"curve": curve}, partial)
+            torch.save(trainer.state() | {"curve": curve, "began": began}, partial)
             partial.replace(state_file)
             save_codec(trainer.model, trainer.config, folder / "codec.safetensors")
             (folder / "codec-curve.json").write_text(json.dumps({"columns": ["step", *Trainer.COLUMNS], "rows": curve}))

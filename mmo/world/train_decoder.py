@@ -28,7 +28,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import random
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -323,7 +325,8 @@ def main() -> None:
         parser.error(f"--only {options.only} is none of the sittings; --seeds names {', '.join(map(str, options.seeds))}")
     memory.keep(mixture=False)
     file, encoder = options.data / "codec.safetensors", SpeechEncoder.load(options.data / "speech_encoder")
-    utterances = read_utterances(options.speech, Codec.load(file))
+    start = kept_start(file, options.work)
+    utterances = read_utterances(options.speech, Codec.load(start))
     hours = sum(len(each.sound) for each in utterances) / SAMPLE_RATE / 3600
     print(f"{len(utterances)} utterances, {hours:.2f} hours", flush=True)
     settings = DecoderTraining(steps=options.steps, learning_rate=options.learning_rate, features=options.features[0],
@@ -332,18 +335,32 @@ def main() -> None:
     for seed in options.seeds if options.only is None else [options.only]:
         folder = options.work / f"seed-{seed}"
         folder.mkdir(parents=True, exist_ok=True)
-        trainer = Trainer(Codec.load(file), encoder, utterances, replace(settings, seed=seed, features=features[seed], unknown=unknown[seed]))
+        trainer = Trainer(Codec.load(start), encoder, utterances, replace(settings, seed=seed, features=features[seed], unknown=unknown[seed]))
         curves[seed] = {"columns": ["step", *Trainer.COLUMNS], "rows": train(trainer, folder)}
         states.append(trainer.model.state_dict())
     if options.only is not None:
         return
     if options.start_too:
-        states.append(Codec.load(file).model.state_dict())
+        states.append(Codec.load(start).model.state_dict())
     trainer.model.load_state_dict(mean_of(states))
     save_codec(trainer.model, json.loads(file.with_suffix(".json").read_text(encoding="utf-8")), file)
     figures = {"settings": asdict(settings), "seeds": options.seeds, "features": options.features, "unknown": options.unknown, "start_too": options.start_too,
                "utterances": len(utterances), "hours": round(hours, 2), "curve": curves[options.seeds[0]]}
     write_figures(figures, options.data / "figures" / "decoder.json")
+    for each in (start, start.with_suffix(".json")):  # the next sitting begins with what this one left
+        each.unlink()
+
+
+def kept_start(file: Path, work: Path) -> Path:
+    """A copy of the codec that these sittings began with: whoever is killed between the new weights and their figures begins with the same."""
+    work.mkdir(parents=True, exist_ok=True)
+    start = work / "start.safetensors"
+    for suffix in (".json", ".safetensors"):  # the weights at last: where they are there, both are
+        if not start.is_file():
+            partial = start.with_name(f"start{suffix}.{os.getpid()}")
+            shutil.copy(file.with_suffix(suffix), partial)
+            os.replace(partial, start.with_suffix(suffix))
+    return start
 
 
 def write_figures(figures: dict, path: Path) -> None:
@@ -351,7 +368,9 @@ def write_figures(figures: dict, path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
     if path.is_file():
         last = json.loads(path.read_text(encoding="utf-8"))
-        figures = figures | {"before": [*last.pop("before", []), {name: value for name, value in last.items() if name != "curve"}]}
+        itself = last.get("curve") == figures["curve"]  # killed behind this line before
+        before = [*last.pop("before", []), *([] if itself else [{name: value for name, value in last.items() if name != "curve"}])]
+        figures = figures | ({"before": before} if before else {})
     path.write_text(json.dumps(figures) + "\n", encoding="utf-8")
 
 

@@ -38,6 +38,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..augmentation import Augmentation, augment, change_speed, log_uniform, mask_spectrogram
+from ..digests import sha256_of
 from ..speech_encoder import HOP, SAMPLE_RATE, STACK, STRIDE, WINDOW, SpeechEncoder, auto_model
 from . import plan, shipped, speech, text
 
@@ -466,7 +467,9 @@ def material(recipe: Recipe, speech_folder: Path, rows: Path | None) -> tuple[li
     if recipe.answers:
         clips += load_clips(speech_folder, "answers", allowed, recipe.answers)
     validation = load_clips(speech_folder, "questions", lambda r: r.split == "validation")
-    left_out = load_clips(speech_folder, "questions", lambda r: r.voice == recipe.hold_out, 100) if recipe.hold_out else []
+    left_out = load_clips(speech_folder, "questions", lambda r: r.split == "train" and r.voice == recipe.hold_out)[:100] if recipe.hold_out else []
+    if recipe.hold_out and not left_out:
+        raise ValueError(f"--hold-out {recipe.hold_out}: no training question is in this voice; there are {', '.join(sorted({clip.voice for clip in clips}))}")
     return clips, validation, left_out
 
 
@@ -477,8 +480,12 @@ def train(recipe: Recipe, folder: Path, build: Path, speech_folder: Path = SPEEC
     clips, validation, left_out = material(recipe, speech_folder, rows)
     hard = disturbed(validation)
     trainer, checkpoint = Trainer(recipe, clips, start_from), build / "checkpoint.pt"
+    began = sha256_of(start_from / "model.pt") if start_from else ""
     if checkpoint.exists():
-        trainer.restore(torch.load(checkpoint))
+        saved = torch.load(checkpoint)
+        if saved.get("began", "") != began:
+            raise ValueError(f"{checkpoint} is of a sitting that began with other weights: delete it to begin a new one, or take another folder (--build)")
+        trainer.restore(saved)
         print(f"goes on from step {trainer.step} of {recipe.steps}", flush=True)
     size = sum(p.numel() for p in trainer.model.parameters())
     print(f"{len(clips)} clips, {sum(c.seconds for c in clips) / 3600:.1f} h; {size / 1e6:.2f} M parameters", flush=True)
@@ -497,7 +504,7 @@ def train(recipe: Recipe, folder: Path, build: Path, speech_folder: Path = SPEEC
             trainer.curve.append(point)
             print(json.dumps(point), flush=True)
         if trainer.step % 50 == 0 or trainer.step == recipe.steps:
-            save(trainer.state(), checkpoint)
+            save(trainer.state() | {"began": began}, checkpoint)
     trainer.write(folder)
     return trainer
 
@@ -524,8 +531,8 @@ def main() -> None:
     for name, value in asdict(Recipe()).items():
         if not isinstance(value, tuple):
             parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
-    parser.add_argument("--folder", type=Path, default=FOLDER)
-    parser.add_argument("--figures", type=Path, default=FIGURES)
+    parser.add_argument("--folder", type=Path, help=f"default {FOLDER}; of a trial (--hold-out) beside its checkpoint")
+    parser.add_argument("--figures", type=Path, help=f"default {FIGURES}; of a trial beside its checkpoint")
     parser.add_argument("--build", type=Path, default=BUILD, help="where the checkpoint is kept")
     parser.add_argument("--every", type=int, default=250, help="steps between looks at the validation set")
     parser.add_argument("--start-from", type=Path, help="a finished folder to go on from")
@@ -535,6 +542,8 @@ def main() -> None:
     folder, figures, build, every, workers, start_from, rows = (
         options.pop(name) for name in ("folder", "figures", "build", "every", "workers", "start_from", "rows"))
     recipe = Recipe(**options)
+    folder = folder or (build / "trial" if recipe.hold_out else FOLDER)
+    figures = figures or (build / "trial.json" if recipe.hold_out else FIGURES)
     second = start_from and start_from.resolve() == FOLDER.resolve()  # only of these weights does FIGURES tell
     earlier = json.loads(FIGURES.read_text(encoding="utf-8")) if second else None
     trainer = train(recipe, folder, build, every=every, workers=workers, start_from=start_from, rows=rows)
