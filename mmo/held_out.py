@@ -98,7 +98,7 @@ def read_note(path: Path) -> dict | None:
         return None
     try:
         metadata = pq.read_schema(path).metadata or {}
-    except pa.ArrowInvalid:  # cut short, by a power loss for instance: it is made anew
+    except (pa.ArrowInvalid, OSError):  # cut short, by a power loss for instance: it is made anew
         return None
     return json.loads(metadata[NOTE]) if NOTE in metadata else None
 

@@ -280,7 +280,7 @@ class PackedRows:
             reader = pa.ipc.open_file(pa.memory_map(str(packed)))
             self.batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
             self.bad = [BadRow(**row) for row in json.loads(packed.with_suffix(".bad.json").read_text(encoding="utf-8"))]
-        except (pa.ArrowInvalid, OSError, ValueError, TypeError) as error:
+        except (pa.ArrowInvalid, FileNotFoundError, ValueError, TypeError) as error:
             raise DataError(f"{packed}: these packed rows of {source.name} are damaged ({error}). Delete this file; they are then packed anew") from error
         self.starts = np.cumsum([0] + [batch.num_rows for batch in self.batches])
 

@@ -216,7 +216,15 @@ def test_prompts_that_were_not_asked_any_more_are_asked_of_a_stage_that_is_passe
     assert mmo_train(tmp_path).exit_code == 0 and len(asked) == 4, "all were asked"
 
 
-def test_ctrl_c_while_prompts_are_asked_stops_before_the_next_stage(world, steps, tmp_path, monkeypatch):
+@pytest.fixture
+def listening():
+    """SIGINT as at a keyboard: a shell tells its background jobs to pass it over, and so it may have told the tests."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_while_prompts_are_asked_stops_before_the_next_stage(world, steps, tmp_path, monkeypatch, listening):
     """The next stage may have hours of features to make before its first step."""
     object.__setattr__(world, "judge_dir", tmp_path / "judge")
     monkeypatch.setattr(fixed_prompts, "keep_sounds", lambda *_: signal.raise_signal(signal.SIGINT))

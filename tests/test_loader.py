@@ -137,13 +137,16 @@ def test_a_worker_that_dies_is_named(profile, monkeypatch):  # noqa: F811
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signal for one process")
-def test_a_worker_leaves_interrupts_to_the_trainer(profile):  # noqa: F811
+def test_a_worker_leaves_interrupts_to_the_trainer(profile, request):  # noqa: F811
     """A terminal's Ctrl-C reaches all processes; the trainer wants its batches until it has saved."""
     wanted = take(make_batches(profile), 6, 0)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have told the tests to pass it over
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     with BatchesAhead(make_batches(profile), workers=1) as stream:
         found = [next(stream)]
         for child in multiprocessing.active_children():
             os.kill(child.pid, signal.SIGINT)
+        assert multiprocessing.active_children()
         found += [next(stream) for _ in range(5)]
     assert all(same(*pair) for pair in zip(wanted, found, strict=True))
 

@@ -15,7 +15,7 @@ from mmo.codec import Codec, build_mimi, codec_config, draw_codebooks
 from mmo.profiles import tiny
 from mmo.speech_encoder import SpeechEncoder
 from mmo.world.train_codec import falsified
-from mmo.world.train_decoder import KNOWN, Batches, DecoderTraining, FeatureLoss, GlobalVarianceLoss, Trainer, Utterance, kept_start, mean_of, one_each, read_utterances, train, write_figures
+from mmo.world.train_decoder import KNOWN, Batches, DecoderTraining, FeatureLoss, GlobalVarianceLoss, Trainer, Utterance, keep_start, mean_of, one_each, read_utterances, start_of, train, write_figures
 
 SETTINGS = DecoderTraining(steps=4, warmup=1, batch_frames=24)
 
@@ -181,9 +181,12 @@ def test_sittings_begin_with_the_codec_that_was_there_first(tmp_path) -> None:
     file, work = tmp_path / "codec.safetensors", tmp_path / "work"
     file.write_bytes(b"first")
     file.with_suffix(".json").write_text("{}")
-    start = kept_start(file, work)
+    work.mkdir()
+    assert start_of(file, work) == file, "of a run that wrote no weights nothing stays: a newer codec is begun with"
+    kept = keep_start(file, work)
     file.write_bytes(b"second")
-    assert kept_start(file, work) == start and start.read_bytes() == b"first" and start.with_suffix(".json").read_text() == "{}"
+    assert start_of(file, work) == keep_start(kept, work) == kept
+    assert kept.read_bytes() == b"first" and kept.with_suffix(".json").read_text() == "{}"
     assert sorted(path.name for path in work.iterdir()) == ["start.json", "start.safetensors"]
 
 

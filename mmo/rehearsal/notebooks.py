@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -53,6 +54,7 @@ def rehearse_notebooks(
     tell(found)
     left = [name for name in notebooks if name not in found]
     forget(runs, run, [notebooks[name] for name in left], [name for name in left if name in STAGES])
+    folder = "" if runner.work.parent == (runs_root() / "rehearsal").resolve() else f" --folder {shlex.quote(str(runner.work.parent))}"
     # Strictly: a solution whose check fails is an error.
     with environment(runner.environment() | {"MMO_RUNS": str(runs), "MMO_STRICT": "1"}), stop_on_sigterm():
         for name in left:
@@ -61,7 +63,6 @@ def rehearse_notebooks(
                 found[name] = execute(runner, source, runs / source.name, keys[name])
             except NotebookFailed as error:
                 found[name] = {"file": source.name, "failed": str(error)}
-                folder = "" if runner.work.parent == (runs_root() / "rehearsal").resolve() else f" --folder {runner.work.parent}"
                 raise NotebookFailed(f"{error}\n`mmo rehearse --profile {runner.name} --only-notebooks{folder}` goes on with this notebook") from error
             finally:
                 tell(found)

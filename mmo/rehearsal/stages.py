@@ -20,6 +20,7 @@ from pathlib import Path
 import psutil
 
 from mmo.features import PACE
+from mmo.memory import private_bytes
 from mmo.profiles import REPOSITORY, STAGES, Profile
 from mmo.training import process_peak, read_log
 
@@ -126,7 +127,7 @@ def held(process: int) -> int:
 
     A loader's process shares most of its memory with its parent: only its own counts.
     """
-    beside = sum(each.memory_full_info().uss for each in psutil.Process(process).children(recursive=True))
+    beside = sum(private_bytes(each) for each in psutil.Process(process).children(recursive=True))
     return process_peak(process) + beside
 
 

@@ -12,7 +12,7 @@
     measure     what the codec costs, by the judge                              data/tiny/figures/codec.json
     card        the data card, from the files and figures                       data/tiny/README.md
 
-Delete a result to make it again; what was made of it is made again, too. A killed step goes on from its checkpoint, or begins anew where it has none
+Delete a result to make it again; what was made of a codec is made again with it. A killed step goes on from its checkpoint, or begins anew where it has none
 (the Thinker's).
 """
 

@@ -325,7 +325,7 @@ def main() -> None:
         parser.error(f"--only {options.only} is none of the sittings; --seeds names {', '.join(map(str, options.seeds))}")
     memory.keep(mixture=False)
     file, encoder = options.data / "codec.safetensors", SpeechEncoder.load(options.data / "speech_encoder")
-    start = kept_start(file, options.work)
+    start = start_of(file, options.work)
     utterances = read_utterances(options.speech, Codec.load(start))
     hours = sum(len(each.sound) for each in utterances) / SAMPLE_RATE / 3600
     print(f"{len(utterances)} utterances, {hours:.2f} hours", flush=True)
@@ -343,24 +343,29 @@ def main() -> None:
     if options.start_too:
         states.append(Codec.load(start).model.state_dict())
     trainer.model.load_state_dict(mean_of(states))
+    kept = keep_start(start, options.work)
     save_codec(trainer.model, json.loads(file.with_suffix(".json").read_text(encoding="utf-8")), file)
     figures = {"settings": asdict(settings), "seeds": options.seeds, "features": options.features, "unknown": options.unknown, "start_too": options.start_too,
                "utterances": len(utterances), "hours": round(hours, 2), "curve": curves[options.seeds[0]]}
     write_figures(figures, options.data / "figures" / "decoder.json")
-    for each in (start, start.with_suffix(".json")):  # the next sitting begins with what this one left
+    for each in (kept, kept.with_suffix(".json")):  # the next sitting begins with what this one left
         each.unlink()
 
 
-def kept_start(file: Path, work: Path) -> Path:
-    """A copy of the codec that these sittings began with: whoever is killed between the new weights and their figures begins with the same."""
-    work.mkdir(parents=True, exist_ok=True)
-    start = work / "start.safetensors"
+def start_of(file: Path, work: Path) -> Path:
+    """The codec that sittings begin with: the one that is there, or what `keep_start` kept of a run that was killed behind its new weights."""
+    kept = work / "start.safetensors"
+    return kept if kept.is_file() else file
+
+
+def keep_start(start: Path, work: Path) -> Path:
+    """A copy of the codec that these sittings began with, made before their mean takes its place: a kill in front of the figures costs nothing then."""
+    kept = work / "start.safetensors"
     for suffix in (".json", ".safetensors"):  # the weights at last: where they are there, both are
-        if not start.is_file():
-            partial = start.with_name(f"start{suffix}.{os.getpid()}")
-            shutil.copy(file.with_suffix(suffix), partial)
-            os.replace(partial, start.with_suffix(suffix))
-    return start
+        if start != kept:
+            shutil.copy(start.with_suffix(suffix), work / "start.part")
+            os.replace(work / "start.part", kept.with_suffix(suffix))
+    return kept
 
 
 def write_figures(figures: dict, path: Path) -> None:

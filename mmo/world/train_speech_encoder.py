@@ -483,7 +483,7 @@ def train(recipe: Recipe, folder: Path, build: Path, speech_folder: Path = SPEEC
     began = sha256_of(start_from / "model.pt") if start_from else ""
     if checkpoint.exists():
         saved = torch.load(checkpoint)
-        if saved.get("began", "") != began:
+        if saved["step"] < recipe.steps and saved.get("began", "") != began:  # at its last step it may have taken the place of what it began with
             raise ValueError(f"{checkpoint} is of a sitting that began with other weights: delete it to begin a new one, or take another folder (--build)")
         trainer.restore(saved)
         print(f"goes on from step {trainer.step} of {recipe.steps}", flush=True)
@@ -556,6 +556,7 @@ def main() -> None:
         report["test"] = measure(folder, rows=rows)
     figures.parent.mkdir(parents=True, exist_ok=True)
     write_text(figures, json.dumps(report, indent=1) + "\n")
+    (build / "checkpoint.pt").unlink()  # done: the next sitting is another one
     print(json.dumps(report.get("test", trainer.curve[-1]), indent=1))
 
 

@@ -11,16 +11,14 @@ from papermill.parameterize import parameterize_notebook
 
 
 VARIANT = None  # what the class was asked, by name: `mmo course nbgrader` writes its --variant here
-FORGET = "\n\nfrom mmo.course import progress\n\nprogress.progress_file().unlink(missing_ok=True)  # what the submission before this one predicted"
 USE_VARIANT = "\n\nfrom mmo.course.grading.variants import use\n\nuse({name!r})  # before the first check: it says what the points say"
 
 
 class SmokeBudget(NbGraderPreprocessor):
     """Run submissions with the budget `smoke`: points hang on the exercises alone, and nobody's training is worth hours of this machine.
 
-    `budget` is set behind the cell of parameters, as papermill does it; the new cell is tagged "injected-parameters".  There the progress of
-    whoever was graded before is forgotten, too (all are run in one folder, and a first prediction counts), and the class's variant is chosen: left to
-    the points, which come last, the first check would still compare with the course as it is.
+    `budget` is set behind the cell of parameters, as papermill does it; the new cell is tagged "injected-parameters".  There the class's
+    variant is chosen too: left to the points, which come last, the first check would still compare with the course as it is.
     """
 
     def preprocess(self, notebook, resources):
@@ -28,8 +26,10 @@ class SmokeBudget(NbGraderPreprocessor):
         for cell in notebook.cells:
             cell.metadata.setdefault("tags", [])
         shortened = parameterize_notebook(notebook, {"budget": "smoke"})
-        injected = next(cell for cell in shortened.cells if "injected-parameters" in cell.metadata.get("tags", []))
-        injected.source += FORGET + (USE_VARIANT.format(name=VARIANT) if VARIANT else "")
+        if VARIANT:
+            injected = next(cell for cell in shortened.cells if "injected-parameters" in cell.metadata.get("tags", []))
+            injected.source += USE_VARIANT.format(name=VARIANT)
+        Path(os.environ["MMO_RUNS"], "progress.json").unlink(missing_ok=True)  # what the submission before this one predicted: its first word would count
         del shortened.metadata["papermill"]
         return shortened, resources
 
