@@ -407,7 +407,7 @@ quiz("00")
 # - Rented and frozen: speech encoder, vision encoder and codec. Built by you: everything between them.
 #
 # **Often mistaken.** *"It reads a finished text aloud."* The Talker gets no text: it hears the Thinker's hidden states, while the Thinker goes on. *"Small means a toy."* Only the sizes are small; the classes are those of the
-# large model, and with `profile = "mini"` in its parameters a notebook runs it (02, 03, 04 and A1 to A3 stay in the tiny world). *"A low loss means that it speaks well."* In notebook 08 the loss falls almost to zero, and the model can say one sentence.
+# large model, and with `profile = "mini"` in its parameters a notebook runs it (02 to 08 and A1 to A3 are made for the tiny one). *"A low loss means that it speaks well."* In notebook 08 the loss falls almost to zero, and the model can say one sentence.
 #
 # **To try.** Change the questions above. Ask for something outside its world ("What is love?") and watch what it does with words it does not know. Give `Prompt` in `ask` another
 # `seed` (1, 2, 3) and ask the same question again: what changes, the words or the melody?

@@ -521,7 +521,7 @@ display(picture)
 reveal("02.voice", scores["voice"][-1], f"percent; loudness {scores['loudness'][-1]}, the kind of question {scores['kind of question'][-1]}")
 
 # %% [markdown]
-# Blue: what the loss asked for rises, block by block. Green: loudness can be read off the frames, and at the end no linear map finds it. You have met one reason, the norm at the entrance; the blocks do the rest. Orange is the surprise: nobody asked for the voice. Compare the last figure of its row with the one under "frequent" (the dotted line of its colour), which is what naming always the same voice would give. Whatever lies above it is left of the voice. Forgetting
+# Blue: what the loss asked for rises, block by block. Green: loudness can be read off the frames, and at the end no linear map finds it. You have met one reason, the norm at the entrance; the blocks do the rest. Orange is the surprise: nobody asked for the voice. Compare its figure under "features" with the one under "frequent" (the dotted line of its colour), which is what naming always the same voice would give. Whatever lies above it is left of the voice. Forgetting
 # costs work, and a loss that only asks for words pays for no more forgetting than it needs.
 #
 # So be careful with "it only keeps the words". What a probe can read, a projector can read too. What it cannot read may still be there, folded away.

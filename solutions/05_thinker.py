@@ -417,7 +417,7 @@ assert torch.allclose(states[0], hidden[5:], atol=1e-3)
 # every position of an answer: it says how likely each token is to be the next one, and is told which it was. The loss is the mean of $-\log p$ over the answers' tokens,
 # in nats. All that it comes to know, it comes to know from this.
 #
-# `mmo/world/train_thinker.py` made the shipped weights, and this is the same code: its `Training`, with fewer steps and a smaller store of sentences. Some sentences it will not read, to be asked for later (the shipped one, which read more, has met some of these).
+# `mmo/world/train_thinker.py` made the shipped weights, and this is its `Training`, with fewer steps and a smaller store of sentences (the shipped weights are of an earlier state of it, with another mixture of sentences: `figures/thinker.json`). Some sentences it will not read, to be asked for later (the shipped one, which read more, has met some of these).
 # **Predict** the loss of the first step, when nothing is learnt:
 
 # %%
@@ -479,7 +479,7 @@ for place, question in enumerate(QUESTIONS):
         print(f"   after {step:4} steps: {words if len(words) < 64 else words[:60] + ' …'!r}")
 
 # %% [markdown]
-# And beside the shipped Thinker, of the same size and from the same code (steps and seconds are those that its training noted):
+# And beside the shipped Thinker, of the same size and from an earlier state of the same code, with another mixture of sentences (steps and seconds are those that its training noted):
 
 # %%
 shipped = json.loads((settings.data_dir / "figures" / "thinker.json").read_text(encoding="utf-8"))
@@ -503,7 +503,7 @@ for (question, _), good in zip(aloud, train_thinker.right(thinker, aloud, tokeni
 # Read the answers from top to bottom. First it knows that answers begin with a capital and end with a full stop; then the commonest words and the shape of a sentence. What comes then comes at several speeds: look at
 # *your* column of the table, and at how much of each the shipped one has in the end. To read aloud is to copy, a skill that serves for every sentence, also one that it never read. (Even the shipped one is
 # not perfect there. One wrong word fails a whole sentence: see under the table which.) A sum is one of hundreds, and each has to be met many times. "Where is it?" asks for more than a
-# copy: the relation must be turned round. So one loss stands for very unlike things, and a Thinker that repeats your sentence word for word may not know what three plus four is. The rest is patience: the same curve, further on.
+# copy: the relation must be turned round. So one loss stands for very unlike things, and a Thinker that repeats your sentence word for word may not know what three plus four is. The rest is patience: more steps, and more sentences to read.
 
 # %% [markdown]
 # ## Four questions

@@ -78,7 +78,7 @@ display(listen(codec.decode(codes[None])[0, 0], codec.sample_rate, answer))
 # |---|---|---|---|
 # | **flat** | one code | $Q F$ | everything before it, coarser codes of its frame too |
 # | **parallel** | the frame's $Q$ codes | $F$ | earlier frames only |
-# | **delayed** | one code of each of $Q$ frames, on a diagonal | $F + Q - 1$ | earlier frames (of the last few only the coarser codes), *and* the coarser codes of its own frame |
+# | **delayed** | one code of each of $Q$ frames, on a diagonal | $F + Q - 1$ | earlier frames (of the last few only the coarser codes), *and* the coarser codes of its own frame (of the next few the still coarser ones) |
 #
 # Flat is exact and slow. Parallel is fast, but the eight codes of a frame are drawn without knowing of each other, and codebook 2
 # refines codes that it has not seen. Delayed has nearly the speed of the one and nearly the knowledge of the other.
