@@ -424,5 +424,8 @@ class StageConfig:
             raise ValueError(f"stage {self.name}: rehearsal leaves no room for the stage's own rows")
 
     def replace(self, **changes) -> StageConfig:
-        """A copy with some settings changed."""
+        """A copy with some settings changed; a number of steps takes the place of epochs, and the other way round."""
+        for one, other in (("steps", "epochs"), ("epochs", "steps")):
+            if changes.get(one) is not None:
+                changes.setdefault(other, None)
         return replace(self, **changes)

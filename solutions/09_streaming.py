@@ -727,7 +727,7 @@ if ready:
 # **The earliest start without a gap** is the third: play too early, and a piece that is late leaves a hole, though every average is fine. With pieces ready at $r_i$ that
 # play for $\ell_i$, it is $\max_i \left( r_i - \sum_{j<i} \ell_j \right)$: `mmo.streaming.earliest_start`.
 #
-# How many frames to decode in one call? More at a time cost less each; the listener waits for all of them. (All is measured anew below: on a busy machine two neighbours may change places, and the first line, the same work as in the picture, may differ from it by a third.)
+# How many frames to decode in one call? More at a time cost less each; the listener waits for all of them. (All is measured anew below: on a busy machine two neighbours may change places, and the first line, the same work as in the picture, may differ from it by a third. Eight frames take seven steps more before anything is decoded, and a longer decoding: where your figure is smaller than seven of the picture's steps, the machine got quicker meanwhile.)
 
 # %%
 predict(

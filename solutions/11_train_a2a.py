@@ -315,7 +315,7 @@ print(f"at most {result.memory / 1e6:.0f} MB")
 reveal("11.minutes", round(result.seconds / 60, 1), "minutes, with looking at held-out rows and saving")
 
 # %% [markdown]
-# The text loss jumps where the second pass begins: think blocks are new to it. On the left are the losses as a whole, on the right each codebook; steps in which nothing was spoken have no audio loss and are left out. The codebooks were learnt in notebook 10. What do they do here: come down, stay, or rise, when everything begins to learn (the second pass)? In figures, on
+# The text loss jumps where the second pass begins: think blocks are new to it (not where you went on from the shipped weights, which have learnt all this before). On the left are the losses as a whole, on the right each codebook; steps in which nothing was spoken have no audio loss and are left out. The codebooks were learnt in notebook 10. What do they do here: come down, stay, or rise, when everything begins to learn (the second pass)? In figures, on
 # held-out rows:
 
 # %%
@@ -454,7 +454,7 @@ voice = next(iter(exam.voices.values()), None)
 prompt = replace(prompts[hear], speaker=voice, seed=0)
 first_right = None
 for step, path in [(0, before), *snapshots_of(run, "a2a")]:
-    writes = step > passes[0].steps  # before, nobody has learnt to write down what is heard
+    writes = exam.decoding.write_down and step > (passes[0].steps or 0)  # before, nobody has learnt to write down what is heard
     answer = Candidate(path, exam).generator.generate_batch([prompt], replace(exam.decoding, write_down=writes))[0]
     first_right = step if first_right is None and measures.same_words(answer.text, asked[hear].truth) else first_right
     display(listen(answer.samples, answer.sample_rate, f"after {step} steps, written: {answer.text}"))

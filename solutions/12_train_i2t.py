@@ -422,7 +422,7 @@ reveal("12.forgotten", "yes" if high >= 0 else "no", f"(from {stages[0]} to i2t 
 # %% [markdown]
 # ## On the way, and aloud
 #
-# The first picture at each snapshot, asked in writing and answered aloud, with one voice and one seed. At step 0 no picture has ever been learnt: 64 vectors mean nothing yet, and what the model did last with vectors, in A2A, was to write down a question
+# The first picture at each snapshot, asked in writing and answered aloud, with one voice and one seed. At step 0 no picture has ever been learnt (where you went on from the shipped weights, all were: expect a right answer there): 64 vectors mean nothing yet, and what the model did last with vectors, in A2A, was to write down a question
 # and close its think block. So what it says there is a guess, perhaps even a `</think>`.
 
 # %%

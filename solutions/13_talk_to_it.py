@@ -329,6 +329,8 @@ for temperature in (0.0, 0.2, 0.6, 1.0):
 #
 # A speaker encoder (`mmo/speaker.py`) is not shipped with the tiny world. A plain stand-in: the *long-term spectrum* of a sound, each of 64 mel bands in decibels, its mean over the louder half of the frames, less the mean over all bands; the mean over some recordings of a voice is its *portrait*. What all
 # speech has in common tells nobody apart, so take the mean of the portraits off, from the portraits and from the sound, and give the cosine to each voice. (It knows timbre, not melody, and a loudspeaker would fool it.)
+#
+# The table behind it wants the judge: on `mini` fetch it first, `mmo fetch judge`.
 
 # %%
 @exercise("13.likeness")

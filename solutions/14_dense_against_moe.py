@@ -182,7 +182,7 @@ corpora, shares = open_corpora(settings, stage, Encoders())
 batches = Batches(corpora, shares, layout, stage.token_budget, chunk_rows=stage.chunk_rows).start()
 step_seconds: dict[str, list[float]] = {name: [] for name in PAIR}
 curve = {name: [(0, 0.0, start[name]["audio"], start[name]["text"])] for name in PAIR}
-stage = replace(stage, steps=updates, warmup_steps=5, schedule="constant")  # a falling rate would help whoever is further on in it
+stage = stage.replace(steps=updates, warmup_steps=5, schedule="constant")  # a falling rate would help whoever is further on in it
 steppers = {name: Stepper(models[name].train(), stage, updates, device, torch.float32) for name in PAIR}
 for name in PAIR:  # each optimiser notes its own seconds
     steppers[name].optimisers.step = Stopwatch(steppers[name].optimisers.step, device)

@@ -67,7 +67,7 @@ tokenizer = ChatTokenizer.load(settings.tokenizer_dir)
 # ## What the package does today
 #
 # `torchrun --standalone --nproc-per-node 8 -m mmo train …` shares every batch among eight processes and learns what one would have learnt
-# ([docs/scale_out.md](../docs/scale_out.md) says what is exact, and what was run). What this takes is small, and easily got wrong. It is spelt out in `mmo/distributed.py`, with a trial that proves it: that
+# ([docs/scale_out.md](../docs/scale_out.md) says what is exact, and what was run). What this takes is small, and easily got wrong. It is spelt out in `mmo/distributed.py`, with a trial that proves the gradients and the denominators: that
 # is what this notebook takes apart. The loop in `mmo/training.py` does the same with PyTorch's own averaging (DistributedDataParallel, DDP), on shares of rows instead of whole batches (`mmo/shares.py`).
 
 # %%
@@ -606,7 +606,7 @@ quiz("A4")
 # **Often mistaken.** *"Eight cards are eight times as fast."* With the same batch they wait for the line; with eight times the batch there are fewer updates. *"DDP takes care of it."* Of the mean over processes, yes. Not of your
 # denominators, your shares, or your files. *"The loss falls, so it is right."*
 #
-# **To try.** `--nproc-per-node 3` with 16 rows: is it still exact? Give the trial AdamW instead of SGD: why do the weights differ more now, though the gradients are the same? Let `share` deal one batch more to rank 0 (with a time limit).
+# **To try.** `--nproc-per-node 3` with 16 rows: is it still exact? Give the trial AdamW instead of SGD: why do the weights differ more now, though the gradients are the same? In `trial`, let rank 0 do one step more than the others (with a time limit): whom does it wait for?
 #
 # **Where to read on.** In this course: `mmo/distributed.py`, `mmo/training.py`, [notebook 10](10_train_t2a.ipynb). Papers:
 #

@@ -801,6 +801,16 @@ def test_work_in_a_learners_notebook_is_kept_when_it_is_restored(repository, tmp
     assert [path.read_bytes() for path in (tmp_path / "runs" / "kept").iterdir()] == [worked]
 
 
+def test_an_instructors_page_is_nobodys_work(tmp_path, monkeypatch):
+    """Pages of `docs/instructor/notebooks` are written by the build, too."""
+    monkeypatch.setenv("MMO_RUNS", str(tmp_path / "runs"))
+    page = tmp_path / "notebooks" / "07.md"
+    page.parent.mkdir()
+    page.write_text("before")
+    build.put(page, "after", [])
+    assert page.read_text() == "after" and not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize("work", ["typed", "noted", "torn"])
 def test_answers_that_were_never_run_outlive_a_build(repository, tmp_path, work):
     if work != "torn":

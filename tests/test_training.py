@@ -323,6 +323,14 @@ def test_draws_that_cannot_be_are_refused(changes, words):
         Draws(**changes)
 
 
+def test_steps_take_the_place_of_epochs_and_the_other_way_round():
+    """Notebooks try a few steps of a pass, whatever its recipe counts in."""
+    by_epochs = stage_config(steps=None, epochs=2.0)
+    assert (by_epochs.replace(steps=5).steps, by_epochs.replace(steps=5).epochs) == (5, None)
+    assert (stage_config(steps=5).replace(epochs=2.0).steps, stage_config(steps=5).replace(epochs=2.0).epochs) == (None, 2.0)
+    assert by_epochs.replace(steps=None, learning_rate=1.0).epochs == 2.0
+
+
 def test_what_is_read_of_an_optimiser_is_copied(profile):
     """What a file gave may be a view into it, and the next state takes that file's place (which Windows refuses while it is in use)."""
     stepper = Stepper(OmniModel(profile.model), stage_config(optimiser="muon"), 10, CPU, torch.float32)

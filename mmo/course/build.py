@@ -220,7 +220,7 @@ def put(path: Path, text: str, changed: list[Path]) -> None:
     before = path.read_bytes() if path.is_file() else None
     if before is not None and before.replace(b"\r\n", b"\n") == text.encode():
         return
-    if before and path.parent.name == "notebooks":
+    if before and path.parent.name == "notebooks" and path.suffix == ".ipynb":
         keep_work(path, before)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")

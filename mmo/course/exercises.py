@@ -2,7 +2,7 @@
 
 An attempt is called with the exercise's cases and compared with the package's own function: shape, kind of number,
 finiteness, values, gradients.  Where it differs, the typical mistakes of the exercise are tried: each is a wrong
-function, and if it gives what the learner's gives, its words are the diagnosis.  So a diagnosis is never a guess.
+function, and if it gives what the learner's gives, its words are the diagnosis.  So a diagnosis is never a guess; what fits the one case alone begins with "Perhaps".
 
     verdict = judge(find("07.delay"), their_delay)
     verdict.kind        # "passed", "wrong" or "unsolved"
@@ -263,13 +263,13 @@ def where(error: Exception) -> str:
 
 
 def diagnose(exercise: Exercise, function: Callable, case: Case, wanted, theirs) -> str | None:
-    """The words of the mistake that gives what the learner's function gives, in all cases if there is one, else in this."""
+    """The words of the mistake that gives what the learner's function gives: in all cases if there is one, else in this one, and then with a "perhaps"."""
     here = [bug for bug in exercise.bugs if same(outcome(bug.wrong, case), theirs, exercise.tolerance)]
     for bug in here:
         if all(same(outcome(bug.wrong, each), outcome(function, each), exercise.tolerance) for each in exercise.cases()):
             return bug.words
     if here:
-        return here[0].words
+        return f"Perhaps: {here[0].words}"
     return exercise.probe(case.arguments, wanted, theirs) if exercise.probe else None
 
 

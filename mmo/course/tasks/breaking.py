@@ -491,6 +491,7 @@ def lags_cases() -> Sequence[Case]:
         Case("a shorter run", (codes(3, 9, 1), shorter, 3)),
         Case("nothing late", (wanted, wanted.clone(), 2)),
         Case("nothing that agrees at any lag, so that all lags are equally good", (wanted, torch.full_like(wanted, -1), 3)),
+        Case("one code comes late, two more beyond the end of a sound that goes round", (wanted[:1, :6], torch.tensor([[-1, int(wanted[0, 0]), -1, -1, *wanted[0, :2].tolist()]]), 3)),
         Case("two codes in turn, so that early and late agree alike", (turns, turns + 1 - 2 * (turns % 2), 2)),
     ]
 
@@ -512,6 +513,14 @@ def lags_of_all(wanted: Tensor, found: Tensor, most: int = 3) -> list[int]:
 
 def lags_turned_round(wanted: Tensor, found: Tensor, most: int = 3) -> list[int]:
     return lags(found, wanted, most)
+
+
+def lags_rolled(wanted: Tensor, found: Tensor, most: int = 3) -> list[int]:
+    """The end of the sound is compared with its beginning."""
+    length = min(wanted.shape[1], found.shape[1])
+    wanted, found = wanted[:, :length], found[:, :length]
+    order = sorted(range(-most, most + 1), key=lambda lag: (abs(lag), -lag))
+    return [max(order, key=lambda lag: int((wanted[k] == found[k].roll(-lag)).sum())) for k in range(len(wanted))]
 
 
 def lags_by(order: Callable[[int], tuple]) -> Callable:
@@ -555,6 +564,7 @@ LAGS = Exercise(
         Bug("These are lags against codebook 0. Each codebook against its own wanted row: codebook 0 may be late itself.", lags_against_codebook_0),
         Bug("Of lags that agree equally well you take the first that you try. Take the one nearest to 0: what agrees with nothing is not early.", lags_by(lambda lag: (lag,))),
         Bug("Of d and -d, where both agree equally well, you take the negative. Take the positive.", lags_by(lambda lag: (abs(lag), lag))),
+        Bug("roll brings the end of the sound to its beginning: compare only positions that both exist.", lags_rolled),
         Bug("One lag for all codebooks: but the delays that break are those of codebooks against each other.", lags_of_all),
     ),
 )

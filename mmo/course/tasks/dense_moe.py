@@ -166,13 +166,14 @@ AT_SECONDS = Exercise(
     package_name="numpy.interp",
     cases=lambda: [
         Case("between two measurements", (torch.tensor([2.0, 5.0, 9.0]), torch.tensor([4.0, 3.0, 2.5]), 6.0)),
+        Case("before the first", (torch.tensor([2.0, 5.0, 9.0]), torch.tensor([4.0, 3.0, 2.5]), 1.0)),
         Case("behind the last", (torch.tensor([2.0, 5.0, 9.0]), torch.tensor([4.0, 3.0, 2.5]), 12.0)),
         Case("another curve", (torch.linspace(1, 30, 7), 3 + drawn(7, seed=1), 19.0)),
     ],
     bugs=(
         Bug("That is the nearest measurement. Between two the line is straight.", nearest),
         Bug("The moment was used as a step's number. It is in seconds, and steps of the two models do not take the same time.", as_step),
-        Bug("You drew the last line on beyond what was measured. Hold the last value.", straight_on),
+        Bug("You drew a line on beyond what was measured. Before the first and behind the last, hold their values.", straight_on),
         Bug("That is the last measurement before the moment. Go on along the line to the next.", latest),
     ),
 )

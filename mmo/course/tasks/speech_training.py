@@ -33,12 +33,15 @@ def ctc_cases() -> Sequence[Case]:
         Case("3 frames and one word", (scores(3, 3), [2])),
         Case("4 frames and the words 1 2", (scores(4, 3, 1), [1, 2])),
         Case("5 frames and the same word twice, 1 1", (scores(5, 3, 2), [1, 1])),
+        Case("6 frames and one word", (scores(6, 3, 4), [2])),
         Case("9 frames and the words 3 1 1 2", (scores(9, 4, 3), [3, 1, 1, 2])),
     ]
 
 
-def forward(log_probs: Tensor, target: list[int], skip="right", start: int = 2, end: int = 2, best: bool = False, blanks: bool = True) -> Tensor:
-    """The recursion with one of its parts wrong.  skip: "right", "never", "always" (over any state) or "twins" (between equal words too)."""
+def forward(log_probs: Tensor, target: list[int], skip="right", start: int = 2, end: int = 2, best: bool = False, blanks: bool = True,
+            round: bool = False) -> Tensor:  # fmt: skip
+    """The recursion with one of its parts wrong.  skip: "right", "never", "always" (over any state) or "twins" (between equal words too); round: from the
+    last state to the first."""
     states = [0] + [each for word in target for each in (word, 0)] if blanks else list(target)
     joined = (lambda parts: torch.stack(parts).amax(0)) if best else (lambda parts: torch.stack(parts).logsumexp(0))
     never = torch.tensor(-1e9, dtype=log_probs.dtype)
@@ -46,7 +49,7 @@ def forward(log_probs: Tensor, target: list[int], skip="right", start: int = 2, 
     for n in range(1, len(log_probs)):
         following = []
         for s, state in enumerate(states):
-            ways = [alpha[s]] + ([alpha[s - 1]] if s >= 1 else [])
+            ways = [alpha[s]] + ([alpha[s - 1]] if s >= 1 or round else [])
             allowed = {"right": state != 0 and s >= 2 and state != states[s - 2], "never": False, "always": True, "twins": state != 0}[skip]
             if s >= 2 and allowed:
                 ways.append(alpha[s - 2])
@@ -65,7 +68,7 @@ CTC_LOSS = Exercise(
     hints=(
         "Put a blank before, between and behind the words: blank w blank w blank, 2 U + 1 states. alpha[s] is the log-probability of all ways to be in state s after n frames.",
         "First frame: only states 0 and 1 are possible. Then each state is reached from itself, from the one before, and from two before if it is a word unlike the word two before. Ways add up: torch.logsumexp.",
-        "alpha = [log_probs[0, states[0]], log_probs[0, states[1]]] + impossible (-1e9) for the rest; for each frame n: new[s] = logsumexp(alpha[s], alpha[s-1], maybe alpha[s-2]) + log_probs[n, states[s]]. The end: minus logsumexp of the last two states.",
+        "alpha = [log_probs[0, states[0]], log_probs[0, states[1]]] + impossible (-1e9) for the rest; for each frame n: new[s] = logsumexp(alpha[s], alpha[s-1] where s > 0, maybe alpha[s-2]) + log_probs[n, states[s]]. The end: minus logsumexp of the last two states.",
     ),
     reference=ctc_loss,
     package_name="torch.nn.functional.ctc_loss",
@@ -74,6 +77,7 @@ CTC_LOSS = Exercise(
         Bug("A word may follow another word at once: a blank between different words is allowed, not needed. You never skip the blank.", lambda log_probs, target: forward(log_probs, target, skip="never")),
         Bug("The same word twice needs a blank between, else the two are heard as one. You skip the blank there too.", lambda log_probs, target: forward(log_probs, target, skip="twins")),
         Bug("You skip over words: a blank may be left out, a word may not.", lambda log_probs, target: forward(log_probs, target, skip="always")),
+        Bug("In Python alpha[-1] is the last state: from the end your ways go round to the beginning. The first state is reached from itself alone.", lambda log_probs, target: forward(log_probs, target, round=True)),
         Bug("You must begin with a blank: the first frame may be the first word at once.", lambda log_probs, target: forward(log_probs, target, start=1)),
         Bug("You may begin anywhere: in the first frame only the first blank and the first word are possible.", lambda log_probs, target: forward(log_probs, target, start=10**6)),
         Bug("You must end with a blank: the last frame may be the last word as well. Add up the last two states.", lambda log_probs, target: forward(log_probs, target, end=1)),

@@ -294,7 +294,7 @@ CHOOSE = Exercise(
     hints=(
         "Temperature 0 is argmax. Else: which top_k logits are the largest (0: all)? torch.topk gives values and ids, best first.",
         "Divide these values by the temperature, then softmax in fp32 (.float() first): shares that sum to 1, the best first.",
-        "Lay the shares end to end with cumsum. The chosen place is the first whose sum reaches uniform: (sums < uniform[:, None]).sum(-1). The id stands at that place in ids.",
+        "Lay the shares end to end with cumsum. The chosen place is the first whose sum reaches uniform: (sums < uniform[:, None]).sum(-1), at most the last one, for the sum of all may be a rounding below 1. The id stands at that place in ids.",
     ),
     reference=choose,
     package_name="mmo.sampling.Chooser",
