@@ -153,13 +153,20 @@ def check_packages() -> Iterator[Finding]:
         yield Finding("others", f"{count} packages, all as pinned")
 
 
+GROUPS, PROCESS_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+
+
 def memory_limit() -> int:
-    """Bytes of memory this process may use: the machine's, or the container's (cgroup v2) where that is less."""
-    total = psutil.virtual_memory().total
-    limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.is_file() and (text := limit.read_text().strip()) != "max":
-        return min(total, int(text))
-    return total
+    """Bytes of memory this process may use: the machine's, or those of its control groups (cgroup v2: a container's, a seat's on a hub) where these are less."""
+    found = [psutil.virtual_memory().total]
+    own = PROCESS_GROUP.read_text().splitlines() if PROCESS_GROUP.is_file() else []
+    place = next((line.removeprefix("0::/") for line in own if line.startswith("0::/")), "")
+    groups = GROUPS / place
+    for folder in (groups, *(each for each in groups.parents if each.is_relative_to(GROUPS))):
+        limit = folder / "memory.max"
+        if limit.is_file() and (text := limit.read_text().strip()) != "max":
+            found.append(int(text))
+    return min(found)
 
 
 def look_at_machine() -> Machine:

@@ -280,7 +280,9 @@ class PackedRows:
             reader = pa.ipc.open_file(pa.memory_map(str(packed)))
             self.batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
             self.bad = [BadRow(**row) for row in json.loads(packed.with_suffix(".bad.json").read_text(encoding="utf-8"))]
-        except (pa.ArrowInvalid, FileNotFoundError, ValueError, TypeError) as error:
+        except (pa.ArrowInvalid, OSError, ValueError, TypeError) as error:
+            if isinstance(error, OSError) and error.errno and not isinstance(error, FileNotFoundError):
+                raise  # the system's own: no damage of the file
             raise DataError(f"{packed}: these packed rows of {source.name} are damaged ({error}). Delete this file; they are then packed anew") from error
         self.starts = np.cumsum([0] + [batch.num_rows for batch in self.batches])
 

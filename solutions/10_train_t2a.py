@@ -248,7 +248,7 @@ slots, looked_at = trial.optimisers.state(), "talker.layers.0.self_attn.o_proj.w
 mean = next(slots[key] for key in (f"{looked_at}|momentum_buffer", f"{looked_at}|exp_avg") if key in slots)  # the name of Muon's one, or of AdamW's first
 del trial, some, batches, slots
 predict(
-    "10.minutes", f"{stage.steps} updates: how many minutes will the training below take on this machine?",
+    "10.minutes", f"{stage.steps or f'{stage.epochs:g} epochs of'} updates: how many minutes will the training below take on this machine?",
     None,
 )
 

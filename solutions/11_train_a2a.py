@@ -199,7 +199,7 @@ display(show_delay(row.input_ids[:, first:upto], settings.model, begins - first,
 passes = planned_passes(settings, "a2a", budget, None)
 for stage in passes:
     written_first = stage.draws.write_down * stage.draws.question[0]
-    print(f"{stage.name:14} learning: {stage.trainable}, {stage.steps} steps")
+    print(f"{stage.name:14} learning: {stage.trainable}, {stage.steps or f'{stage.epochs:g} epochs of'} steps")
     print(f"{'':14} of its own rows {stage.draws.silent:.0%} silent, {written_first:.0%} written down first")
     print(f"{'':14} rehearsal: {', '.join(f'{each.share:.0%} {each.data[0]}' for each in stage.rehearsal) or 'none'}")
 
@@ -293,7 +293,7 @@ trials = try_passes(settings, passes, before, exam.encoders)
 clock = [trial.seconds / trial.positions for trial in trials]
 print(f"a position of the first pass takes {clock[0] / clock[-1]:.0%} of the time of one of the second; counted were {alone / together:.0%}")
 print(f"this kernel has held {peak_memory(settings.device()) / 1e6:.0f} MB at most so far")
-updates = " and ".join(str(stage.steps) for stage in passes)
+updates = " and ".join(str(stage.steps or f"{stage.epochs:g} epochs of") for stage in passes)
 predict(
     "11.minutes", f"{updates} updates: how many minutes will both passes take together?",
     None,

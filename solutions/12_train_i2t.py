@@ -144,7 +144,7 @@ for name, kind in (("colour", set(COLOURS)), ("shape", set(SHAPES)), ("place", {
 
 # %%
 for stage in passes:
-    print(f"{stage.name:14} learning: {stage.trainable}, {stage.steps} steps")
+    print(f"{stage.name:14} learning: {stage.trainable}, {stage.steps or f'{stage.epochs:g} epochs of'} steps")
     print(f"{'':14} rehearsal: {', '.join(f'{each.share:.0%} {each.data[0]}' for each in stage.rehearsal) or 'none'}")
 
 # %% [markdown]
@@ -154,7 +154,7 @@ for stage in passes:
 before, _ = latest_weights(settings, run, before="i2t")
 trials = try_passes(settings, passes, before, exam.encoders)
 print(f"this kernel has held {peak_memory(settings.device()) / 1e6:.0f} MB at most so far")
-updates = " and ".join(str(stage.steps) for stage in passes)
+updates = " and ".join(str(stage.steps or f"{stage.epochs:g} epochs of") for stage in passes)
 predict(
     "12.minutes", f"{updates} updates: how many minutes will both passes take together?",
     None,

@@ -606,7 +606,7 @@ quiz("A4")
 # **Often mistaken.** *"Eight cards are eight times as fast."* With the same batch they wait for the line; with eight times the batch there are fewer updates. *"DDP takes care of it."* Of the mean over processes, yes. Not of your
 # denominators, your shares, or your files. *"The loss falls, so it is right."*
 #
-# **To try.** `--nproc-per-node 3` with 16 rows: is it still exact? Give the trial AdamW instead of SGD: why do the weights differ more now, though the gradients are the same? In `trial`, let rank 0 do one step more than the others (with a time limit): whom does it wait for?
+# **To try.** `--nproc-per-node 3` with 16 rows: is it still exact? Give the trial AdamW instead of SGD: why do the weights differ more now, though the gradients are the same? In `trial`, let rank 0 do one step more than the others: what does it say, and when would it wait for ever instead?
 #
 # **Where to read on.** In this course: `mmo/distributed.py`, `mmo/training.py`, [notebook 10](10_train_t2a.ipynb). Papers:
 #

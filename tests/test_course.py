@@ -346,6 +346,20 @@ def test_an_unchecked_attempt_is_the_learners_own():
     assert delay(CODES, 9, 8).shape == (2, 5)
 
 
+def test_what_fits_a_mistake_in_one_case_alone_is_told_with_a_perhaps():
+    """The longer text's length less what both have in common, in order: added words do cost."""
+
+    def longest_common(wanted, heard):
+        if not wanted or not heard:
+            return 0
+        if wanted[-1] == heard[-1]:
+            return longest_common(wanted[:-1], heard[:-1]) + 1
+        return max(longest_common(wanted[:-1], heard), longest_common(wanted, heard[:-1]))
+
+    verdict = judge(find("11.word_errors"), lambda wanted, heard: max(len(wanted), len(heard)) - longest_common(wanted, heard))
+    assert verdict.kind == "wrong" and verdict.words.startswith("Perhaps: ")
+
+
 def test_torchs_own_not_implemented_is_an_error_and_no_open_exercise(capsys):
     """It raises one with words where it has no kernel for a dtype: the learner wants to read them."""
 

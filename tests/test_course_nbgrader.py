@@ -13,6 +13,7 @@ import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import jupytext
 import nbformat
@@ -20,7 +21,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mmo.cli import app
-from mmo.course import catalogue, desk
+from mmo.course import catalogue, desk, grading
 from mmo.course.build import BuildError, Edition, learners, marked_for_nbgrader
 from mmo.course.exercises import TASKS, exercises_of, find
 from mmo.course.grading.autograder import points_for
@@ -278,6 +279,22 @@ def test_a_submission_is_run_with_the_budget_smoke_and_notes_nothing_elsewhere(c
     assert injected and 'budget = "smoke"' in injected[0] and "unlink" not in injected[0], "who runs the copy again keeps their own progress"
     assert not [output for cell in graded.cells if cell.cell_type == "code" for output in cell.outputs if output.output_type == "error"]
     assert (course / "runs" / "progress.json").is_file()
+
+
+@needs_nbgrader
+def test_what_the_submission_before_predicted_is_forgotten(tmp_path, monkeypatch):
+    """All are run in one folder, and a first prediction counts."""
+    monkeypatch.setenv("MMO_RUNS", "of somebody")
+    monkeypatch.delenv("MMO_STRICT", raising=False)
+    (tmp_path / "nbgrader_config.py").write_text((Path(grading.__file__).parent / "nbgrader_config.py").read_text(encoding="utf-8"), encoding="utf-8")
+    names = {"__file__": str(tmp_path / "nbgrader_config.py"), "get_config": lambda: MagicMock()}
+    exec(compile((tmp_path / "nbgrader_config.py").read_text(encoding="utf-8"), "nbgrader_config.py", "exec"), names)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "progress.json").write_text("{}")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell('budget = "full"', metadata={"tags": ["parameters"]})])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    names["SmokeBudget"]().preprocess(notebook, {})
+    assert not (tmp_path / "runs" / "progress.json").exists()
 
 
 @needs_nbgrader

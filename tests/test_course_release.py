@@ -78,7 +78,7 @@ def test_the_version_stands_in_it(handed_out):
 
 def test_no_link_in_it_leads_nowhere(handed_out):
     folder = handed_out.folder
-    pages = {folder / "README.md": (folder / "README.md").read_text(encoding="utf-8")}
+    pages = {path: path.read_text(encoding="utf-8") for path in (folder / "README.md", folder / "docs" / "install.md")}
     found = [flaw for path, text in pages.items() for flaw in broken_links(path, text, folder)]
     for path in (folder / "notebooks").iterdir():
         cells = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "markdown"]

@@ -249,6 +249,22 @@ def test_doctor_wants_a_gpu_for_mini_and_eight_for_full(profiles):
     assert "GPU" not in doctor.check_profile("tiny", without).found
 
 
+@pytest.mark.parametrize(("place", "limits", "wanted"), [
+    ("/", {"": "2000"}, 2000),  # in a container, which sees its own group as the root
+    ("/system.slice/jupyter-ada.service", {"system.slice": "max", "system.slice/jupyter-ada.service": "3000"}, 3000),  # a seat on a hub
+    ("/outer/inner", {"outer": "1000", "outer/inner": "4000"}, 1000),
+    ("/", {}, None),
+])  # fmt: skip
+def test_the_memory_of_a_seat_is_its_groups(tmp_path, monkeypatch, place, limits, wanted):
+    for folder, text in limits.items():
+        (tmp_path / "groups" / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "groups" / folder / "memory.max").write_text(f"{text}\n")
+    (tmp_path / "own").write_text(f"0::{place}\n")
+    monkeypatch.setattr(doctor, "GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(doctor, "PROCESS_GROUP", tmp_path / "own")
+    assert doctor.memory_limit() == (wanted or doctor.psutil.virtual_memory().total)
+
+
 @pytest.mark.parametrize(("memory", "enough"), [(25.3, True), (23.7, True), (22.0, False)], ids=["RTX 3090", "L4 and A10", "22 GB"])
 def test_a_card_sold_with_24_gb_counts_as_such_whatever_it_reports(memory, enough):
     assert doctor.NEEDS["mini-moe"].cards([doctor.Gpu("a card", memory, True)]) == enough

@@ -241,10 +241,15 @@ def test_a_sitting_that_began_with_other_weights_is_refused(tmp_path, monkeypatc
     """Else a second sitting finds the first one's end and trains nothing."""
     monkeypatch.setattr(training, "material", lambda *_: ([], [], []))
     monkeypatch.setattr(training, "Trainer", lambda *_: None)
-    torch.save({"step": 4}, tmp_path / "checkpoint.pt")
     (tmp_path / "model.pt").write_bytes(b"weights")
-    with pytest.raises(ValueError, match="checkpoint.pt is of a sitting that began with other weights: delete it .*--build"):
-        training.train(training.Recipe(), tmp_path / "out", tmp_path, start_from=tmp_path)
+    recipe = training.Recipe()
+    for step, began, folder in ((4, "", "out"), (recipe.steps, "", "."), (recipe.steps, "others", "out"), (4, "others", ".")):
+        torch.save({"step": step, "began": began}, tmp_path / "checkpoint.pt")
+        with pytest.raises(ValueError, match="checkpoint.pt is of a sitting that began with other weights: delete it .*--build"):
+            training.train(recipe, tmp_path / folder, tmp_path, start_from=tmp_path)
+    torch.save({"step": recipe.steps, "began": "others"}, tmp_path / "checkpoint.pt")
+    with pytest.raises(AttributeError):  # killed behind its new weights: it goes on, to a trainer that is none here
+        training.train(recipe, tmp_path, tmp_path, start_from=tmp_path)
 
 
 def test_a_voice_that_nobody_has_cannot_be_held_out(monkeypatch):

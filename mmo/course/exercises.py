@@ -2,7 +2,8 @@
 
 An attempt is called with the exercise's cases and compared with the package's own function: shape, kind of number,
 finiteness, values, gradients.  Where it differs, the typical mistakes of the exercise are tried: each is a wrong
-function, and if it gives what the learner's gives, its words are the diagnosis.  So a diagnosis is never a guess; what fits the one case alone begins with "Perhaps".
+function, and if it gives what the learner's gives, its words are the diagnosis.  So a diagnosis is never a guess; what fits one case alone, or one of several gradients,
+begins with "Perhaps".
 
     verdict = judge(find("07.delay"), their_delay)
     verdict.kind        # "passed", "wrong" or "unsolved"
@@ -399,7 +400,7 @@ def diagnose_gradient(exercise: Exercise, function: Callable, case: Case) -> str
     theirs = [zeros if own is None and zeros is not None and not zeros.any() else own for zeros, own in zip(wanted, theirs, strict=True)]
     first = next(place for place, pair in enumerate(zip(wanted, theirs, strict=True)) if not same(*pair, tolerance))
     exact = (words for words, own in found if same(own, theirs, tolerance))
-    partly = (words for words, own in found if same(own[first], theirs[first], tolerance))
+    partly = (f"Perhaps: {words}" for words, own in found if same(own[first], theirs[first], tolerance))
     return next(exact, next(partly, None))
 
 

@@ -483,7 +483,9 @@ def train(recipe: Recipe, folder: Path, build: Path, speech_folder: Path = SPEEC
     began = sha256_of(start_from / "model.pt") if start_from else ""
     if checkpoint.exists():
         saved = torch.load(checkpoint)
-        if saved["step"] < recipe.steps and saved.get("began", "") != began:  # at its last step it may have taken the place of what it began with
+        # At its last step a second sitting has taken the place of what it began with, and only its figures are missing.
+        written = saved.get("began") and saved["step"] >= recipe.steps and start_from and start_from.resolve() == folder.resolve()
+        if saved.get("began", "") != began and not written:
             raise ValueError(f"{checkpoint} is of a sitting that began with other weights: delete it to begin a new one, or take another folder (--build)")
         trainer.restore(saved)
         print(f"goes on from step {trainer.step} of {recipe.steps}", flush=True)
