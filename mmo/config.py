@@ -393,6 +393,7 @@ class StageConfig:
     final_rate: float = 0.1  # of learning_rate, at the end
     warmup_steps: int = 50
     compile: bool = False  # the blocks by torch.compile (compiling.py); off where that fails, with the reason
+    quick_products: bool = False  # computed in float32 on a CPU: products in bfloat16 where it has units for them (products.py)
     ema_decay: float = 0.0  # 0: no averaging; else evaluation and the finished checkpoint use the average
     # Losses
     stop_weight: float = 10.0

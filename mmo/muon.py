@@ -67,7 +67,11 @@ def all_rounds(gram: Tensor) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """For matrices only.  `momentum_buffer` is the state's one slot; weight decay is decoupled; Nesterov's look ahead."""
 
-    def __init__(self, parameters: Iterable[torch.nn.Parameter], lr: float, weight_decay: float = 0.0, momentum: float = 0.95) -> None:
+    def __init__(
+        self, parameters: Iterable[torch.nn.Parameter], lr: float, weight_decay: float = 0.0, momentum: float = 0.95, products: torch.dtype | None = None
+    ) -> None:
+        """products: what they are computed in; default `product_dtype`."""
+        self.products = products
         super().__init__(parameters, dict(lr=lr, weight_decay=weight_decay, momentum=momentum))
         for group in self.param_groups:
             if any(parameter.dim() != 2 for parameter in group["params"]):
@@ -86,7 +90,7 @@ class Muon(torch.optim.Optimizer):
                     by_shape.setdefault(tuple(parameter.shape), []).append(parameter)
             for (height, width), parameters in by_shape.items():
                 ahead = self.ahead(parameters, momentum, bad)
-                updates = orthogonal(ahead, product_dtype(ahead.device))
+                updates = orthogonal(ahead, self.products or product_dtype(ahead.device))
                 rate, decay = group["lr"] * max(1.0, height / width) ** 0.5, group["lr"] * group["weight_decay"]
                 if bad is not None:
                     updates, decay = updates * (1 - bad), decay * (1 - bad)

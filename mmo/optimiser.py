@@ -61,7 +61,8 @@ def has_fused_kernel(parameters: Iterable[nn.Parameter]) -> bool:
 class Optimisers:
     """AdamW, or Muon and AdamW, over named parameters."""
 
-    def __init__(self, parameters: dict[str, nn.Parameter], stage: StageConfig) -> None:
+    def __init__(self, parameters: dict[str, nn.Parameter], stage: StageConfig, products: torch.dtype | None = None) -> None:
+        """products: what Muon computes its own in; default what suits the device (`muon.product_dtype`)."""
         self.names = {parameter: name for name, parameter in parameters.items()}
         muon = {n: p for n, p in parameters.items() if stage.optimiser == "muon" and is_hidden_matrix(n, p)}
         rest = {n: p for n, p in parameters.items() if n not in muon}
@@ -72,7 +73,7 @@ class Optimisers:
         groups = [group for group in groups if group["params"]]
         self.fused = has_fused_kernel(rest.values())
         self.adam = torch.optim.AdamW(groups, lr=stage.learning_rate, betas=BETAS, fused=self.fused)
-        self.muon = Muon(muon.values(), lr=stage.muon_rate, weight_decay=stage.weight_decay) if muon else None
+        self.muon = Muon(muon.values(), lr=stage.muon_rate, weight_decay=stage.weight_decay, products=products) if muon else None
         self.rates = [(self.adam, stage.learning_rate)] + ([(self.muon, stage.muon_rate)] if muon else [])
 
     def set_rate(self, factor: float) -> None:

@@ -23,6 +23,7 @@ import torch
 from mmo.adjust import adjusted, split_name
 from mmo.config import Augmentation, Decoding, Draws, Masks, ModelConfig, Rehearsal, StageConfig
 from mmo.manifest import downloads_root
+from mmo.products import has_units
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 STAGES = ("t2a", "a2a", "i2t")  # in the order of training
@@ -108,8 +109,7 @@ def compute_dtype(device: torch.device, width: int) -> torch.dtype:
     """
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float32
-    fast = device.type == "cpu" and width >= 512 and torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if fast else torch.float32
+    return torch.bfloat16 if width >= 512 and has_units(device) else torch.float32
 
 
 # --- tiny --------------------------------------------------------------------------------------------------------
@@ -156,7 +156,7 @@ TINY_LOOKS = ((0.0, 0.0), (1 / 32, 0.0), (0.0, 1 / 32), (-1 / 32, 0.0), (0.0, -1
 TINY_SEEN = replace(TINY_DRAWS, silent=0.5)  # two thirds of the pictures have no spoken answer anyway
 # Small batches and Muon: after the same three minutes of a core the held-out audio loss was 5.14; with AdamW 5.23, with AdamW,
 # batches of twice the size and rate 1.5e-3 for 1.2e-3 5.45. (Taken on the rows and the codec before the present ones.)
-TINY_ROWS = dict(max_length=320, token_budget=1280, chunk_rows=1024, ema_decay=0.998, optimiser="muon")
+TINY_ROWS = dict(max_length=320, token_budget=1280, chunk_rows=1024, ema_decay=0.998, optimiser="muon", quick_products=True)
 TINY_T2A, TINY_A2A, TINY_TEXT = ("t2a-train.parquet",), ("a2a-train.parquet",), ("text-train.parquet",)
 # A2A's projector learns alone for nearly as many updates as all do after it: its update costs two fifths (0.14 s for 0.34 in one weekend).
 # From the same T2A weights 1 000 and 900 of them answered 69 % of 300 questions in unheard voices; 150 and 1 500, at these seconds

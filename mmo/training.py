@@ -52,6 +52,7 @@ from mmo.loader import BatchesAhead, default_workers
 from mmo.omni import TIED, OmniModel, carry, labelled_places, load_model, loss_sums, save_model, start_talker
 from mmo.optimiser import Average, Optimisers, choose_trainable, rate_factor
 from mmo.pieces import TooLarge, is_out_of_memory, next_smaller, pieces, shared_too_large
+from mmo.products import QuickProducts, has_units
 from mmo.profiles import BUDGETS, STAGES, Profile
 from mmo.profiles import run_dir as default_run_dir
 from mmo.rows import BadRow, file_key, open_rows
@@ -318,7 +319,9 @@ class Stepper:
         self.device, self.dtype = device, dtype
         parameters = choose_trainable(model, stage.trainable)
         self.parameters = list(parameters.values())
-        self.optimisers = Optimisers(parameters, stage)
+        quick = stage.quick_products and not stage.compile and dtype == torch.float32 and has_units(device)
+        self.products = QuickProducts(model) if quick else nullcontext()
+        self.optimisers = Optimisers(parameters, stage, torch.bfloat16 if quick else None)
         self.average = Average(parameters, stage.ema_decay)
         if device.type == "cpu":
             memory.keep(model.config.use_moe)
@@ -390,7 +393,7 @@ class Stepper:
         pooled = bool(shared) and shared.pool_balance(batch, self.positions)
         for piece in every:
             with shared.exchanging(piece is every[-1]) if shared else nullcontext():
-                with self.autocast():
+                with self.autocast(), self.products:
                     this, made_of = (shared.model if shared else self.own_losses)(piece, keep, pooled)
                 if this.requires_grad:
                     (this * shared.size if shared else this).backward()

@@ -87,7 +87,7 @@ def choose_updates(examples: Sequence[Example], rows: int, updates: int) -> list
 
 def quiet_stage(stage: StageConfig) -> StageConfig:
     """The stage's sizes without what would make two runs differ: see above."""
-    return stage.replace(learning_rate=0.0, optimiser="adamw", code_dropout=0.0, codebook_weights=None, ema_decay=0.0, trainable="all")
+    return stage.replace(learning_rate=0.0, optimiser="adamw", code_dropout=0.0, codebook_weights=None, ema_decay=0.0, trainable="all", quick_products=False)
 
 
 def make_arms(model: OmniModel, rows: BenchRows, stage: StageConfig, settings: TrainBench, device: torch.device, dtype: torch.dtype):
