@@ -505,6 +505,7 @@ def bench_train(
     full: Annotated[bool, typer.Option("--full-batch/--no-full-batch", help="Also ours at the padded way's positions an update.")] = True,
     pool: Annotated[int | None, typer.Option("--pool", help="Rows to choose from; default the stage's chunk.", show_default=False)] = None,
     compile: Annotated[bool, typer.Option("--compile", help="Also ours with its blocks by torch.compile.")] = False,
+    quick: Annotated[bool, typer.Option("--quick-products", help="Also ours with products in bfloat16 and all else in float32 (a CPU with AMX).")] = False,
     float32: Annotated[bool, typer.Option("--float32", help="Compute in float32, also where the profile would take bfloat16.")] = False,
     rounds: RoundsOption = 3,
     seed: SeedOption = 0,
@@ -513,7 +514,7 @@ def bench_train(
     from mmo.bench.train import TrainBench
     from mmo.bench.train import bench_train as measure
 
-    settings = TrainBench(rows, update, updates, rounds, baseline == "padded", full, pool, compile, float32, seed=seed)
+    settings = TrainBench(rows, update, updates, rounds, baseline == "padded", full, pool, compile, quick, float32, seed=seed)
     run_bench(lambda chosen, where: measure(chosen, settings, where), profile, device, json)
 
 

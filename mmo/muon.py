@@ -25,15 +25,16 @@ def product_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-def orthogonal(matrices: Tensor, dtype: torch.dtype) -> Tensor:
-    """(N, A, B) -> (N, A, B), each nearly its own U V^T: singular values between about 0.5 and 1.5 (Newton-Schulz).
+def orthogonal(matrices: Tensor, dtype: torch.dtype, used: Tensor | None = None) -> Tensor:
+    """(N, A, B) -> (N, A, B), each nearly its own U V^T: singular values between about 0.5 and 1.5 (Newton-Schulz).  used: a scalar, 0 where all shall be 0, else 1.
 
     Every round multiplies x by a polynomial in its gram matrix x x^T.  Where x is much wider than high, the polynomials are
     multiplied among themselves, small and square, and meet x once at the end.
     """
     tall = matrices.shape[1] > matrices.shape[2]
     x = (matrices.mT if tall else matrices).to(dtype)
-    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=EPS)  # the largest singular value is at most 1
+    norm = x.norm(dim=(1, 2), keepdim=True).clamp(min=EPS)
+    x = x / (norm if used is None else norm / used.to(dtype))  # the largest singular value is at most 1
     if dtype == torch.float32 and x.shape[2] >= 2 * x.shape[1]:  # bfloat16 would lose the small singular values in the square
         product = all_rounds(x @ x.mT)
         if tall:  # multiplied on its other side, the result lies in memory as the weights do
@@ -90,10 +91,10 @@ class Muon(torch.optim.Optimizer):
                     by_shape.setdefault(tuple(parameter.shape), []).append(parameter)
             for (height, width), parameters in by_shape.items():
                 ahead = self.ahead(parameters, momentum, bad)
-                updates = orthogonal(ahead, self.products or product_dtype(ahead.device))
+                updates = orthogonal(ahead, self.products or product_dtype(ahead.device), None if bad is None else 1 - bad)
                 rate, decay = group["lr"] * max(1.0, height / width) ** 0.5, group["lr"] * group["weight_decay"]
                 if bad is not None:
-                    updates, decay = updates * (1 - bad), decay * (1 - bad)
+                    decay = decay * (1 - bad)
                 torch._foreach_mul_(parameters, 1 - decay)
                 torch._foreach_add_(parameters, list(updates), alpha=-rate)
 
@@ -110,4 +111,5 @@ class Muon(torch.optim.Optimizer):
             if not state:
                 state["momentum_buffer"] = torch.zeros_like(gradient)
             means.append(state["momentum_buffer"].lerp_(gradient, share))
-        return gradients.lerp_(torch.stack(means), momentum)
+        torch._foreach_lerp_(list(gradients), means, momentum)
+        return gradients

@@ -3,27 +3,29 @@
     products = QuickProducts(model)
     with products: loss = ...          # and loss.backward(), behind or inside the block
 
-A narrow model gains nothing by autocast: norms, gates and attention would follow into bfloat16, and each new shape costs, for oneDNN writes
+A narrow model gains nothing by autocast: norms and attention would follow into bfloat16, and each new shape costs, for oneDNN writes
 a kernel for every shape that it meets (1.5 ms forward, 5 ms for the gradient of a weight of 512 x 192), and batches under a budget of positions
 have hundreds.  So
 
-- only products are rounded: what goes in, what comes out, and the gradients of both;
+- only products are rounded: what goes in, what comes out, and the gradients of both.  What stands between two of them (the gate of a
+  feed-forward, the codes' logits on their way into the loss) stays rounded, for the way to float32 and back costs as much as a product;
 - rows are filled up with zeros to a multiple of GRAIN, so a run has a few dozen shapes.
 
-A product of 1280 x 192 x 512 takes 0.35 ms for 1.0 then (two threads, its two gradients 0.76 for 2.2), and an update of `tiny` a quarter less time.
-Sums are taken in float32 by the units themselves.  Where there are none (`possible`), training computes as it always did.
+A product of 1280 x 192 x 512 takes 0.35 ms for 1.0 then (two threads, its two gradients 0.76 for 2.2).  Sums are taken in float32 by the units
+themselves.  Where there are none (`has_units`), training computes as it always did.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from mmo.talker import CodeHead
+from mmo.transformer import FeedForward
 
 GRAIN = 128  # rows
 SMALLEST = 64  # width from which a product is worth the way to bfloat16 and back; a router's choice among experts stays exact
@@ -35,15 +37,14 @@ def has_units(device: torch.device) -> bool:
 
 
 class QuickProducts:
-    """While the block lasts, the linear layers and the Talker's head of a model compute their products in bfloat16 where gradients are wanted."""
+    """While the block lasts, the products of a model are computed in bfloat16 where gradients are wanted.
+
+    Modules keep their classes and weights their names: only `forward` is another, in the object.
+    """
 
     def __init__(self, model: nn.Module) -> None:
-        self.forwards = {}
-        for module in model.modules():
-            if isinstance(module, nn.Linear) and min(module.weight.shape) >= SMALLEST:
-                self.forwards[module] = partial(layer, module)
-            elif isinstance(module, CodeHead):
-                self.forwards[module] = partial(head, module)
+        chosen = ((module, quick_forward(module)) for module in model.modules())
+        self.forwards = {module: forward for module, forward in chosen if forward is not None}
 
     def __enter__(self) -> None:
         for module, forward in self.forwards.items():
@@ -54,52 +55,41 @@ class QuickProducts:
             del module.forward  # its class's own is there again
 
 
-def layer(module: nn.Linear, x: Tensor) -> Tensor:
+def quick_forward(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
+    """What stands for the `forward` of a module; None where its own does."""
+    if isinstance(module, nn.Linear) and min(module.weight.shape) >= SMALLEST:
+        return partial(linear, module)
+    if isinstance(module, FeedForward) and min(module.gate_proj.weight.shape) >= SMALLEST:
+        return partial(feed_forward, module)
+    return partial(code_head, module) if isinstance(module, CodeHead) else None
+
+
+def linear(module: nn.Linear, x: Tensor) -> Tensor:
     """x (..., K) -> (..., M)."""
-    return linear(x, module.weight, module.bias)
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`F.linear`: x (..., K), weight (M, K), bias (M,) -> (..., M)."""
     if not torch.is_grad_enabled():
-        return F.linear(x, weight, bias)
-    out = Product.apply(x.flatten(0, -2), weight).unflatten(0, x.shape[:-1])
-    return out if bias is None else out + bias
+        return nn.Linear.forward(module, x)
+    out = Product.apply(x.flatten(0, -2), module.weight).unflatten(0, x.shape[:-1])
+    return out if module.bias is None else out + module.bias
 
 
-class InHead(TorchFunctionMode):
-    """The products that the Talker's head spells out itself: of its adapters, stacked."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is F.linear:
-            return linear(*args)
-        if func is torch.baddbmm and torch.is_grad_enabled():
-            added, x, weights = args
-            return Product.apply(x, weights.mT) + added
-        return func(*args, **(kwargs or {}))
+def feed_forward(module: FeedForward, x: Tensor) -> Tensor:
+    """`FeedForward.forward`: x (..., K) -> (..., K)."""
+    if not torch.is_grad_enabled():
+        return FeedForward.forward(module, x)
+    weights = (each.weight for each in (module.gate_proj, module.up_proj, module.down_proj))
+    return GatedProduct.apply(x.flatten(0, -2), *weights).unflatten(0, x.shape[:-1])
 
 
-def head(module: CodeHead, hidden: Tensor) -> Tensor:
-    """`CodeHead.forward` with these products."""
-    with InHead():
+def code_head(module: CodeHead, hidden: Tensor) -> Tensor:
+    """`CodeHead.forward`, but logits (..., Q, A) in bfloat16, of which `fused.cross_entropies` takes losses and gradients as they are."""
+    if not torch.is_grad_enabled():
         return CodeHead.forward(module, hidden)
-
-
-class Product(torch.autograd.Function):
-    """x (..., N, K), weight (..., M, K) -> x weight^T (..., N, M), in the number format of x."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
-        rows, columns = rounded(x), weight.to(torch.bfloat16)
-        ctx.save_for_backward(rows, columns)
-        return (rows @ columns.mT)[..., : x.shape[-2], :].to(x.dtype)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        rows, columns = ctx.saved_tensors
-        own = rounded(grad)
-        grad_x = (own @ columns)[..., : grad.shape[-2], :].to(grad.dtype) if ctx.needs_input_grad[0] else None
-        return grad_x, (own.mT @ rows).to(grad.dtype) if ctx.needs_input_grad[1] else None
+    x = hidden.reshape(-1, hidden.shape[-1])  # (N, D)
+    inner = torch.stack([adapter[0].weight for adapter in module.adapters])  # (Q, R, D)
+    outer = torch.stack([adapter[2].weight for adapter in module.adapters])  # (Q, A, R)
+    low = F.gelu(Product.apply(x, inner.flatten(0, 1))).view(len(x), *inner.shape[:2]).transpose(0, 1)  # (Q, N, R)
+    logits = HeadProduct.apply(x, module.base.weight, low, outer)  # (Q, N, A)
+    return logits.view(len(outer), *hidden.shape[:-1], -1).movedim(0, -2)
 
 
 def rounded(x: Tensor) -> Tensor:
@@ -109,3 +99,71 @@ def rounded(x: Tensor) -> Tensor:
     filled[..., :N, :] = x
     filled[..., N:, :] = 0
     return filled
+
+
+class Product(torch.autograd.Function):
+    """x (N, K), weight (M, K) -> x weight^T (N, M), in the number format of x."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
+        rows, columns = rounded(x), weight.to(torch.bfloat16)
+        ctx.save_for_backward(rows, columns)
+        return (rows @ columns.mT)[: len(x)].to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        rows, columns = ctx.saved_tensors
+        own = rounded(grad)
+        grad_x = (own @ columns)[: len(grad)].to(grad.dtype) if ctx.needs_input_grad[0] else None
+        return grad_x, (own.mT @ rows).to(grad.dtype) if ctx.needs_input_grad[1] else None
+
+
+class GatedProduct(torch.autograd.Function):
+    """x (N, K) -> down(silu(gate x) up x) (N, K): one product for gate and up, and nothing in float32 on the way."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+        rows, inner, outer = rounded(x), torch.cat((gate, up)).to(torch.bfloat16), down.to(torch.bfloat16)
+        both = rows @ inner.mT  # (N, 2 M)
+        gated, kept = both.chunk(2, dim=-1)
+        opened = F.silu(gated)
+        acted = opened * kept
+        ctx.save_for_backward(rows, inner, outer, both, opened, acted)
+        return (acted @ outer.mT)[: len(x)].to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        rows, inner, outer, both, opened, acted = ctx.saved_tensors
+        own = rounded(grad)
+        at_acted = own @ outer
+        gated, kept = both.chunk(2, dim=-1)
+        at_both = torch.empty_like(both)
+        at_gated, at_kept = at_both.chunk(2, dim=-1)
+        torch.mul(at_acted, opened, out=at_kept)
+        at_gated.copy_(torch.ops.aten.silu_backward(at_acted.mul_(kept), gated))
+        grad_x = (at_both @ inner)[: len(grad)].to(grad.dtype) if ctx.needs_input_grad[0] else None
+        if not ctx.needs_input_grad[1]:
+            return grad_x, None, None, None
+        return grad_x, *(at_both.mT @ rows).to(grad.dtype).chunk(2), (own.mT @ acted).to(grad.dtype)
+
+
+class HeadProduct(torch.autograd.Function):
+    """x (N, D), base (A, D), low (Q, N, R), outer (Q, A, R) -> logits x base^T + low outer^T (Q, N, A) in bfloat16."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, base: Tensor, low: Tensor, outer: Tensor) -> Tensor:
+        rows, columns, inside, outside = rounded(x), base.to(torch.bfloat16), rounded(low), outer.to(torch.bfloat16)
+        ctx.save_for_backward(rows, columns, inside, outside)
+        logits = torch.baddbmm((rows @ columns.mT).expand(len(low), -1, -1), inside, outside.mT)
+        return logits[:, : len(x)].contiguous()
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        rows, columns, inside, outside = ctx.saved_tensors
+        own = rounded(grad)  # (Q, N, A)
+        shared, N = own.sum(dim=0), grad.shape[1]
+        learns = ctx.needs_input_grad[1]
+        return (
+            (shared @ columns)[:N].float(), (shared.mT @ rows).float() if learns else None,
+            (own @ outside)[:, :N].float(), (own.mT @ inside).float() if learns else None,
+        )  # fmt: skip

@@ -3,13 +3,14 @@
     ours              the rows of one update, neighbours in length, padded to the longest of them; `training.Stepper` as it trains
     padded            the same rows, padded to 512 (padded.py)
     ours, compiled    ours with its blocks by torch.compile, on request
+    ours, quick products  ours with products in bfloat16 and all else in float32 (products.py), on request
     ours, full batch  as many rows an update as fill the positions that the padded way computes; on request compiled, too
 
 The first two do the same update on the same rows: that is the ratio at equal rows.  The third makes another update, of more rows:
 it shows what the card or processor gives where it is as full as the padded way keeps it.
 
 The rate is 0, so that both arms see the same weights at every step and their losses can be compared (an update costs the same at
-any rate); code dropout, codebook weights and averaging are off in both, and both use AdamW.
+any rate); code dropout, codebook weights, averaging and quick products are off in both, and both use AdamW.
 """
 
 from __future__ import annotations
@@ -32,11 +33,13 @@ from mmo.bench.rows import PADDED_LENGTH, BenchRows, length_figures, open_bench_
 from mmo.config import ModelConfig, StageConfig
 from mmo.data import Batch, Example, collate, useful_share
 from mmo.omni import OmniModel
+from mmo.products import has_units
 from mmo.profiles import Profile
 from mmo.training import Stepper
 
 WARM_UP = 3  # rounds: the first updates take their memory from the system, page by page (15, 11, 7.6 and then 7.0 s at mini's size, one busy thread)
 OURS, PADDED, FULL, COMPILED, FULL_COMPILED = "ours", "padded", "ours, full batch", "ours, compiled", "ours, full batch, compiled"
+QUICK = "ours, quick products"
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class TrainBench:
     full_batch: bool = True
     pool: int | None = None  # rows to choose updates from; default the stage's chunk
     compiled: bool = False  # also ours by torch.compile
+    quick: bool = False  # also ours with products in bfloat16 and all else in float32
     float32: bool = False  # computed so, also where the profile would take bfloat16
     padded_length: int = PADDED_LENGTH
     seed: int = 0
@@ -111,6 +115,12 @@ def make_arms(model: OmniModel, rows: BenchRows, stage: StageConfig, settings: T
         if other.compilation.reason is None:
             watches[COMPILED] = other.optimisers.step = Stopwatch(other.optimisers.step, device)
             arms[COMPILED] = Arm(lambda batch: other.step(batch, 500)[:3], batches, [Work.of_ours(each, config) for each in batches], config)
+    if settings.quick:
+        if dtype != torch.float32 or not has_units(device):
+            raise ValueError("--quick-products: for what is computed in float32, on a CPU with units for bfloat16 (AMX); this is not one")
+        rounding = Stepper(copy.deepcopy(model), quiet_stage(stage).replace(quick_products=True), 1000, device, dtype)
+        watches[QUICK] = rounding.optimisers.step = Stopwatch(rounding.optimisers.step, device)
+        arms[QUICK] = Arm(lambda batch: rounding.step(batch, 500)[:3], batches, [Work.of_ours(each, config) for each in batches], config)
     if settings.full_batch:
         budget = max(settings.rows * settings.padded_length, rows.layout.max_length)
         full = [collate(group, config) for group in spread(rows.batches(budget, 1).cut(pool), settings.updates)]
@@ -184,7 +194,8 @@ def train_lines(
 
 def train_ratios(arms: dict[str, Arm], samples: dict[str, list[float]]) -> dict[str, float]:
     """Rows a second against the padded way's, at equal rows and at equal positions an update."""
-    ratios = {"rows a second, ours compiled over ours": median_ratio(samples[OURS], samples[COMPILED])} if COMPILED in arms else {}
+    others = {COMPILED: "compiled", QUICK: "with quick products"}
+    ratios = {f"rows a second, ours {words} over ours": median_ratio(samples[OURS], samples[name]) for name, words in others.items() if name in arms}
     if PADDED not in arms:
         return ratios
     ratios["rows a second at equal rows an update, ours over padded"] = median_ratio(samples[PADDED], samples[OURS])
