@@ -149,8 +149,8 @@ def changed_pass(stage: StageConfig, changes: Sequence[tuple[str, str, object]])
                 rehearsed[setting.removeprefix("draws.")] = value
             continue
         own[setting] = value
-        if value is not None and setting in ("steps", "epochs"):  # of both the later prevails
-            own["epochs" if setting == "steps" else "steps"] = None
+        if value is not None and setting in ("steps", "epochs"):  # of both the later prevails; `replace` puts it in the other's place
+            own.pop("epochs" if setting == "steps" else "steps", None)
     others = tuple(replace(each, draws=replace(each.draws, **rehearsed)) for each in stage.rehearsal) if rehearsed else stage.rehearsal
     return stage.replace(draws=replace(stage.draws, **draws), rehearsal=others, **own) if changes else stage
 

@@ -210,7 +210,10 @@ def held_for(name: str) -> int:
 def check_machine(machine: Machine) -> Iterator[Finding]:
     import torch
 
-    yield Finding("processor", f"{machine.cores} cores, torch uses {torch.get_num_threads()} threads")
+    from mmo.products import has_units
+
+    units = "; with units for bfloat16 (AMX), on which tiny trains a quarter quicker" if has_units(torch.device("cpu")) else ""
+    yield Finding("processor", f"{machine.cores} cores, torch uses {torch.get_num_threads()} threads{units}")
     if not machine.gpus:
         apple = torch.backends.mps.is_available()
         yield Finding("GPU", "Apple's, not used: all computes on the processor" if apple else "none: tiny runs on the processor, mini needs a GPU")

@@ -2,7 +2,7 @@
 
 The same update as `torch.optim.Muon`, with two differences that decide its speed on a plain CPU:
 
-- it computes in float32 there.  torch's always computes in bfloat16, which processors without bfloat16 only emulate: one update
+- it computes in float32 there, unless a processor has units for bfloat16 (`products`: products.py).  torch's always computes in bfloat16, which processors without bfloat16 only emulate: one update
   of `tiny`'s matrices took 4.75 s of one such core;
 - matrices of one shape are made orthogonal together, in a few batched products, and oblong ones by way of their gram matrices: 0.1 s of a core.
 """

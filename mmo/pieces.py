@@ -7,7 +7,8 @@
 A mean over pieces is not the mean over the batch, for pieces hold unlike numbers of labels: every piece's sums are divided by the
 counts of the whole batch (`Batch.part_of`), which are known from the labels on the CPU.  Dropout is drawn for the whole batch, and each piece
 takes its rows' part.  So the recipe stays what it is, batch for batch; only the memory is smaller.  One thing differs: the auxiliary loss of
-experts, which is a product of two means over what is computed together (here: the mean of the pieces', by their positions).
+experts, which is a product of two means over what is computed together (here: the mean of the pieces', by their positions).  Where products
+are rounded (products.py, autocast), each piece's gradients are, and their sum is the whole's to that rounding.
 """
 
 from __future__ import annotations

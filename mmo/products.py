@@ -12,7 +12,8 @@ have hundreds.  So
 - rows are filled up with zeros to a multiple of GRAIN, so a run has a few dozen shapes.
 
 A product of 1280 x 192 x 512 takes 0.35 ms for 1.0 then (two threads, its two gradients 0.76 for 2.2).  Sums are taken in float32 by the units
-themselves.  Where there are none (`has_units`), training computes as it always did.
+themselves.  Where there are none (`has_units`), training computes as it always did.  A weight's gradient is rounded, too, and that of two
+halves of a batch is not quite that of the whole then: several processes that share batches compute in float32 throughout.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmo.config import StageConfig
 from mmo.talker import CodeHead
 from mmo.transformer import FeedForward
 
@@ -36,22 +38,30 @@ def has_units(device: torch.device) -> bool:
     return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
 
 
+def are_wanted(stage: StageConfig, device: torch.device, dtype: torch.dtype, processes: int = 1) -> bool:
+    """Whether a pass computes so here: asked for, in float32, with units for it, not where its blocks are compiled or several processes share its batches."""
+    return stage.quick_products and not stage.compile and processes == 1 and dtype == torch.float32 and has_units(device)
+
+
 class QuickProducts:
     """While the block lasts, the products of a model are computed in bfloat16 where gradients are wanted.
 
-    Modules keep their classes and weights their names: only `forward` is another, in the object.
+    Modules keep their classes and weights their names: only `forward` is another, in the object.  One that has another already keeps it.
+    Hooks on the layers inside a feed-forward or the Talker's head are not called meanwhile: these are computed as a whole.
     """
 
     def __init__(self, model: nn.Module) -> None:
         chosen = ((module, quick_forward(module)) for module in model.modules())
         self.forwards = {module: forward for module, forward in chosen if forward is not None}
+        self.replaced: list[nn.Module] = []
 
     def __enter__(self) -> None:
-        for module, forward in self.forwards.items():
-            module.forward = forward
+        self.replaced = [module for module in self.forwards if "forward" not in vars(module)]
+        for module in self.replaced:
+            module.forward = self.forwards[module]
 
     def __exit__(self, *error) -> None:
-        for module in self.forwards:
+        for module in self.replaced:
             del module.forward  # its class's own is there again
 
 
@@ -89,7 +99,7 @@ def code_head(module: CodeHead, hidden: Tensor) -> Tensor:
     outer = torch.stack([adapter[2].weight for adapter in module.adapters])  # (Q, A, R)
     low = F.gelu(Product.apply(x, inner.flatten(0, 1))).view(len(x), *inner.shape[:2]).transpose(0, 1)  # (Q, N, R)
     logits = HeadProduct.apply(x, module.base.weight, low, outer)  # (Q, N, A)
-    return logits.view(len(outer), *hidden.shape[:-1], -1).movedim(0, -2)
+    return logits.view(len(outer), *hidden.shape[:-1], outer.shape[1]).movedim(0, -2)
 
 
 def rounded(x: Tensor) -> Tensor:
@@ -142,7 +152,7 @@ class GatedProduct(torch.autograd.Function):
         torch.mul(at_acted, opened, out=at_kept)
         at_gated.copy_(torch.ops.aten.silu_backward(at_acted.mul_(kept), gated))
         grad_x = (at_both @ inner)[: len(grad)].to(grad.dtype) if ctx.needs_input_grad[0] else None
-        if not ctx.needs_input_grad[1]:
+        if not any(ctx.needs_input_grad[1:]):
             return grad_x, None, None, None
         return grad_x, *(at_both.mT @ rows).to(grad.dtype).chunk(2), (own.mT @ acted).to(grad.dtype)
 
@@ -162,8 +172,8 @@ class HeadProduct(torch.autograd.Function):
         rows, columns, inside, outside = ctx.saved_tensors
         own = rounded(grad)  # (Q, N, A)
         shared, N = own.sum(dim=0), grad.shape[1]
-        learns = ctx.needs_input_grad[1]
+        _, base_learns, _, outer_learns = ctx.needs_input_grad
         return (
-            (shared @ columns)[:N].float(), (shared.mT @ rows).float() if learns else None,
-            (own @ outside)[:, :N].float(), (own.mT @ inside).float() if learns else None,
+            (shared @ columns)[:N].float(), (shared.mT @ rows).float() if base_learns else None,
+            (own @ outside)[:, :N].float(), (own.mT @ inside).float() if outer_learns else None,
         )  # fmt: skip

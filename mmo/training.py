@@ -35,7 +35,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from mmo import memory
+from mmo import memory, products
 from mmo.chat import ChatTokenizer
 from mmo.checkpoint import (
     latest_weights, load_state, random_state, save_state, set_random_state, snapshot_file, snapshots_of, stage_file, started_from, state_file, told,
@@ -52,7 +52,6 @@ from mmo.loader import BatchesAhead, default_workers
 from mmo.omni import TIED, OmniModel, carry, labelled_places, load_model, loss_sums, save_model, start_talker
 from mmo.optimiser import Average, Optimisers, choose_trainable, rate_factor
 from mmo.pieces import TooLarge, is_out_of_memory, next_smaller, pieces, shared_too_large
-from mmo.products import QuickProducts, has_units
 from mmo.profiles import BUDGETS, STAGES, Profile
 from mmo.profiles import run_dir as default_run_dir
 from mmo.rows import BadRow, file_key, open_rows
@@ -319,8 +318,8 @@ class Stepper:
         self.device, self.dtype = device, dtype
         parameters = choose_trainable(model, stage.trainable)
         self.parameters = list(parameters.values())
-        quick = stage.quick_products and not stage.compile and dtype == torch.float32 and has_units(device)
-        self.products = QuickProducts(model) if quick else nullcontext()
+        quick = products.are_wanted(stage, device, dtype, group.size)
+        self.products = products.QuickProducts(model) if quick else nullcontext()
         self.optimisers = Optimisers(parameters, stage, torch.bfloat16 if quick else None)
         self.average = Average(parameters, stage.ema_decay)
         if device.type == "cpu":
@@ -585,7 +584,7 @@ class StageRun:
 
     # What a state belongs to: a state of other data, sizes or recipe must not be gone on from.
     def key(self) -> str:
-        return settings_key(self.passes, self.profile, self.settings["seed"], self.dtype)
+        return settings_key(self.passes, self.profile, self.settings["seed"], self.device, self.dtype)
 
     def resume(self) -> bool:
         """Read an unfinished state, if there is one.  Raises ValueError where it was made with other settings."""
@@ -655,8 +654,12 @@ class StageRun:
         else:
             batches = Batches(*of_batches)
         steps = stage.steps or max(1, round(stage.epochs * batches.steps_per_epoch()))
-        say(f"pass {stage.name}: {steps} steps on {' + '.join(f'{len(corpus)}' for corpus in corpora)} rows, learning: {stage.trainable}")
+        rounded = ", products in bfloat16" if self.quick(stage) else ""
+        say(f"pass {stage.name}: {steps} steps on {' + '.join(f'{len(corpus)}' for corpus in corpora)} rows, learning: {stage.trainable}{rounded}")
         return batches, held_out, steps
+
+    def quick(self, stage: StageConfig) -> bool:
+        return products.are_wanted(stage, self.device, self.dtype, self.group.size)
 
     def run(self, minutes: float | None, progress_bar: bool, pause: Callable[[], bool] | None = None) -> bool:
         """All passes that are left; False where time was up before, or a pause was asked for."""
@@ -821,9 +824,13 @@ def process_peak(process: int) -> int:
     return getattr(held, "peak_wset", held.rss)
 
 
-def settings_key(passes: Sequence[StageConfig], profile: Profile, seed: int, dtype: torch.dtype) -> str:
+def settings_key(passes: Sequence[StageConfig], profile: Profile, seed: int, device: torch.device, dtype: torch.dtype) -> str:
     """A short name for what decides a stage's weights beside its data and the weights it starts from: recipe, model, seed, number format."""
-    told = [asdict(each) for each in passes] + [profile.model.to_dict(), seed, str(dtype)]
+    told = [asdict(each) for each in passes]
+    for each, stage in zip(told, passes, strict=True):
+        if not products.are_wanted(stage, device, dtype):  # then it decides nothing
+            del each["quick_products"]
+    told += [profile.model.to_dict(), seed, str(dtype)]
     return hashlib.sha256(json.dumps(told, sort_keys=True, default=list).encode()).hexdigest()[:16]
 
 

@@ -231,6 +231,8 @@ def test_an_unknown_setting_is_refused_with_the_known_ones(root, tmp_path):
         plan(Batch(("10",), settings={"lerning_rate": ["1"]}), tmp_path, root)
     with pytest.raises(ValueError, match="learning_rate=much: wanted float"):
         plan(Batch(("10",), settings={"learning_rate": ["much"]}), tmp_path, root)
+    with pytest.raises(ValueError, match="learning_rate=3e-4 and learning_rate=0.0003 are the same values"):
+        plan(Batch(("10",), settings=read_settings(["lr=3e-4,0.0003"])), tmp_path, root)
     assert not any(tmp_path.iterdir())
 
 

@@ -2,6 +2,8 @@
 
 from contextlib import nullcontext
 
+from dataclasses import replace
+
 import pytest
 import torch
 import worlds
@@ -9,21 +11,32 @@ from test_training import CPU, losses, profile, run, some_batch, stage_config  #
 from torch import nn
 
 from mmo import products
+from mmo.bench.train import TrainBench, bench_train
 from mmo.moe import MixtureOfExperts
 from mmo.omni import OmniModel
 from mmo.optimiser import Optimisers
 from mmo.products import GRAIN, GatedProduct, HeadProduct, Product, QuickProducts, rounded
 from mmo.profiles import STAGES
 from mmo.profiles import profile as own_profile
-from mmo.training import Stepper, losses_of
+from mmo.training import Stepper, losses_of, settings_key
 from mmo.transformer import Attention, FeedForward, RMSNorm
 
 
 @pytest.fixture
 def units(monkeypatch):
     """Every CPU has units for bfloat16 (others than those compute it slowly, and the same), and every product is large enough."""
-    monkeypatch.setattr("mmo.training.has_units", lambda device: True)
+    monkeypatch.setattr(products, "has_units", lambda device: True)
     monkeypatch.setattr(products, "SMALLEST", 2)
+
+
+def steps_behind(result):
+    """Names of what the gradients of `result` will go through."""
+    names, steps = set(), [result.grad_fn]
+    while steps:
+        step = steps.pop()
+        names.add(step.name())
+        steps += [each for each, _ in step.next_functions if each is not None]
+    return names
 
 
 def drawn(*shape, seed=0):
@@ -102,6 +115,9 @@ def test_all_products_of_the_model_and_nothing_else_are_rounded(profile, tmp_pat
 
     wanted, gradients = outcome(nullcontext())
     found, own = outcome(QuickProducts(model))
+    with QuickProducts(model):
+        steps = steps_behind(losses_of(model, batch, stage_config(), CPU)[0])
+    assert {"ProductBackward", "GatedProductBackward", "HeadProductBackward"} < steps and not steps & {"MmBackward0", "AddmmBackward0", "BmmBackward0"}, steps
     assert found != wanted and found == pytest.approx(wanted, rel=5e-3)
     assert set(own) == set(gradients) and seen and set(seen) == {torch.float32}
     for name, gradient in gradients.items():
@@ -116,14 +132,30 @@ def test_the_talkers_head_is_among_them(units):
     hidden = drawn(11, worlds.MODEL.talker_hidden_size).requires_grad_()
     with QuickProducts(head):
         found = head(hidden)
-    names, steps = set(), [found.grad_fn]
-    while steps:
-        step = steps.pop()
-        names.add(step.name())
-        steps += [each for each, _ in step.next_functions if each is not None]
+    names = steps_behind(found)
     assert found.dtype == torch.bfloat16  # as the losses take it
     assert {"HeadProductBackward", "ProductBackward"} < names and not names & {"MmBackward0", "BmmBackward0", "BaddbmmBackward0", "AddmmBackward0"}, names
     torch.testing.assert_close(found.float(), head(hidden), rtol=0.05, atol=0.05)
+
+
+def test_a_share_without_a_spoken_label_asks_the_head_about_nothing(units):
+    head = OmniModel(worlds.MODEL).talker.lm_head
+    with QuickProducts(head):
+        logits = head(torch.empty(0, worlds.MODEL.talker_hidden_size, requires_grad=True))
+    assert logits.shape == (0, worlds.MODEL.num_codebooks, worlds.MODEL.audio_vocab_size)
+    logits.sum().backward()
+
+
+def test_of_a_group_of_weights_those_learn_that_may(units):
+    torch.manual_seed(0)
+    layers, head = FeedForward(16, 24), OmniModel(worlds.MODEL).talker.lm_head
+    layers.gate_proj.requires_grad_(False)
+    head.base.requires_grad_(False)
+    for module, width in ((layers, 16), (head, worlds.MODEL.talker_hidden_size)):
+        with QuickProducts(module):
+            module(drawn(5, width)).float().square().sum().backward()
+        for name, parameter in module.named_parameters():
+            assert (parameter.grad is not None and bool(parameter.grad.any())) == parameter.requires_grad, name
 
 
 def test_without_gradients_nothing_changes(profile, tmp_path, units):  # noqa: F811
@@ -151,13 +183,31 @@ def test_a_router_chooses_by_exact_numbers(monkeypatch):
     assert gates and len(chosen) > 20 and not gates & chosen
 
 
+def test_an_expert_without_positions_has_gradients_of_zeros(monkeypatch):
+    """As processes that share a batch need it."""
+    monkeypatch.setattr(products, "SMALLEST", 8)
+    expert = FeedForward(16, 24)
+    with QuickProducts(expert):
+        out = expert(torch.empty(0, 16, requires_grad=True))
+    out.sum().backward()
+    assert out.shape == (0, 16) and all(each.grad is not None and not each.grad.any() for each in expert.parameters())
+
+
+def test_somebody_elses_forward_is_left_alone():
+    layer = nn.Linear(80, 70)
+    layer.forward = lambda x: x
+    with QuickProducts(nn.Sequential(layer)):
+        assert layer(torch.ones(3)).tolist() == [1, 1, 1]
+    assert "forward" in vars(layer)
+
+
 @pytest.mark.parametrize("changes, dtype, there, quick", [
     ({}, torch.float32, True, True), ({}, torch.float32, False, False), ({}, torch.bfloat16, True, False),
     (dict(quick_products=False), torch.float32, True, False), (dict(compile=True), torch.float32, True, False),
 ])  # fmt: skip
 def test_when_products_are_quick(profile, monkeypatch, changes, dtype, there, quick):  # noqa: F811
     """Asked for, in float32, on a processor with such units, and not where blocks are compiled."""
-    monkeypatch.setattr("mmo.training.has_units", lambda device: there)
+    monkeypatch.setattr(products, "has_units", lambda device: there)
     monkeypatch.setattr("mmo.training.Compilation", lambda *given, **named: None)
     stepper = Stepper(OmniModel(profile.model).train(), stage_config(optimiser="muon", **{"quick_products": True} | changes), 10, CPU, dtype)
     assert isinstance(stepper.products, QuickProducts) == quick
@@ -171,22 +221,43 @@ def test_a_card_has_no_need_of_them(monkeypatch):
     assert not products.has_units(CPU)
 
 
-def test_muons_own_products_too():
+@pytest.mark.parametrize("shape", [(96, 96), (64, 192), (192, 64)])
+def test_muons_own_products_too(shape):
     """The same direction to bfloat16's rounding."""
     moved = []
     for kind in (torch.float32, torch.bfloat16):
-        weight = nn.Parameter(drawn(24, 24))
+        weight = nn.Parameter(drawn(*shape))
         parameters = {"model.layers.0.mlp.up_proj.weight": weight, "model.norm.weight": nn.Parameter(torch.ones(4))}
         optimisers = Optimisers(parameters, stage_config(optimiser="muon", weight_decay=0.0), kind)
-        weight.grad = drawn(24, 24, seed=1)
+        weight.grad = drawn(*shape, seed=1)
         optimisers.muon.step()
-        moved.append(weight.detach() - drawn(24, 24))
+        moved.append(weight.detach() - drawn(*shape))
     assert 0 < (moved[0] - moved[1]).norm() < 0.05 * moved[0].norm()
+
+
+def test_a_step_that_is_not_finite_changes_nothing(profile, tmp_path, units):  # noqa: F811
+    batch = some_batch(profile, tmp_path)
+    torch.manual_seed(0)
+    stepper = Stepper(OmniModel(profile.model).train(), stage_config(optimiser="muon", weight_decay=0.1, quick_products=True), 10, CPU, torch.float32)
+    assert stepper.step(batch, 0)[-1] == 0
+    before = {name: value.clone() for name, value in stepper.tensors().items() if not name.startswith("random")}
+    assert stepper.step(replace(batch, speaker=torch.full_like(batch.speaker, float("inf"))), 1)[-1] == 1
+    after = stepper.tensors()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_a_state_says_whether_products_were_quick(profile, monkeypatch):  # noqa: F811
+    """And of passes that have none, as always, nothing: states made before there were any still serve."""
+    def key(asked, there):
+        monkeypatch.setattr(products, "has_units", lambda device: there)
+        return settings_key((stage_config(quick_products=asked),), profile, 0, CPU, torch.float32)
+
+    assert key(True, False) == key(False, True) == key(False, False) != key(True, True)
 
 
 def test_resumed_equals_unbroken_with_them(profile, tmp_path, units):  # noqa: F811
     stages = {name: tuple(each.replace(quick_products=True) for each in passes) for name, passes in profile.stages.items()}
-    quick = profile.__class__(**{**vars(profile), "stages": stages})
+    quick = replace(profile, stages=stages)
     whole = run(quick, "t2a", tmp_path / "whole")
     asked = iter([False, False, True])
     broken = run(quick, "t2a", tmp_path / "broken", pause=lambda: next(asked, False))
@@ -195,6 +266,19 @@ def test_resumed_equals_unbroken_with_them(profile, tmp_path, units):  # noqa: F
     assert resumed.finished and losses(resumed.log_file) == losses(whole.log_file)
     plain = run(profile, "t2a", tmp_path / "plain")
     assert losses(plain.log_file) != losses(whole.log_file), "nothing was rounded"
+
+
+def test_the_bench_measures_them_where_there_are_units(profile, monkeypatch):  # noqa: F811
+    settings = TrainBench(rows=2, updates=1, rounds=1, pool=8, baseline=False, full_batch=False, quick=True)
+    for there in (True, False):
+        monkeypatch.setattr(products, "has_units", lambda device: there)
+        monkeypatch.setattr("mmo.bench.train.has_units", products.has_units)
+        if there:
+            report = bench_train(profile, settings, CPU)
+            assert report.columns == ("ours", "ours, quick products") and "rows a second, ours with quick products over ours" in report.ratios
+        else:
+            with pytest.raises(ValueError, match="cpu here, without them"):
+                bench_train(profile, settings, CPU)
 
 
 def test_tiny_asks_for_them():

@@ -87,7 +87,7 @@ def groups(batches: Batches, rows: int, seed: int, pad: int | None = None) -> It
 
 
 def plain_stage(stage: StageConfig, optimiser: str, rate: float) -> StageConfig:
-    """The recipe without schedule, dropout, weights of codebooks and average.  rate: AdamW's, or Muon's for the hidden matrices."""
+    """The recipe without schedule, dropout, weights of codebooks, average and quick products.  rate: AdamW's, or Muon's for the hidden matrices."""
     rates = {"muon_rate": rate} if optimiser == "muon" else {"learning_rate": rate}
     return stage.replace(optimiser=optimiser, schedule="constant", code_dropout=0.0, codebook_weights=None, ema_decay=0.0, trainable="all", quick_products=False, **rates)
 

@@ -1,6 +1,6 @@
 """`mmo bench train`: updates of the whole model on the same rows, ours against the padded way.
 
-    ours              the rows of one update, neighbours in length, padded to the longest of them; `training.Stepper` as it trains
+    ours              the rows of one update, neighbours in length, padded to the longest of them; `training.Stepper`
     padded            the same rows, padded to 512 (padded.py)
     ours, compiled    ours with its blocks by torch.compile, on request
     ours, quick products  ours with products in bfloat16 and all else in float32 (products.py), on request
@@ -116,8 +116,6 @@ def make_arms(model: OmniModel, rows: BenchRows, stage: StageConfig, settings: T
             watches[COMPILED] = other.optimisers.step = Stopwatch(other.optimisers.step, device)
             arms[COMPILED] = Arm(lambda batch: other.step(batch, 500)[:3], batches, [Work.of_ours(each, config) for each in batches], config)
     if settings.quick:
-        if dtype != torch.float32 or not has_units(device):
-            raise ValueError("--quick-products: for what is computed in float32, on a CPU with units for bfloat16 (AMX); this is not one")
         rounding = Stepper(copy.deepcopy(model), quiet_stage(stage).replace(quick_products=True), 1000, device, dtype)
         watches[QUICK] = rounding.optimisers.step = Stopwatch(rounding.optimisers.step, device)
         arms[QUICK] = Arm(lambda batch: rounding.step(batch, 500)[:3], batches, [Work.of_ours(each, config) for each in batches], config)
@@ -137,6 +135,11 @@ def bench_train(profile: Profile, settings: TrainBench, device: torch.device | N
     """Measure.  folder: for the synthetic file, default a temporary one.  Raises ValueError for rows that do not fit."""
     device = device or profile.device()
     dtype, stage = torch.float32 if settings.float32 else profile.dtype(device), profile.stages["t2a"][0]
+    if settings.quick and not (dtype == torch.float32 and has_units(device)):
+        raise ValueError(
+            f"--quick-products: for what is computed in float32 (here {str(dtype).removeprefix('torch.')}; --float32 asks for it) on a CPU "
+            f"with units for bfloat16 (AMX; {device.type} here{'' if has_units(device) else ', without them'})"
+        )
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         count = settings.pool or stage.chunk_rows
         rows = open_bench_rows(profile, settings.source, folder or Path(temporary), count, settings.seed, settings.padded_length)

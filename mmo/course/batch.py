@@ -142,17 +142,24 @@ def plan(batch: Batch, folder: Path, root: Path = REPOSITORY) -> list[Job]:
     for key in batch.settings:
         if not any(key in names for names in own.values()):
             check_setting(key, stages, own)
-    jobs = []
+    jobs, seen = [], {}
     for choice in combinations(batch.settings):
         given = {key: text for key, text in choice.items() if any(key in names for names in own.values())}
         changes = "".join(f",{key}={text}" for key, text in choice.items() if key not in given)
         profile = find_profile(batch.profile + changes)
         place = variant_folder(folder, profile, batch.budget, given)
+        if place in seen:
+            raise ValueError(f"{written(seen[place])} and {written(choice)} are the same values: once is enough")
+        seen[place] = choice
         for entry in entries:
             parameters = {"profile": profile.full_name, "budget": batch.budget} | {key: value_of(text) for key, text in given.items() if key in own[entry.number]}
             needs = tuple(number for number in batch.notebooks if number in all_needs(entry, course))
             jobs.append(Job(entry, place.relative_to(folder).as_posix(), place, sources[entry.number], parameters, needs))
     return jobs
+
+
+def written(choice: dict[str, str]) -> str:
+    return ", ".join(f"{key}={text}" for key, text in choice.items())
 
 
 def check_setting(key: str, stages: dict, own: dict[str, tuple[str, ...]]) -> None:

@@ -39,8 +39,8 @@ def ctc_cases() -> Sequence[Case]:
 
 
 def forward(log_probs: Tensor, target: list[int], skip="right", start: int = 2, end: int = 2, best: bool = False, blanks: bool = True,
-            round: bool = False) -> Tensor:  # fmt: skip
-    """The recursion with one of its parts wrong.  skip: "right", "never", "always" (over any state) or "twins" (between equal words too); round: from the
+            wrap: bool = False) -> Tensor:  # fmt: skip
+    """The recursion with one of its parts wrong.  skip: "right", "never", "always" (over any state) or "twins" (between equal words too); wrap: from the
     last state to the first."""
     states = [0] + [each for word in target for each in (word, 0)] if blanks else list(target)
     joined = (lambda parts: torch.stack(parts).amax(0)) if best else (lambda parts: torch.stack(parts).logsumexp(0))
@@ -49,7 +49,7 @@ def forward(log_probs: Tensor, target: list[int], skip="right", start: int = 2, 
     for n in range(1, len(log_probs)):
         following = []
         for s, state in enumerate(states):
-            ways = [alpha[s]] + ([alpha[s - 1]] if s >= 1 or round else [])
+            ways = [alpha[s]] + ([alpha[s - 1]] if s >= 1 or wrap else [])
             allowed = {"right": state != 0 and s >= 2 and state != states[s - 2], "never": False, "always": True, "twins": state != 0}[skip]
             if s >= 2 and allowed:
                 ways.append(alpha[s - 2])
@@ -77,7 +77,7 @@ CTC_LOSS = Exercise(
         Bug("A word may follow another word at once: a blank between different words is allowed, not needed. You never skip the blank.", lambda log_probs, target: forward(log_probs, target, skip="never")),
         Bug("The same word twice needs a blank between, else the two are heard as one. You skip the blank there too.", lambda log_probs, target: forward(log_probs, target, skip="twins")),
         Bug("You skip over words: a blank may be left out, a word may not.", lambda log_probs, target: forward(log_probs, target, skip="always")),
-        Bug("In Python alpha[-1] is the last state: from the end your ways go round to the beginning. The first state is reached from itself alone.", lambda log_probs, target: forward(log_probs, target, round=True)),
+        Bug("In Python alpha[-1] is the last state: from the end your ways go round to the beginning. The first state is reached from itself alone.", lambda log_probs, target: forward(log_probs, target, wrap=True)),
         Bug("You must begin with a blank: the first frame may be the first word at once.", lambda log_probs, target: forward(log_probs, target, start=1)),
         Bug("You may begin anywhere: in the first frame only the first blank and the first word are possible.", lambda log_probs, target: forward(log_probs, target, start=10**6)),
         Bug("You must end with a blank: the last frame may be the last word as well. Add up the last two states.", lambda log_probs, target: forward(log_probs, target, end=1)),
