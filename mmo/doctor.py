@@ -210,7 +210,7 @@ def held_for(name: str) -> int:
 def check_machine(machine: Machine) -> Iterator[Finding]:
     import torch
 
-    from mmo.products import has_units
+    from mmo.profiles import has_units
 
     units = "; with units for bfloat16 (AMX), on which tiny trains a quarter quicker" if has_units(torch.device("cpu")) else ""
     yield Finding("processor", f"{machine.cores} cores, torch uses {torch.get_num_threads()} threads{units}")

@@ -12,7 +12,7 @@ have hundreds.  So
 - rows are filled up with zeros to a multiple of GRAIN, so a run has a few dozen shapes.
 
 A product of 1280 x 192 x 512 takes 0.35 ms for 1.0 then (two threads, its two gradients 0.76 for 2.2).  Sums are taken in float32 by the units
-themselves.  Where there are none (`has_units`), training computes as it always did.  A weight's gradient is rounded, too, and that of two
+themselves.  Where there are none (`profiles.has_units`), training computes as it always did.  A weight's gradient is rounded, too, and that of two
 halves of a batch is not quite that of the whole then: several processes that share batches compute in float32 throughout.
 """
 
@@ -26,16 +26,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmo.config import StageConfig
+from mmo.profiles import has_units
 from mmo.talker import CodeHead
 from mmo.transformer import FeedForward
 
 GRAIN = 128  # rows
 SMALLEST = 64  # width from which a product is worth the way to bfloat16 and back; a router's choice among experts stays exact
-
-
-def has_units(device: torch.device) -> bool:
-    """Whether products of bfloat16 are quicker here than those of float32: a CPU with AMX.  AVX512-BF16 is not enough (`profiles.compute_dtype`)."""
-    return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
 
 
 def are_wanted(stage: StageConfig, device: torch.device, dtype: torch.dtype, processes: int = 1) -> bool:

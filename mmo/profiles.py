@@ -23,7 +23,6 @@ import torch
 from mmo.adjust import adjusted, split_name
 from mmo.config import Augmentation, Decoding, Draws, Masks, ModelConfig, Rehearsal, StageConfig
 from mmo.manifest import downloads_root
-from mmo.products import has_units
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 STAGES = ("t2a", "a2a", "i2t")  # in the order of training
@@ -97,6 +96,11 @@ class Profile:
     def cache_dir(self) -> Path:
         """Packed rows and frozen features, shared by all runs of a profile's data."""
         return REPOSITORY / Path(os.environ.get("MMO_CACHE") or runs_root() / "cache").expanduser() / self.data_dir.name
+
+
+def has_units(device: torch.device) -> bool:
+    """Whether products of bfloat16 are quicker here than those of float32 beyond doubt: a CPU with AMX.  AVX512-BF16 is not enough (below)."""
+    return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
 
 
 @lru_cache(maxsize=None)

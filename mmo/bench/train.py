@@ -33,8 +33,7 @@ from mmo.bench.rows import PADDED_LENGTH, BenchRows, length_figures, open_bench_
 from mmo.config import ModelConfig, StageConfig
 from mmo.data import Batch, Example, collate, useful_share
 from mmo.omni import OmniModel
-from mmo.products import has_units
-from mmo.profiles import Profile
+from mmo.profiles import Profile, has_units
 from mmo.training import Stepper
 
 WARM_UP = 3  # rounds: the first updates take their memory from the system, page by page (15, 11, 7.6 and then 7.0 s at mini's size, one busy thread)
