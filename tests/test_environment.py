@@ -175,7 +175,7 @@ def profiles(monkeypatch, tmp_path):
         folder = tmp_path / name.split("-")[0]
         return SimpleNamespace(name=name, stages=stages, judge_dir=None, checkpoint_file=folder / "omni.safetensors", **{part: folder / part for part in doctor.PARTS})
 
-    monkeypatch.setitem(sys.modules, "mmo.profiles", SimpleNamespace(profile=profile, runs_root=lambda: tmp_path / "runs"))
+    monkeypatch.setitem(sys.modules, "mmo.profiles", SimpleNamespace(profile=profile, runs_root=lambda: tmp_path / "runs", has_units=lambda device: True))
     return tmp_path
 
 
