@@ -99,7 +99,7 @@ class Profile:
 
 
 def has_units(device: torch.device) -> bool:
-    """Whether products of bfloat16 are quicker here than those of float32 beyond doubt: a CPU with AMX.  AVX512-BF16 is not enough (below)."""
+    """Whether products of bfloat16 are quicker here than those of float32: a CPU with AMX.  AVX512-BF16 is not enough (`compute_dtype`)."""
     return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
 
 

@@ -454,7 +454,7 @@ print(
 # | small operations joined by a compiler, where there is one (`mmo train --compile`) | `mmo/compiling.py` |
 # | frozen encoders run once, not in every epoch (notebook 11); experts get their positions sorted (06); Muon's matrices of one shape go together (10) | `mmo/features.py`, `mmo/moe.py`, `mmo/muon.py` |
 #
-# One thing more is not quite as it was: on a processor with units for bfloat16 `tiny` rounds its products, and nothing else, to that format and trains a quarter quicker (`mmo/products.py`). Rows are filled up to a multiple of 128 there,
+# One thing more is not quite as it was: on a processor with units for bfloat16 `tiny` rounds what goes into its matrix products and what comes out of them to that format, and trains a quarter quicker (`mmo/products.py`); norms, attention, the weights themselves and the optimiser's averages stay as they are. Rows are filled up to a multiple of 128 there,
 # for the first product of each new shape waits until a kernel has been written for it, and buckets have hundreds of shapes.
 #
 # A batch bounded by its area also changes something: it holds as many positions each time, not as many rows, so the updates are others. What that means for learning is a question of loss against *time*, not of rows a second:
