@@ -38,8 +38,7 @@ def find_standing(profile: Profile, stage: str, budget: str, run_dir: Path, *, s
     if state_file(run_dir, stage).is_file() or not finished.is_file():
         return Standing()
     made, passes = how_made(run_dir, stage), planned_passes(profile, stage, budget, steps, compile)
-    device = profile.device()
-    key = settings_key(passes, profile, seed, device, profile.dtype(device))
+    key = settings_key(passes, profile, seed, profile.dtype())
     if not made or made.get("weights") != sha256_of(finished):
         return Standing(words=f"{stage}: it is not written down how {told(finished)} was made; it is trained anew")
     if (made.get("key"), made.get("budget")) != (key, budget):

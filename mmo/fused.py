@@ -17,6 +17,7 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from mmo.config import IGNORE
 
@@ -28,7 +29,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     weight is fp32: on a CPU torch's function would then be one operation after the other in bf16, so x is made fp32 first, which is exacter and
     takes about half the time; so is the result, which `RMSNorm` (transformer.py) then rounds for products.  A compiler derives and fuses by itself.
     """
-    by_hand = not torch.compiler.is_compiling() and torch.is_grad_enabled() and x.device.type == "cpu" and weight.dtype != torch.bfloat16
+    by_hand = trains_on_cpu(x) and not torch.compiler.is_compiling() and weight.dtype != torch.bfloat16
     if by_hand and x.dtype in (weight.dtype, torch.bfloat16):
         return RMSNormFunction.apply(x.to(weight.dtype), weight, eps)
     return F.rms_norm(x, weight.shape, weight.to(x.dtype), eps)
@@ -56,6 +57,7 @@ class RMSNormFunction(torch.autograd.Function):
         return normed * weight
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
         normed, scale, weight = ctx.saved_tensors
         width = len(weight)
@@ -80,6 +82,7 @@ class RotateFunction(torch.autograd.Function):
         return turn(x, cos, sin)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
         cos, sin = ctx.saved_tensors
         return turn(grad, cos, -sin), None, None
@@ -155,6 +158,7 @@ class MeanOfCodes(torch.autograd.Function):
         return F.embedding_bag(rows.flatten(0, 1), tables.flatten(0, 1), mode="mean").view(*rows.shape[:2], -1)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
         (codes,) = ctx.saved_tensors
         each = (grad / codes.shape[1]).flatten(0, 1)  # (B T, D), what every codebook's vector gets
@@ -185,6 +189,7 @@ class CrossEntropies(torch.autograd.Function):
         return torch.cat([F.nll_loss(part.float().log_softmax(dim=-1), own, reduction="none", ignore_index=IGNORE) for part, own in some])
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
         logits, labels = ctx.saved_tensors
         grad, labels, result = torch.where(labels == IGNORE, 0, grad)[:, None], labels.clamp(min=0)[:, None], torch.empty_like(logits)

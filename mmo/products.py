@@ -24,57 +24,69 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from mmo.config import StageConfig
+from mmo.moe import MixtureOfExperts
 from mmo.profiles import has_units
 from mmo.talker import CodeHead
 from mmo.transformer import FeedForward
 
 GRAIN = 128  # rows
-SMALLEST = 64  # width from which a product is worth the way to bfloat16 and back; a router's choice among experts stays exact
+SMALLEST = 64  # width from which a product is worth the way to bfloat16 and back
 
 
 def are_wanted(stage: StageConfig, device: torch.device, dtype: torch.dtype, processes: int = 1) -> bool:
-    """Whether a pass computes so here: asked for, in float32, with units for it, not where its blocks are compiled or several processes share its batches."""
-    return stage.quick_products and not stage.compile and processes == 1 and dtype == torch.float32 and has_units(device)
+    """Whether a pass computes so here: asked for, in float32, with units for it, not where several processes share its batches.
+
+    Compiled blocks compute as they are written; where a compiler is given up, products are quick at once, as if it had never been asked (`training.Stepper`).
+    """
+    return stage.quick_products and processes == 1 and dtype == torch.float32 and has_units(device)
 
 
 class QuickProducts:
     """While the block lasts, the products of a model are computed in bfloat16 where gradients are wanted.
 
     Modules keep their classes and weights their names: only `forward` is another, in the object.  One that has another already keeps it.
+    A router's choice among experts stays exact.  Gradients of gradients are refused.
     Hooks on the layers inside a feed-forward or the Talker's head are not called meanwhile: these are computed as a whole.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        chosen = ((module, quick_forward(module)) for module in model.modules())
+        routers = {module.gate for module in model.modules() if isinstance(module, MixtureOfExperts)}
+        chosen = ((module, quick_forward(module)) for module in model.modules() if module not in routers)
         self.forwards = {module: forward for module, forward in chosen if forward is not None}
-        self.replaced: list[nn.Module] = []
+        self.replaced: list[list[nn.Module]] = []  # of each block within the others
 
     def __enter__(self) -> None:
-        self.replaced = [module for module in self.forwards if "forward" not in vars(module)]
-        for module in self.replaced:
+        self.replaced.append([module for module in self.forwards if "forward" not in vars(module)])
+        for module in self.replaced[-1]:
             module.forward = self.forwards[module]
 
     def __exit__(self, *error) -> None:
-        for module in self.replaced:
+        for module in self.replaced.pop():
             del module.forward  # its class's own is there again
 
 
 def quick_forward(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
-    """What stands for the `forward` of a module; None where its own does."""
-    if isinstance(module, nn.Linear) and min(module.weight.shape) >= SMALLEST:
-        return partial(linear, module)
-    if isinstance(module, FeedForward) and min(module.gate_proj.weight.shape) >= SMALLEST:
-        return partial(feed_forward, module)
-    return partial(code_head, module) if isinstance(module, CodeHead) else None
+    """What stands for the `forward` of a module; None where its own does.  A class made from one of these may compute something else."""
+    kind = type(module)
+    if kind is nn.Linear:
+        quick, weight = linear, module.weight
+    elif kind is FeedForward:
+        quick, weight = feed_forward, module.gate_proj.weight
+    elif kind is CodeHead:
+        quick, weight = code_head, module.base.weight
+    else:
+        return None
+    return partial(quick, module) if min(weight.shape) >= SMALLEST else None
 
 
 def linear(module: nn.Linear, x: Tensor) -> Tensor:
     """x (..., K) -> (..., M)."""
     if not torch.is_grad_enabled():
         return nn.Linear.forward(module, x)
-    out = Product.apply(x.flatten(0, -2), module.weight).unflatten(0, x.shape[:-1])
+    out = Product.apply(x.reshape(-1, x.shape[-1]), module.weight).view(*x.shape[:-1], len(module.weight))
     return out if module.bias is None else out + module.bias
 
 
@@ -83,7 +95,7 @@ def feed_forward(module: FeedForward, x: Tensor) -> Tensor:
     if not torch.is_grad_enabled():
         return FeedForward.forward(module, x)
     weights = (each.weight for each in (module.gate_proj, module.up_proj, module.down_proj))
-    return GatedProduct.apply(x.flatten(0, -2), *weights).unflatten(0, x.shape[:-1])
+    return GatedProduct.apply(x.reshape(-1, x.shape[-1]), *weights).view(x.shape)
 
 
 def code_head(module: CodeHead, hidden: Tensor) -> Tensor:
@@ -117,6 +129,7 @@ class Product(torch.autograd.Function):
         return (rows @ columns.mT)[: len(x)].to(x.dtype)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         rows, columns = ctx.saved_tensors
         own = rounded(grad)
@@ -138,6 +151,7 @@ class GatedProduct(torch.autograd.Function):
         return (acted @ outer.mT)[: len(x)].to(x.dtype)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         rows, inner, outer, both, opened, acted = ctx.saved_tensors
         own = rounded(grad)
@@ -164,6 +178,7 @@ class HeadProduct(torch.autograd.Function):
         return logits[:, : len(x)].contiguous()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         rows, columns, inside, outside = ctx.saved_tensors
         own = rounded(grad)  # (Q, N, A)

@@ -330,6 +330,11 @@ class Stepper:
     def autocast(self):
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
+    def rounding(self):
+        """Products in bfloat16, where they are wanted and no compiler has the blocks."""
+        compiled = self.compilation is not None and self.compilation.reason is None
+        return nullcontext() if compiled else self.products
+
     def step(self, batch: Batch, number: int) -> Tensor:
         """One update; (5 + Q,) on the device: text, audio, auxiliary, each codebook, norm of the gradient, skipped."""
         self.optimisers.set_rate(rate_factor(number, self.steps, self.stage))
@@ -392,7 +397,7 @@ class Stepper:
         pooled = bool(shared) and shared.pool_balance(batch, self.positions)
         for piece in every:
             with shared.exchanging(piece is every[-1]) if shared else nullcontext():
-                with self.autocast(), self.products:
+                with self.autocast(), self.rounding():
                     this, made_of = (shared.model if shared else self.own_losses)(piece, keep, pooled)
                 if this.requires_grad:
                     (this * shared.size if shared else this).backward()
@@ -584,7 +589,7 @@ class StageRun:
 
     # What a state belongs to: a state of other data, sizes or recipe must not be gone on from.
     def key(self) -> str:
-        return settings_key(self.passes, self.profile, self.settings["seed"], self.device, self.dtype)
+        return settings_key(self.passes, self.profile, self.settings["seed"], self.dtype)
 
     def resume(self) -> bool:
         """Read an unfinished state, if there is one.  Raises ValueError where it was made with other settings."""
@@ -659,7 +664,8 @@ class StageRun:
         return batches, held_out, steps
 
     def quick(self, stage: StageConfig) -> bool:
-        return products.are_wanted(stage, self.device, self.dtype, self.group.size)
+        """Whether a pass computes its products in bfloat16, as far as is known before it begins."""
+        return products.are_wanted(stage, self.device, self.dtype, self.group.size) and not stage.compile
 
     def run(self, minutes: float | None, progress_bar: bool, pause: Callable[[], bool] | None = None) -> bool:
         """All passes that are left; False where time was up before, or a pause was asked for."""
@@ -824,11 +830,14 @@ def process_peak(process: int) -> int:
     return getattr(held, "peak_wset", held.rss)
 
 
-def settings_key(passes: Sequence[StageConfig], profile: Profile, seed: int, device: torch.device, dtype: torch.dtype) -> str:
-    """A short name for what decides a stage's weights beside its data and the weights it starts from: recipe, model, seed, number format."""
+def settings_key(passes: Sequence[StageConfig], profile: Profile, seed: int, dtype: torch.dtype) -> str:
+    """A short name for what decides a stage's weights beside its data and the weights it starts from: recipe, model, seed, number format.
+
+    Quick products count as the recipe asks for them, not as this machine has units for them: a state may go on, and finished weights serve, on another.
+    """
     told = [asdict(each) for each in passes]
-    for each, stage in zip(told, passes, strict=True):
-        if not products.are_wanted(stage, device, dtype):  # then it decides nothing
+    for each in told:
+        if not each["quick_products"] or dtype != torch.float32:  # as before there were any
             del each["quick_products"]
     told += [profile.model.to_dict(), seed, str(dtype)]
     return hashlib.sha256(json.dumps(told, sort_keys=True, default=list).encode()).hexdigest()[:16]

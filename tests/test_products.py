@@ -1,8 +1,8 @@
 """Products in bfloat16: only products, only while gradients are wanted, few shapes, and a row's own result whoever stands beside it."""
 
 from contextlib import nullcontext
-
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 
 from mmo import products
 from mmo.bench.train import TrainBench, bench_train
+from mmo.distributed import Group
 from mmo.moe import MixtureOfExperts
 from mmo.omni import OmniModel
 from mmo.optimiser import Optimisers
@@ -82,6 +83,27 @@ def test_a_row_does_not_know_how_many_stand_beside_it():
     all_of_them = Product.apply(x, weight)
     for count in (1, 5, GRAIN - 1):
         assert torch.equal(Product.apply(x[:count], weight), all_of_them[:count]), count
+
+
+@pytest.mark.parametrize("quick, shapes", [
+    (Product.apply, [(700, 192), (512, 192)]), (GatedProduct.apply, [(700, 192), (512, 192), (512, 192), (192, 512)]),
+    (HeadProduct.apply, [(700, 192), (576, 192), (8, 700, 64), (8, 576, 64)]),
+], ids=["layer", "feed-forward", "head"])  # fmt: skip
+def test_nor_at_tinys_own_sizes(quick, shapes):
+    """With units for bfloat16 to the bit, and so its gradient; elsewhere a kernel may be chosen by the number of rows."""
+    inputs = [drawn(*shape, seed=place) / shape[-1] ** 0.5 for place, shape in enumerate(shapes)]
+
+    def first_five(count):
+        some = [each[..., :count, :] if each.shape[-2] == 700 else each for each in inputs]
+        sent = drawn(*quick(*inputs).shape, seed=9)[..., :count, :]
+        out, to_rows, *_ = outcomes(quick, some, sent)
+        return out[..., :5, :], to_rows[:5]
+
+    alone = first_five(5)
+    for count in (300, 700):
+        for one, other in zip(alone, first_five(count), strict=True):
+            same = torch.equal(one, other) if torch.cpu._is_amx_tile_supported() else torch.allclose(one, other, rtol=0.02, atol=0.02)
+            assert same, count
 
 
 def test_batches_of_any_size_have_few_shapes():
@@ -176,7 +198,7 @@ def test_behind_the_block_the_model_is_as_it_was(profile):  # noqa: F811
 
 
 def test_a_router_chooses_by_exact_numbers(monkeypatch):
-    monkeypatch.setattr(products, "SMALLEST", 8)
+    monkeypatch.setattr(products, "SMALLEST", 2)
     model = OmniModel(worlds.MODEL.replace(use_moe=True))
     gates = {module.gate for module in model.modules() if isinstance(module, MixtureOfExperts)}
     chosen = set(QuickProducts(model).forwards)
@@ -193,6 +215,39 @@ def test_an_expert_without_positions_has_gradients_of_zeros(monkeypatch):
     assert out.shape == (0, 16) and all(each.grad is not None and not each.grad.any() for each in expert.parameters())
 
 
+def test_blocks_within_each_other_leave_nothing_behind():
+    layer = nn.Linear(80, 70)
+    quick = QuickProducts(layer)
+    with quick:
+        with quick:
+            pass
+        assert "forward" in vars(layer)
+    assert "forward" not in vars(layer)
+
+
+def test_what_is_made_from_a_layer_computes_its_own():
+    class Doubled(nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    assert not QuickProducts(nn.Sequential(Doubled(80, 70))).forwards
+
+
+def test_gradients_of_gradients_are_refused():
+    """They would be wrong: what was kept for the first ones is no function of anything."""
+    weight = drawn(70, 80).requires_grad_()
+    (gradient,) = torch.autograd.grad(Product.apply(drawn(3, 80), weight).square().sum(), weight, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+def test_one_vector_is_a_row():
+    layer = nn.Linear(80, 70)
+    with QuickProducts(layer):
+        found = layer(drawn(80))
+    torch.testing.assert_close(found, layer(drawn(80)), rtol=0.03, atol=0.03)
+
+
 def test_somebody_elses_forward_is_left_alone():
     layer = nn.Linear(80, 70)
     layer.forward = lambda x: x
@@ -201,17 +256,26 @@ def test_somebody_elses_forward_is_left_alone():
     assert "forward" in vars(layer)
 
 
-@pytest.mark.parametrize("changes, dtype, there, quick", [
-    ({}, torch.float32, True, True), ({}, torch.float32, False, False), ({}, torch.bfloat16, True, False),
-    (dict(quick_products=False), torch.float32, True, False), (dict(compile=True), torch.float32, True, False),
+@pytest.mark.parametrize("asked, dtype, there, processes, quick", [
+    (True, torch.float32, True, 1, True), (True, torch.float32, False, 1, False), (True, torch.bfloat16, True, 1, False),
+    (False, torch.float32, True, 1, False), (True, torch.float32, True, 2, False),
 ])  # fmt: skip
-def test_when_products_are_quick(profile, monkeypatch, changes, dtype, there, quick):  # noqa: F811
-    """Asked for, in float32, on a processor with such units, and not where blocks are compiled."""
+def test_when_products_are_quick(profile, monkeypatch, asked, dtype, there, processes, quick):  # noqa: F811
+    """Asked for, in float32, on a processor with such units, and not where several processes share a batch."""
     monkeypatch.setattr(products, "has_units", lambda device: there)
-    monkeypatch.setattr("mmo.training.Compilation", lambda *given, **named: None)
-    stepper = Stepper(OmniModel(profile.model).train(), stage_config(optimiser="muon", **{"quick_products": True} | changes), 10, CPU, dtype)
-    assert isinstance(stepper.products, QuickProducts) == quick
+    monkeypatch.setattr("mmo.training.Sharing", lambda *given: None)
+    group = Group(size=processes)
+    stepper = Stepper(OmniModel(profile.model).train(), stage_config(optimiser="muon", quick_products=asked), 10, CPU, dtype, group=group)
+    assert isinstance(stepper.rounding(), QuickProducts) == quick
     assert stepper.optimisers.muon.products == (torch.bfloat16 if quick else None)
+
+
+@pytest.mark.parametrize("reason, quick", [(None, False), ("no C++ compiler was found", True)])
+def test_compiled_blocks_compute_as_they_are_written(profile, monkeypatch, units, reason, quick):  # noqa: F811
+    """And where the compiler was given up, products are quick, as if it had never been asked."""
+    monkeypatch.setattr("mmo.training.Compilation", lambda *given, **named: SimpleNamespace(reason=reason))
+    stepper = Stepper(OmniModel(profile.model).train(), stage_config(quick_products=True, compile=True), 10, CPU, torch.float32)
+    assert isinstance(stepper.rounding(), QuickProducts) == quick
 
 
 def test_a_card_has_no_need_of_them(monkeypatch):
@@ -246,13 +310,24 @@ def test_a_step_that_is_not_finite_changes_nothing(profile, tmp_path, units):  #
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
-def test_a_state_says_whether_products_were_quick(profile, monkeypatch):  # noqa: F811
-    """And of passes that have none, as always, nothing: states made before there were any still serve."""
+def test_a_state_may_go_on_where_there_are_no_such_units(profile, monkeypatch):  # noqa: F811
+    """What the recipe asks for counts, not what this machine has; of passes that ask for none it says nothing, as before there were any."""
     def key(asked, there):
         monkeypatch.setattr(products, "has_units", lambda device: there)
-        return settings_key((stage_config(quick_products=asked),), profile, 0, CPU, torch.float32)
+        return settings_key((stage_config(quick_products=asked),), profile, 0, torch.float32)
 
-    assert key(True, False) == key(False, True) == key(False, False) != key(True, True)
+    assert key(True, False) == key(True, True) != key(False, True) == key(False, False)
+
+
+def test_a_state_goes_on_on_another_kind_of_machine(profile, tmp_path, monkeypatch):  # noqa: F811
+    stages = {name: tuple(each.replace(quick_products=True) for each in passes) for name, passes in profile.stages.items()}
+    quick = replace(profile, stages=stages)
+    monkeypatch.setattr(products, "SMALLEST", 2)
+    for there in (True, False):
+        monkeypatch.setattr(products, "has_units", lambda device: there)
+        asked = iter([False, True])
+        result = run(quick, "t2a", tmp_path, pause=(lambda: next(asked, False)) if there else None)
+        assert result.finished != there and result.skipped == 0
 
 
 def test_resumed_equals_unbroken_with_them(profile, tmp_path, units):  # noqa: F811
@@ -266,6 +341,31 @@ def test_resumed_equals_unbroken_with_them(profile, tmp_path, units):  # noqa: F
     assert resumed.finished and losses(resumed.log_file) == losses(whole.log_file)
     plain = run(profile, "t2a", tmp_path / "plain")
     assert losses(plain.log_file) != losses(whole.log_file), "nothing was rounded"
+
+
+def test_all_stages_train_with_them(profile, tmp_path, units):  # noqa: F811
+    """Projectors alone, sounds and pictures, rehearsed rows."""
+    quick = replace(profile, stages={name: tuple(each.replace(quick_products=True) for each in passes) for name, passes in profile.stages.items()})
+    for stage in STAGES:
+        result = run(quick, stage, tmp_path)
+        assert result.finished and result.skipped == 0, stage
+
+
+@pytest.mark.parametrize("mixture", [False, True], ids=["dense", "experts"])
+def test_a_batch_in_pieces_learns_what_the_whole_does(profile, tmp_path, units, mixture):  # noqa: F811
+    """To bfloat16's rounding, for a weight's gradient is rounded in each piece."""
+    batch, found = some_batch(profile, tmp_path), []
+    for positions in (None, batch.size // 2):
+        torch.manual_seed(0)
+        model = OmniModel(profile.model.replace(use_moe=mixture)).train()
+        stepper = Stepper(model, stage_config(quick_products=True), 10, CPU, torch.float32, positions)
+        loss, _ = stepper.losses(batch)
+        found.append((float(loss), {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}))
+    (loss, gradients), (other, others) = found
+    assert other == pytest.approx(loss, rel=5e-3) and set(others) == set(gradients)
+    for name, gradient in gradients.items():
+        if gradient.norm() > 1e-4 and not name.endswith("gate.weight"):  # a router's choice may tip over
+            assert torch.cosine_similarity(others[name].flatten(), gradient.flatten(), dim=0) > 0.9, name
 
 
 def test_the_bench_measures_them_where_there_are_units(profile, monkeypatch):  # noqa: F811
