@@ -284,6 +284,7 @@ class PackedRows:
             if isinstance(error, OSError) and error.errno and not isinstance(error, FileNotFoundError):
                 raise  # the system's own: no damage of the file
             raise DataError(f"{packed}: these packed rows of {source.name} are damaged ({error}). Delete this file; they are then packed anew") from error
+        self.columns = [{name: batch.column(name) for name in batch.schema.names} for batch in self.batches]
         self.starts = np.cumsum([0] + [batch.num_rows for batch in self.batches])
 
     def __reduce__(self):
@@ -298,15 +299,15 @@ class PackedRows:
 
     def __getitem__(self, index: int) -> RawRow:
         number = int(np.searchsorted(self.starts, index, side="right")) - 1
-        batch, place = self.batches[number], index - int(self.starts[number])
-        answers = batch.column("answer_audios")[place].values
+        columns, place = self.columns[number], index - int(self.starts[number])
+        answers = columns["answer_audios"][place].values
         return RawRow(
             file=self.source.name,
-            row=batch.column("row")[place].as_py(),
-            conversation=json.loads(batch.column("conversations")[place].as_py()),
+            row=columns["row"][place].as_py(),
+            conversation=json.loads(columns["conversations"][place].as_py()),
             answers=[] if answers is None else [flat(answers[turn]) for turn in range(len(answers))],
-            reference=flat(batch.column("ref_audios")[place]),
-            speaker=flat(batch.column("spk_emb")[place]),
+            reference=flat(columns["ref_audios"][place]),
+            speaker=flat(columns["spk_emb"][place]),
         )
 
 

@@ -70,9 +70,8 @@ def delay(codes: Tensor, pad: int, stop: int) -> Tensor:
     """codes (Q, F) -> (Q, F + Q): row k is k pads, its F codes, the stop sign, pads."""
     Q, F = codes.shape
     delayed = torch.full((Q, F + Q), pad)
-    for k in range(Q):
-        delayed[k, k : k + F] = codes[k]
-        delayed[k, k + F] = stop
+    slanted = delayed.as_strided((Q, F + 1), (F + Q + 1, 1))  # the same memory: its row k begins k places further right
+    slanted[:, :F], slanted[:, F] = codes, stop
     return delayed
 
 
