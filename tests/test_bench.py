@@ -27,6 +27,7 @@ from mmo.bench.train import OURS, PADDED, TrainBench, bench_train, choose_update
 from mmo.codec import codec_config, save_codec
 from mmo.config import IGNORE, Decoding, Draws
 from mmo.data import Batches, Layout, collate
+from mmo.fused import cross_entropies
 from mmo.generation import Generator
 from mmo.muon import Muon
 from mmo.omni import OmniModel, labelled_places, loss_sums
@@ -413,6 +414,12 @@ def test_what_an_optimiser_does_is_told_apart():
     weight.grad = None
     only_model = traced(lambda: (weight @ weight).sum().backward(), lambda: 1).kinds
     assert kinds[OPTIMISER] > 0 and only_model["products with weights"] > 0 and OPTIMISER not in only_model
+
+
+def test_the_softmax_of_our_losses_is_no_attention():
+    logits, labels = torch.randn(8, 16).bfloat16().requires_grad_(), torch.zeros(8, dtype=torch.long)
+    kinds = traced(lambda: cross_entropies(logits, labels).sum().backward(), lambda: 1).kinds
+    assert kinds["losses"] > 0 and "attention" not in kinds
 
 
 def test_kinds_of_operations():

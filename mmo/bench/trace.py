@@ -1,5 +1,5 @@
 """`mmo bench trace`: where a step of decoding spends its time, by PyTorch's profiler: growing caches before, ours after.
-`mmo bench trace --training`: the same of an update: the padded way before, ours after.
+`mmo bench trace --training`: the same of an update: the padded way before, ours after (on processors with AMX, tiny's products in bfloat16, too).
 
 Times are an operation's own, without what it calls; they are taken with the profiler at work, which makes every operation slower by about a
 microsecond, so shares count and sums do not.  What is left of the wall clock after all operations is
@@ -22,16 +22,17 @@ from torch.profiler import profile as profiled
 from mmo.bench.decode import GROWING, OURS, GrowingArm, OurArm, bench_model, prompts_of
 from mmo.bench.report import Line, Report, describe_machine
 from mmo.bench.rows import open_bench_rows
-from mmo.bench.train import PADDED, WARM_UP, TrainBench, loss_difference, make_arms
+from mmo.bench.train import PADDED, QUICK, WARM_UP, TrainBench, loss_difference, make_arms
 from mmo.bench.unstoppable import Unstoppable
 from mmo.config import Draws
 from mmo.omni import OmniModel
+from mmo.products import are_wanted
 from mmo.profiles import Profile
 from mmo.twin import Precision
 
 KINDS = {
     "products with weights": ("mm", "addmm", "linear", "bmm", "baddbmm", "mv", "addmv", "_weight_int8pack_mm", "mkldnn_linear", "_linear_pointwise"),
-    "attention": ("softmax", "_softmax"),  # and all that is called so
+    "attention": ("softmax", "_softmax", "_softmax_backward_data"),  # and all that is called so
     "copies, tables, caches": (
         "copy_", "cat", "stack", "index", "_index_put_impl_", "index_put_", "index_select", "gather", "embedding", "embedding_bag", "_embedding_bag",
         "_embedding_bag_forward_only", "clone", "fill_", "zeros", "empty", "repeat_interleave", "_to_copy", "embedding_dense_backward",
@@ -46,6 +47,7 @@ KINDS = {
     "losses": ("cross_entropy_loss", "log_softmax", "_log_softmax", "_log_softmax_backward_data", "nll_loss_nd", "nll_loss", "nll_loss_forward", "nll_loss_backward"),
 }  # fmt: skip
 ELEMENTWISE, PYTHON, OPTIMISER = "elementwise, norms, the rest", "Python, the profiler, and waiting for a card", "optimiser"
+CALLERS = {"Optimizer.step#": OPTIMISER, "CrossEntropies": "losses"}  # what is called by these is of their kind, whatever it is
 
 
 @dataclass(frozen=True)
@@ -81,13 +83,13 @@ def kind_of(name: str) -> str:
     return next((kind for kind, names in KINDS.items() if bare in names), ELEMENTWISE)
 
 
-def in_optimiser(event) -> bool:
-    """Whether an operation was called by an optimiser's step, which torch marks."""
+def kind_by_caller(event) -> str | None:
+    """The kind of what an operation was called by: an optimiser's step, which torch marks, or our own losses (fused.py), which take a softmax as attention does."""
     while event is not None:
-        if event.name.startswith("Optimizer.step#"):
-            return True
+        if found := next((kind for name, kind in CALLERS.items() if event.name.startswith(name)), None):
+            return found
         event = event.cpu_parent
-    return False
+    return None
 
 
 def traced(work: Callable[[], object], steps: Callable[[], int]) -> Trace:
@@ -100,7 +102,7 @@ def traced(work: Callable[[], object], steps: Callable[[], int]) -> Trace:
     for event in profiler.events():
         if event.name.startswith(("aten::", "mkldnn::")):
             own, name = event.self_cpu_time_total / 1e6, event.name.rpartition("::")[2]
-            kinds[OPTIMISER if in_optimiser(event) else kind_of(name)] += own
+            kinds[kind_by_caller(event) or kind_of(name)] += own
             own_times[name] += own
             counts[name] += 1
     kinds[PYTHON] = max(0.0, seconds - sum(kinds.values()))
@@ -137,17 +139,17 @@ def bench_trace(profile: Profile, settings: TraceBench, device: torch.device | N
 
 
 def bench_trace_training(profile: Profile, rows: int = 8, seed: int = 0, device: torch.device | None = None) -> Report:
-    """One update of `rows` rows of middling length each: the padded way, and ours."""
+    """One update of `rows` rows of middling length each: the padded way, ours, and ours with quick products where the recipe asks for them here."""
     device = device or profile.device()
     dtype, stage = profile.dtype(device), profile.stages["t2a"][0]
-    settings = TrainBench(rows=rows, updates=1, full_batch=False, pool=8 * rows, seed=seed)
+    settings = TrainBench(rows=rows, updates=1, full_batch=False, pool=8 * rows, seed=seed, quick=are_wanted(stage, device, dtype))
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         opened = open_bench_rows(profile, "synthetic", Path(folder), 8 * rows, seed, settings.padded_length)
         torch.manual_seed(seed)
         model = OmniModel(profile.model).to(device).train()
         arms, *_ = make_arms(model, opened, stage, settings, device, dtype)
         found: dict[str, Trace] = {}
-        for name in (PADDED, OURS):
+        for name in (PADDED, OURS, QUICK) if settings.quick else (PADDED, OURS):
             for _ in range(WARM_UP):
                 arms[name]()
             found[name] = traced(arms[name], lambda: 1)
