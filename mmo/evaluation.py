@@ -21,7 +21,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -257,20 +257,35 @@ def ask_stages(exam: Exam, run_dir: Path, ear: Ear):
 
 
 def measure_streaming(exam: Exam, candidate: Candidate) -> dict:
-    """Medians over some prompts, one at a time, after a first one that does not count."""
+    """How long until the first sound, and how much work a second of it takes: of typed questions; and of spoken ones and of pictures, under their names."""
     items = from_each_voice(of_tier(exam.said, "sentence"), exam.sizes.streamed)
     if not items:
         raise DataError(f"{exam.profile.data_dir / 't2a-test.parquet'}: no row of tier \"sentence\", so there is nothing to ask")
-    prompts = exam.text_prompts(items)
-    answers = [candidate.generator.answer(prompt) for prompt in tqdm([prompts[0], *prompts], desc="streaming", unit="answer")][1:]
-    spoken = [answer for answer in answers if answer.first_audio_ms is not None]
-    found = {"prompts": len(answers), "silent": len(answers) - len(spoken), "threads": torch.get_num_threads()}
+    typed = exam.text_prompts(items)
+    found = {"threads": torch.get_num_threads()} | one_at_a_time(candidate, typed, lambda prompt: prompt, "streaming")
+    for name, others, prompts in (("spoken_question", exam.asked, exam.heard_prompts), ("picture", exam.shown, exam.seen_prompts)):
+        if some := from_each_voice(of_tier(others, "sentence"), exam.sizes.streamed):
+            found[name] = one_at_a_time(candidate, some, lambda item: prompts([item])[0], f"streaming: {name.replace('_', ' ')}")
+    return found
+
+
+def one_at_a_time(candidate: Candidate, asked: Sequence, prompt_of: Callable[..., Prompt], what: str) -> dict:
+    """Medians over what is asked, after a first one that does not count.  What `prompt_of` takes (an encoder, say) is time before the first sound."""
+    answers, before = [], []
+    for each in tqdm([asked[0], *asked], desc=what, unit="answer"):
+        started = time.perf_counter()
+        prompt = prompt_of(each)
+        before.append(1000 * (time.perf_counter() - started))
+        answers.append(candidate.generator.answer(prompt))
+    spoken = [(took + answer.first_audio_ms, answer.real_time_factor) for took, answer in zip(before[1:], answers[1:]) if answer.first_audio_ms is not None]
+    found = {"prompts": len(asked), "silent": len(asked) - len(spoken)}
     if not spoken:
         return found | {"first_audio_ms": None, "first_audio_ms_worst": None, "real_time_factor": None}
+    first, factors = zip(*spoken)
     return found | {
-        "first_audio_ms": round(float(np.median([answer.first_audio_ms for answer in spoken])), 1),
-        "first_audio_ms_worst": round(max(answer.first_audio_ms for answer in spoken), 1),
-        "real_time_factor": round(float(np.median([answer.real_time_factor for answer in spoken])), 3),
+        "first_audio_ms": round(float(np.median(first)), 1),
+        "first_audio_ms_worst": round(max(first), 1),
+        "real_time_factor": round(float(np.median(factors)), 3),
     }
 
 

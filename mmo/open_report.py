@@ -21,7 +21,7 @@ REQUIRED = (
     *("a2a.overlap", "a2a.overlap_written", "a2a.overlap_swapped_questions", "i2t.overlap", "i2t.overlap_swapped_pictures"),
     *(f"controls.wer_{name}" for name in ("shuffled_frames", "wrong_sentence", "noise")),
     *(f"after_stage.{stage}" for stage in STAGES),
-    *("streaming.first_audio_ms", "streaming.real_time_factor"),
+    *("streaming.first_audio_ms", "streaming.real_time_factor", "streaming.spoken_question.first_audio_ms", "streaming.picture.first_audio_ms"),
     *(f"seconds.{name}" for name in (*STAGES, "evaluate", "total")),
     *("peak_rss_mb", "seed", "versions"),
 )
@@ -31,7 +31,7 @@ REASONS = (  # the first that fits a null figure's key
     ("after_stage.i2t.", "no answers of this kind, nothing was said, or only one voice"),
     ("after_stage.finished.", "no answers of this kind, nothing was said, or only one voice"),
     ("after_stage", "the run's folder holds no weights of this stage"),
-    ("streaming", "the model said nothing"),
+    ("streaming", "the model said nothing, or no such test items"),
     ("seconds", "`mmo weekend` takes this time, and it has not run here"),
     ("peak_rss_mb", "`mmo weekend` watches memory, and it has not run here"),
     ("codec_ceiling", "no held-out rows with a recorded answer (or reference)"),

@@ -25,7 +25,7 @@ REQUIRED = (
     *("i2t.exact_match", "i2t.exact_match_swapped_pictures", "i2a.spoken_accuracy", "i2a.wer"),
     *(f"controls.wer_{name}" for name in ("shuffled_frames", "wrong_sentence", "noise")),
     *(f"after_stage.{stage}" for stage in STAGES),
-    *("streaming.first_audio_ms", "streaming.real_time_factor"),
+    *("streaming.first_audio_ms", "streaming.real_time_factor", "streaming.spoken_question.first_audio_ms", "streaming.picture.first_audio_ms"),
     *(f"seconds.{name}" for name in (*STAGES, "evaluate", "total")),
     *("peak_rss_mb", "seed", "versions"),
 )
@@ -33,7 +33,7 @@ REASONS = (  # the first that fits a null figure's key
     ("judge_floor", "t2a-test.parquet holds no uncoded speech (answer_sound) of these rows"),
     ("after_stage", "the run's folder holds no weights of this stage, or there was nothing to compare: no such test items, or no words written"),
     ("questions_written_right", "no such test items, or questions are not written down first with these settings (decoding.write_down)"),
-    ("streaming", "the model said nothing"),
+    ("streaming", "the model said nothing, or no such test items"),
     ("seconds", "`mmo weekend` takes this time, and it has not run here in one go, or not to these weights"),
     ("peak_rss_mb", "`mmo weekend` watches memory, and it has not run here in one go, or not to these weights"),
     ("wer", "nothing to compare: no such test items, or the model wrote no words"),

@@ -27,7 +27,9 @@ HEADLINES = {  # dotted key in report.json -> how the page calls it, how it is w
     "i2t.exact_match": ("Picture to text: the description is right", "{:.1%}"),
     "i2t.exact_match_swapped_pictures": ("… right when the pictures are swapped", "{:.1%}"),
     "i2a.spoken_accuracy": ("Picture to speech: the spoken description is right", "{:.1%}"),
-    "streaming.first_audio_ms": ("First sound after the question", "{:.0f} ms"),
+    "streaming.first_audio_ms": ("First sound after a typed question", "{:.0f} ms"),
+    "streaming.spoken_question.first_audio_ms": ("… after a spoken one, which is heard and written down first", "{:.0f} ms"),
+    "streaming.picture.first_audio_ms": ("… after a picture", "{:.0f} ms"),
     "streaming.real_time_factor": ("Seconds of work for a second of speech", "{:.2f}"),
     "seconds.total": ("All of it took", "{:.0f} s"),
     "peak_rss_mb": ("Memory at most", "{:.0f} MB"),
@@ -45,7 +47,7 @@ OPEN_HEADLINES = {  # the same where questions are open (open_evaluation.py)
     "a2a.overlap_swapped_questions": ("… when the questions are swapped", "{:.1%}"),
     "i2t.overlap": ("Picture to text: words shared with the recorded answer", "{:.1%}"),
     "i2t.overlap_swapped_pictures": ("… when the pictures are swapped", "{:.1%}"),
-    **{key: HEADLINES[key] for key in ("streaming.first_audio_ms", "streaming.real_time_factor", "seconds.total", "peak_rss_mb")},
+    **{key: HEADLINES[key] for key in HEADLINES if key.startswith("streaming.") or key in ("seconds.total", "peak_rss_mb")},
 }
 
 STYLE = """<style>
