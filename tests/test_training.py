@@ -2,7 +2,6 @@
 
 import gc
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -189,10 +188,10 @@ def test_killed_and_resumed_equals_unbroken(profile, tmp_path):
         process = subprocess.Popen([sys.executable, script, tmp_path, "kill"], stdout=subprocess.PIPE, text=True, env=environment)
         for line in process.stdout:
             if line.strip().isdigit() and int(line) >= last:
-                process.send_signal(signal.SIGKILL)
+                process.kill()  # SIGKILL, where there are signals
                 break
         process.stdout.close()
-        assert process.wait() == -signal.SIGKILL
+        assert process.wait() != 0
         assert (tmp_path / "run" / "a2a.state.safetensors").is_file()
         assert not (tmp_path / "run" / "a2a.safetensors").exists()
     resumed = run(profile, "a2a", tmp_path / "run")

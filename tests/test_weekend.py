@@ -251,7 +251,7 @@ except NotebookFailed as error:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to catch")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGKILL", None)])
 def test_killed_from_outside(tmp_path, number):
     """SIGTERM and Ctrl-C name the cell; after any signal the copy holds what was printed and the kernel is gone."""
     write_notebook(tmp_path / "sleeps.ipynb", TEXT("## Sleep"), CODE("print('before the nap')"),
