@@ -320,8 +320,7 @@ def test_a_state_may_go_on_where_there_are_no_such_units(profile, monkeypatch): 
 
 
 def test_a_state_goes_on_on_another_kind_of_machine(profile, tmp_path, monkeypatch):  # noqa: F811
-    stages = {name: tuple(each.replace(quick_products=True) for each in passes) for name, passes in profile.stages.items()}
-    quick = replace(profile, stages=stages)
+    quick = worlds.with_recipe(profile, quick_products=True)
     monkeypatch.setattr(products, "SMALLEST", 2)
     for there in (True, False):
         monkeypatch.setattr(products, "has_units", lambda device: there)
@@ -331,8 +330,7 @@ def test_a_state_goes_on_on_another_kind_of_machine(profile, tmp_path, monkeypat
 
 
 def test_resumed_equals_unbroken_with_them(profile, tmp_path, units):  # noqa: F811
-    stages = {name: tuple(each.replace(quick_products=True) for each in passes) for name, passes in profile.stages.items()}
-    quick = replace(profile, stages=stages)
+    quick = worlds.with_recipe(profile, quick_products=True)
     whole = run(quick, "t2a", tmp_path / "whole")
     asked = iter([False, False, True])
     broken = run(quick, "t2a", tmp_path / "broken", pause=lambda: next(asked, False))
@@ -345,7 +343,7 @@ def test_resumed_equals_unbroken_with_them(profile, tmp_path, units):  # noqa: F
 
 def test_all_stages_train_with_them(profile, tmp_path, units):  # noqa: F811
     """Projectors alone, sounds and pictures, rehearsed rows."""
-    quick = replace(profile, stages={name: tuple(each.replace(quick_products=True) for each in passes) for name, passes in profile.stages.items()})
+    quick = worlds.with_recipe(profile, quick_products=True)
     for stage in STAGES:
         result = run(quick, stage, tmp_path)
         assert result.finished and result.skipped == 0, stage

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -200,6 +201,60 @@ def test_killed_and_resumed_equals_unbroken(profile, tmp_path):
     assert (resumed.rows, resumed.useful) == (unbroken.rows, unbroken.useful)
     one, other = load_model(resumed.model_file).state_dict(), load_model(unbroken.model_file).state_dict()
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+ANY_MOMENT = """
+import sys
+from pathlib import Path
+sys.path[:0] = [{root!r}, {tests!r}]
+import torch
+torch.set_num_threads(1)
+import worlds
+from mmo import products, training
+products.has_units, products.SMALLEST = lambda device: True, 2
+data, folder = Path(sys.argv[1]), Path(sys.argv[2])
+profile = worlds.with_recipe(worlds.toy_profile(data, write=False), optimiser="muon", quick_products=True)
+print("begins", flush=True)
+training.train(profile, "a2a", run_dir=folder, encoders=worlds.toy_encoders(), progress_bar=False, device=torch.device("cpu"), save_at=range(1, 6))
+"""
+
+
+def test_killed_at_any_moment(profile, tmp_path, monkeypatch):
+    """With tiny's optimiser and products: while features are made, before the first state, while one is written, in a validation, at the end."""
+    monkeypatch.setattr("mmo.products.has_units", lambda device: True)
+    monkeypatch.setattr("mmo.products.SMALLEST", 2)
+    profile, kept = worlds.with_recipe(profile, optimiser="muon", quick_products=True), os.environ["MMO_CACHE"]
+    start = run(profile, "t2a", tmp_path / "start").model_file.read_bytes()
+    script, root = tmp_path / "worker.py", Path(__file__).resolve().parents[1]
+    script.write_text(ANY_MOMENT.format(root=str(root), tests=str(root / "tests")))
+
+    def begin(name):
+        """A process that trains in a folder of its own, with a cache of its own, from where training begins."""
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "t2a.safetensors").write_bytes(start)
+        shutil.copytree(kept, tmp_path / f"cache-{name}")
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "MMO_CACHE": str(tmp_path / f"cache-{name}")}
+        process = subprocess.Popen([sys.executable, script, tmp_path, folder], stdout=subprocess.PIPE, text=True, env=environment)
+        assert process.stdout.readline() == "begins\n"
+        return process, folder, time.monotonic()
+
+    process, whole, began = begin("whole")
+    assert process.wait() == 0
+    took = time.monotonic() - began
+    wanted, weights = losses(whole / "log" / "a2a.jsonl"), (whole / "a2a.safetensors").read_bytes()
+    assert len(wanted) == 12
+    for share in (0.1, 0.35, 0.55, 0.75, 0.95):
+        process, folder, _ = begin(f"killed-{share}")
+        time.sleep(share * took)
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        monkeypatch.setenv("MMO_CACHE", str(tmp_path / f"cache-killed-{share}"))
+        if not (folder / "a2a.safetensors").exists():
+            assert run(profile, "a2a", folder, save_at=range(1, 6)).finished
+        assert losses(folder / "log" / "a2a.jsonl") == wanted, share
+        assert (folder / "a2a.safetensors").read_bytes() == weights, share
 
 
 def test_minutes_pause_and_change_nothing(profile, tmp_path):

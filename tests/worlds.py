@@ -8,6 +8,7 @@ Rows are seeded; sounds are short tones, pictures are plain colours, codes are d
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -207,6 +208,11 @@ def toy_profile(folder: Path, rows: int = 40, model: ModelConfig = MODEL, steps:
         stages=toy_stages(steps),
         system_prompts=("You are Mini.",),
     )
+
+
+def with_recipe(profile: Profile, **changes) -> Profile:
+    """The profile with these settings in every pass."""
+    return replace(profile, stages={name: tuple(each.replace(**changes) for each in passes) for name, passes in profile.stages.items()})
 
 
 def tokenizer() -> ChatTokenizer:
