@@ -113,6 +113,8 @@ def bounds(report: dict, budget: str) -> list[Bound]:
         Bound("controls.wer_noise", at_least=0.80),
         Bound("controls.wer_wrong_sentence", at_least=0.50),
         Bound("streaming.first_audio_ms", at_most=500),
+        Bound("streaming.spoken_question.first_audio_ms", at_most=500),
+        Bound("streaming.picture.first_audio_ms", at_most=500),
         Bound("streaming.real_time_factor", at_most=1),
         Bound("seconds.total", at_most=2400 if budget == "full" else 360),
         Bound("peak_rss_mb", at_most=6000),
