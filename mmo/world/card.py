@@ -109,8 +109,8 @@ def last_sitting(data: Path) -> list[str]:
     if not (data / "figures" / "decoder.json").exists():
         return []
     found = figures(data, "decoder")
-    return ["Last of all the decoder alone was taught on, in several sittings (`python -m mmo.world.train_decoder`). In some steps (\"false codes in\") the codes of",
-            "codebooks 2 to 7, or of at least half of the frames, were those of other frames, so that it learns to live with a Talker's mistakes. A further loss asks",
+    return ["Last of all the decoder alone was taught on, in several sittings (`python -m mmo.world.train_decoder`). In some steps (\"false codes in\") all or at least half",
+            "of the codes behind codebooks 0 and 1 were those of other frames, so that it learns to live with a Talker's mistakes. A further loss asks",
             "its cepstra to vary as much as the recording's. Encoder and codebooks stayed as they were, so the codes in the rows are still right.", "",
             "| sitting | trainings | hours of speech | twice as much of | false codes in | weight of the features' loss | kept |", "|---:|---|---:|---|---|---|---|",
             *(described(number + 1, sitting) for number, sitting in enumerate([*found.get("before", []), found])), ""]
@@ -128,7 +128,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence]) -> list[str]:
 def recipe_of(name: str, settings: dict) -> str:
     """Where a part's figures come from, and the settings of its training."""
     told = ", ".join(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in settings.items() if value not in ("", []))
-    return f"`figures/{name}.json`, written by its training, has all of it, the curve and earlier sittings. Recipe: {told}."
+    return f"`figures/{name}.json`, written by its training, has all of it. Recipe: {told}."
 
 
 def speech_encoder(data: Path) -> list[str]:
@@ -153,7 +153,7 @@ def vision_encoder(data: Path) -> list[str]:
     probes = found["probe_on_frozen_patches"]
     return [f"{found['parameters']['vision']:,} weights. Right at the first choice among 100 held-out captions, one-attribute and above/below swaps among them:", "",
             *table(("pictures", "caption of a picture", "picture of a caption", "control: wrong picture", "five fresh pools, caption"), retrieval), "",
-            "What a linear probe reads off the frozen patches:", "",
+            "What a small reader, trained afresh on the frozen patches, tells rightly:", "",
             *table(("", *probes), ((what, *(percent(probe[what]) for probe in probes.values())) for what in next(iter(probes.values())))), "",
             recipe_of("vision_encoder", found["settings"])]  # fmt: skip
 
@@ -176,14 +176,13 @@ def curves(data: Path) -> list[tuple[str, str, dict[str, tuple[list, list]]]]:
         points = [dict(zip(curve["columns"], row)) for row in curve["rows"]] if isinstance(curve, dict) else curve
         return {label: ([point["step"] for point in points], [scale * point[key] for point in points]) for key, label in wanted.items()}
 
-    found = [
+    return [
         ("codec", "loss", told("codec", {"mel": "mel distance", "commitment": "commitment"}, 1)),
         ("its decoder, last sitting", "loss", told("decoder", {"mel": "mel distance", "variance": "variance"}, 1)),
         ("ear, last sitting", "words wrong, %", told("speech_encoder", {"validation_wer": "validation", "disturbed_wer": "… in rooms and noise"}, 100)),
         ("eye", "right, %", told("vision_encoder", {"validation_recall": "caption found", "validation_captions_read": "caption read whole"}, 100)),
         ("Thinker", "right, %", told("thinker", {"closed train": "tier train", "closed sentence": "tier sentence"}, 100)),
     ]  # fmt: skip
-    return found
 
 
 def draw_curves(data: Path, path: Path) -> None:
