@@ -61,10 +61,17 @@ def test_sounds_and_pictures_are_as_in_the_rows(questions, seen, monkeypatch):
     assert Image.open(io.BytesIO(shown.picture)).format == "WEBP" and shown.truth == seen[0].scene.caption and shown.question
 
 
+def test_without_the_synthesisers_it_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(second_test, "PROGRAMS", ("no-such-program",))
+    with pytest.raises(FileNotFoundError, match="flite and Festival.*there is no no-such-program: install them"):
+        second_test.both(profile("tiny"), tmp_path, 2)
+
+
 def test_both_tests_are_asked_of_the_shipped_weights(tmp_path, monkeypatch, capsys):
     """Eight items each; the second test's sounds are the first one's here, for nobody may speak where tests run."""
     first = iter(examination.read_items(DATA / "a2a-test.parquet", profile("tiny").model, ("question_audios",)))
     monkeypatch.setattr(second_test, "spoken", lambda rendering: replace(next(first), voice=rendering.voice))
+    monkeypatch.setattr(second_test, "PROGRAMS", ())
     monkeypatch.setattr("sys.argv", ["second_test", "--count", "8", "--run", str(tmp_path / "run")])
     second_test.main()
     found = json.loads((tmp_path / "run" / "second_test.json").read_text(encoding="utf-8"))

@@ -3,7 +3,8 @@
     python -m mmo.world.second_test          # needs flite and Festival; prints both tests side by side, writes runs/tiny/second_test.json
 
 Recipes were chosen with figures of the first test in view (docs/next.md tells of each), so that test may flatter the model.  Here everything is drawn
-anew from the same plans: of tier `sentence`, questions that no row of data/tiny asks and pictures whose caption stands in none.
+anew from the same plans: of tier `sentence`, questions that no row of data/tiny asks aloud and pictures whose caption none of its pictures has.
+(As text the Thinker has read such sentences, those of the first test, too.)
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -27,8 +29,9 @@ from ..examination import SIZES, Candidate, Exam, Item, of_tier
 from ..profiles import Profile, profile, run_dir
 from . import pictures, plan, rows, speech
 
+PROGRAMS = ("flite", "text2wave")  # rms, and kal
 SEED = 100  # of the first plan that is drawn; the shipped rows are of seeds 0 and 1
-PLANS = 20  # the world is small, and plans repeat each other: with 40 it is 126 questions
+PLANS = 20  # the world is small, and plans repeat each other: these have 126 new questions, and 40 have no more
 
 
 def shipped(data_dir: Path, task: str, role: str) -> set[str]:
@@ -110,7 +113,9 @@ def ask(exam: Exam, candidate: Candidate, questions: Sequence[Item], seen: Seque
 
 
 def both(settings: Profile, run: Path, count: int, seed: int = SEED) -> dict:
-    """The first test and the second, asked of the same weights in one go."""
+    """The first test and the second, asked of the same weights in one go.  Raises FileNotFoundError where nobody can speak the questions."""
+    if missing := [program for program in PROGRAMS if shutil.which(program) is None]:
+        raise FileNotFoundError(f"the test voices are spoken by flite and Festival (with its voice kal), and there is no {' and no '.join(missing)}: install them")
     weights, which = latest_weights(settings, run)
     print(which)
     exam = Exam(settings, SIZES["full"])
