@@ -21,7 +21,8 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -37,6 +38,7 @@ from mmo.codec import Codec
 from mmo.digests import sha256_of
 from mmo.examination import SIZES, TIERS, Candidate, Ear, Exam, Item, Spoken, from_each_voice, of_tier, read_uncoded, spread_voices
 from mmo.generation import Prompt, decode_all
+from mmo.judge import Judge, Transcriber
 from mmo.profiles import STAGES, Profile
 from mmo.profiles import profile as profile_of
 from mmo.report import earlier, finish, show, write_report
@@ -76,8 +78,8 @@ def ask_t2a(exam: Exam, candidate: Candidate, ear: Ear):
         items = spread_voices(of_tier(exam.said, tier), count)
         if items:
             name = f"t2a {tier}"
+            add_references(name, items, exam.codec, ear)  # first: who hears them soon has something to do while the model answers
             parts[tier] = ask_spoken(name, items, exam.text_prompts(items), candidate, ear)
-            add_references(name, items, exam.codec, ear)
 
     def mark() -> dict:
         found = {tier: part.figures(ear, exam.pace, exam.seed) for tier, part in parts.items()}
@@ -336,17 +338,37 @@ class Stopwatch:
         }
 
 
+@contextmanager
+def heard_soon(judge: Transcriber, workers: int) -> Iterator[Ear]:
+    """An ear behind which one of the judge's processes listens while the model goes on answering, with a thread fewer.
+
+    On two cores the model's second thread brings it little, and the judge needs a core for each sound.  With one worker, or another
+    judge, the ear collects only.
+    """
+    if workers < 2 or not isinstance(judge, Judge):
+        yield Ear()
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads - 1))
+    try:
+        with judge.beside() as soon:
+            yield Ear(soon=soon)
+    finally:
+        torch.set_num_threads(threads)
+
+
 def examine(exam: Exam, run_dir: Path, workers: int = 2) -> dict:
     """All figures of the run's last checkpoint (else of the shipped one)."""
     weights, which = latest_weights(exam.profile, run_dir)
     print(which)
-    timed, ear, candidate, judge = Stopwatch(), Ear(), Candidate(weights, exam), exam.judge  # now: whether it can be made shall not show at the end
+    timed, candidate, judge = Stopwatch(), Candidate(weights, exam), exam.judge  # now: whether it can be made shall not show at the end
     streaming = timed("streaming", measure_streaming, exam, candidate)  # first: nothing else is in memory or at work yet
-    mark_t2a, said = timed("t2a", ask_t2a, exam, candidate, ear)
-    mark_a2a, replied = timed("a2a", ask_a2a, exam, candidate, ear)
-    mark_i2t, mark_i2a, described = timed("i2t", ask_i2t, exam, candidate, ear)
-    mark_controls = timed("controls", ask_controls, exam, said, ear)
-    mark_stages = timed("after_stage", ask_stages, exam, run_dir, ear)
+    with heard_soon(judge, workers) as ear:
+        mark_t2a, said = timed("t2a", ask_t2a, exam, candidate, ear)
+        mark_a2a, replied = timed("a2a", ask_a2a, exam, candidate, ear)
+        mark_i2t, mark_i2a, described = timed("i2t", ask_i2t, exam, candidate, ear)
+        mark_controls = timed("controls", ask_controls, exam, said, ear)
+        mark_stages = timed("after_stage", ask_stages, exam, run_dir, ear)
     write_samples(run_dir / "samples", [said, replied, described], ear, exam.codec.sample_rate)
     timed("listen", ear.listen, judge, workers)
     return {

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -168,27 +169,34 @@ def from_each_voice(items: Sequence[Item], count: int) -> list[Item]:
 
 @dataclass
 class Ear:
-    """Collects everything that is to be heard, so that the judge's processes start once and one bar shows all of it."""
+    """Collects everything that is to be heard, so that the judge's processes start once and one bar shows all of it.
+
+    soon: hears a sound while others are still to come (`Judge.beside`); what it has no time for is heard at the end, with the rest.
+    """
 
     sounds: dict[str, list[Sound]] = field(default_factory=dict)
     heard: dict[str, list[str]] = field(default_factory=dict)
+    soon: Callable[[Sound], Future[str]] | None = None
+    early: dict[tuple[str, int], Future[str]] = field(default_factory=dict)
 
     def add(self, name: str, waves: Sequence[np.ndarray], rate: int = 24_000) -> None:
         """Samples (N,) each, under a name of their own."""
         if name in self.sounds:
             raise ValueError(f"sounds named {name} are there already")
         self.sounds[name] = [(wave, rate) for wave in waves]
+        if self.soon:
+            self.early |= {(name, number): self.soon(sound) for number, sound in enumerate(self.sounds[name])}
 
     def listen(self, judge: Transcriber, workers: int) -> None:
-        """Let the judge hear them all, the longest first; sounds are given away."""
-        places = [(name, number) for name, sounds in self.sounds.items() for number in range(len(sounds))]
-        places.sort(key=lambda place: -len(self.sounds[place[0]][place[1]][0]))
-        self.heard = {name: [""] * len(sounds) for name, sounds in self.sounds.items()}
-        with tqdm(total=len(places), desc="judge listens", unit="sound") as bar:
-            found = judge.transcribe([self.sounds[name][number] for name, number in places], workers, bar.update)
-        for (name, number), text in zip(places, found, strict=True):
-            self.heard[name][number] = text
-        self.sounds = {}
+        """Let the judge hear all that nobody has heard yet, the longest first; sounds are given away.  Behind `soon`'s block, where there is one."""
+        found = {place: future.result() for place, future in self.early.items() if not future.cancelled()}
+        left = [(name, number) for name, sounds in self.sounds.items() for number in range(len(sounds)) if (name, number) not in found]
+        left.sort(key=lambda place: -len(self.sounds[place[0]][place[1]][0]))
+        with tqdm(total=len(found) + len(left), initial=len(found), desc="judge listens", unit="sound") as bar:
+            texts = judge.transcribe([self.sounds[name][number] for name, number in left], workers, bar.update)
+        found |= zip(left, texts, strict=True)
+        self.heard = {name: [found[name, number] for number in range(len(sounds))] for name, sounds in self.sounds.items()}
+        self.sounds, self.early = {}, {}
 
     def __getitem__(self, name: str) -> list[str]:
         return self.heard[name]

@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -201,6 +202,22 @@ class Judge:
             raise FileNotFoundError(f"{path}: the judge's words are missing; `mmo world build` writes them")
         return cls(path.read_text(encoding="utf-8").split(), hearing)
 
+    def processes(self, workers: int) -> ProcessPoolExecutor:
+        """Processes, since pocketsphinx holds the interpreter's lock; spawned, since torch's threads do not survive a fork."""
+        return ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (self.folder, self.hearing))
+
+    @contextmanager
+    def beside(self) -> Iterator[Callable[[Sound], Future[str]]]:
+        """A process that hears while this one does other work: a function from a sound to what will be heard in it.
+
+        It hears one after the other.  When the block ends, those that it has not begun are cancelled (`Future.cancelled`).
+        """
+        pool = self.processes(1)
+        try:
+            yield lambda sound: pool.submit(_hear, sound)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
     def transcribe(
         self, sounds: Sequence[Sound], workers: int = 2, progress: Callable[[int], None] | None = None
     ) -> list[str]:
@@ -210,9 +227,7 @@ class Judge:
         """
         seconds = sum(len(samples) / rate for samples, rate in sounds)
         if workers > 1 and len(sounds) > 1 and seconds > self.POOL_SECONDS:
-            # Processes, since pocketsphinx holds the interpreter's lock; spawned, since torch's threads do not survive a fork.
-            pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (self.folder, self.hearing))
-            with pool:
+            with self.processes(workers) as pool:
                 return list(counted(pool.map(_hear, sounds, chunksize=4), progress))
         self._own = self._own or Listener(self.folder, self.hearing)
         return list(counted(map(self._own.hear, sounds), progress))

@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 from collections import Counter
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from mmo.config import Decoding
 from mmo.evaluation import evaluate_run
 from mmo.examination import SIZES, TIERS, Ear, Exam, Item, Sizes, Spoken
 from mmo.generation import Answer
+from mmo.judge import Judge
 from mmo.omni import OmniModel, save_model
 from mmo.report import REQUIRED, Bound
 from mmo.rows import DataError
@@ -340,6 +342,50 @@ def test_the_ear_gives_each_name_its_own():
         ear.add("a", [])
     ear.listen(Lengths(), 1)
     assert ear["a"] == ["10", "30"] and ear["b"] == ["20"] and "c" not in ear
+
+
+def test_what_was_heard_soon_is_not_heard_again():
+    """Every other sound's future is done when the asking ends, the others are cancelled: the judge gets those, the longest first."""
+    futures: list[Future] = []
+
+    def soon(sound) -> Future:
+        futures.append(Future())
+        if len(futures) % 2:
+            futures[-1].set_result(f"soon {len(sound[0])}")
+        return futures[-1]
+
+    ear, asked = Ear(soon=soon), []
+    ear.add("a", [np.zeros(length, np.float32) for length in (10, 20, 30)])
+    ear.add("b", [np.zeros(length, np.float32) for length in (40, 50)])
+    for future in futures[1::2]:
+        future.cancel()
+
+    class Late(Parrot):
+        def transcribe(self, sounds, workers=2, progress=None):
+            asked.extend(len(samples) for samples, _ in sounds)
+            return [f"late {len(samples)}" for samples, _ in sounds]
+
+    ear.listen(Late(), 2)
+    assert asked == [40, 20]
+    assert ear["a"] == ["soon 10", "late 20", "soon 30"] and ear["b"] == ["late 40", "soon 50"]
+    assert not ear.sounds and not ear.early, "sounds are given away"
+
+
+def test_a_judge_that_listens_beside_takes_one_of_the_models_threads():
+    judge, before = Judge(["one", "two"]), torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with evaluation.heard_soon(judge, workers=2) as ear:
+            assert torch.get_num_threads() == 2
+            ear.add("tone", [np.sin(np.arange(8000) / 5).astype(np.float32)], 16_000)
+        assert torch.get_num_threads() == 3
+        ear.listen(judge, workers=1)
+        assert ear["tone"] == judge.transcribe([(np.sin(np.arange(8000) / 5).astype(np.float32), 16_000)])
+        for other, workers in ((judge, 1), (Parrot(), 2)):
+            with evaluation.heard_soon(other, workers) as ear:
+                assert torch.get_num_threads() == 3 and ear.soon is None
+    finally:
+        torch.set_num_threads(before)
 
 
 # --- Bounds and bad input ----------------------------------------------------------------------------------------

@@ -88,6 +88,25 @@ def test_processes_hear_the_same(judge, clip, monkeypatch):
     assert alone[0] == alone[2] == SPOKEN
 
 
+def test_a_process_beside_hears_the_same_and_leaves_what_it_has_no_time_for(judge, clip):
+    samples, rate = clip
+    with judge.beside() as hear:
+        first = hear(clip)
+        assert first.result() == SPOKEN, "while the block lasts"
+        begun = [hear((samples, rate)) for _ in range(200)]
+    done = [each for each in begun if not each.cancelled()]
+    assert len(done) < len(begun), "the block ends before all are heard"
+    assert {each.result() for each in done} <= {SPOKEN}
+
+
+def test_a_block_that_fails_ends_its_process(judge, clip):
+    with pytest.raises(KeyboardInterrupt):
+        with judge.beside() as hear:
+            left = [hear(clip) for _ in range(50)]
+            raise KeyboardInterrupt
+    assert left[-1].cancelled()
+
+
 def test_level_and_rate_do_not_matter(judge, clip):
     import soxr
 
