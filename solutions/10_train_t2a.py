@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 10 · Train T2A: text in, speech out
 #
-# *Takes 100 minutes (tiny) · runs in 713 s on 2 cores (tiny) · builds on 05, 07, 08 · 5 exercises, 13 points*
+# *Takes 100 minutes (tiny) · runs in 712 s on 2 cores (tiny) · builds on 05, 07, 08 · 5 exercises, 13 points*
 #
 # **At the end** you have a model of five million weights that writes an answer and reads it aloud, in two voices, in sentences it
 # never heard. It begins this notebook mute: its Thinker knows the world's text, its Talker is random.

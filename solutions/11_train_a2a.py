@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 11 · Train A2A: speech in, speech out
 #
-# *Takes 80 minutes (tiny) · runs in 632 s on 2 cores (tiny) · builds on 04, 10 · 4 exercises, 11 points*
+# *Takes 80 minutes (tiny) · runs in 536 s on 2 cores (tiny) · builds on 04, 10 · 4 exercises, 11 points*
 #
 # **At the end** you ask aloud, in a voice the model never heard, and it answers aloud. You can tell which of its mistakes were misheard and which were misunderstood.
 #

@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 12 · Train I2T: a picture in, text out
 #
-# *Takes 71 minutes (tiny) · runs in 842 s on 2 cores (tiny) · builds on 03, 11 · 4 exercises, 10 points*
+# *Takes 71 minutes (tiny) · runs in 628 s on 2 cores (tiny) · builds on 03, 11 · 4 exercises, 10 points*
 #
 # **At the end** it looks at a picture it never saw and says what is there: colours, shapes, sizes, and which is where. You know which of these it reads well, how sure that is, and
 # whether the other skills paid for it.

@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 13 · Talk to it
 #
-# *Takes 53 minutes (tiny) · runs in 54 s on 2 cores (tiny) · builds on 01, 07, 12 · 3 exercises, 8 points*
+# *Takes 53 minutes (tiny) · runs in 41 s on 2 cores (tiny) · builds on 01, 07, 12 · 3 exercises, 8 points*
 #
 # **At the end** you have asked it by text, by voice and by picture, with your own words, your own recording and your own picture if you like. You have heard it in both voices and at four
 # temperatures, and seen when its first sound arrives.
