@@ -343,7 +343,7 @@ def heard_soon(judge: Transcriber, workers: int) -> Iterator[Ear]:
     """An ear behind which one of the judge's processes listens while the model goes on answering, with a thread fewer.
 
     On two cores the model's second thread brings it little, and the judge needs a core for each sound.  With one worker, or another
-    judge, the ear collects only.
+    judge, the ear collects only.  (Another number of threads may add up in another order, so `workers` may change a last bit.)
     """
     if workers < 2 or not isinstance(judge, Judge):
         yield Ear()
@@ -352,7 +352,9 @@ def heard_soon(judge: Transcriber, workers: int) -> Iterator[Ear]:
     torch.set_num_threads(max(1, threads - 1))
     try:
         with judge.beside() as soon:
-            yield Ear(soon=soon)
+            ear = Ear(soon=soon)
+            yield ear
+        ear.soon = None  # what is added from now on is heard at the end
     finally:
         torch.set_num_threads(threads)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -169,7 +170,7 @@ def from_each_voice(items: Sequence[Item], count: int) -> list[Item]:
 
 @dataclass
 class Ear:
-    """Collects everything that is to be heard, so that the judge's processes start once and one bar shows all of it.
+    """Collects everything that is to be heard, so that the judge's processes start for all of it and one bar shows it.
 
     soon: hears a sound while others are still to come (`Judge.beside`); what it has no time for is heard at the end, with the rest.
     """
@@ -188,8 +189,8 @@ class Ear:
             self.early |= {(name, number): self.soon(sound) for number, sound in enumerate(self.sounds[name])}
 
     def listen(self, judge: Transcriber, workers: int) -> None:
-        """Let the judge hear all that nobody has heard yet, the longest first; sounds are given away.  Behind `soon`'s block, where there is one."""
-        found = {place: future.result() for place, future in self.early.items() if not future.cancelled()}
+        """Let the judge hear all that nobody has heard yet, the longest first; sounds are given away.  After `soon`'s block, where there is one."""
+        found = {place: future.result() for place, future in self.early.items() if was_heard(future)}
         left = [(name, number) for name, sounds in self.sounds.items() for number in range(len(sounds)) if (name, number) not in found]
         left.sort(key=lambda place: -len(self.sounds[place[0]][place[1]][0]))
         with tqdm(total=len(found) + len(left), initial=len(found), desc="judge listens", unit="sound") as bar:
@@ -203,6 +204,11 @@ class Ear:
 
     def __contains__(self, name: str) -> bool:
         return name in self.heard
+
+
+def was_heard(future: Future[str]) -> bool:
+    """Whether a sound was heard beside; not where there was no time for it, nor where the process died: then it is heard with the rest."""
+    return not future.cancelled() and not isinstance(future.exception(), BrokenProcessPool)
 
 
 # --- Figures of one task -----------------------------------------------------------------------------------------

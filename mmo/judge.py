@@ -18,6 +18,7 @@ import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -26,6 +27,7 @@ from typing import Protocol
 
 import numpy as np
 import soxr
+from tqdm.auto import tqdm
 
 SILENT = 1e-4  # of full scale: below, there is nothing to hear
 RATE = 16_000  # what pocketsphinx's acoustic model was trained on
@@ -210,11 +212,26 @@ class Judge:
     def beside(self) -> Iterator[Callable[[Sound], Future[str]]]:
         """A process that hears while this one does other work: a function from a sound to what will be heard in it.
 
-        It hears one after the other.  When the block ends, those that it has not begun are cancelled (`Future.cancelled`).
+        It hears one after the other.  When the block ends, all but the one or two that it has at hand are cancelled (`Future.cancelled`).
+        If it dies (out of memory, say), this is told once; what it had at hand ends in BrokenProcessPool, and all that comes is cancelled at once.
         """
         pool = self.processes(1)
+        died = False
+
+        def hear(sound: Sound) -> Future[str]:
+            nonlocal died
+            try:
+                return pool.submit(_hear, sound)
+            except BrokenProcessPool:
+                if not died:
+                    tqdm.write("The judge's process beside the model died (too little memory?); what it has not heard is left for later.")
+                died = True
+                given_up: Future[str] = Future()
+                given_up.cancel()
+                return given_up
+
         try:
-            yield lambda sound: pool.submit(_hear, sound)
+            yield hear
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -8,6 +8,7 @@ import json
 import shutil
 from collections import Counter
 from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,10 +29,13 @@ from mmo.examination import SIZES, TIERS, Ear, Exam, Item, Sizes, Spoken
 from mmo.generation import Answer
 from mmo.judge import Judge
 from mmo.omni import OmniModel, save_model
+from mmo.profiles import REPOSITORY
 from mmo.report import REQUIRED, Bound
 from mmo.rows import DataError
 from mmo.twin import Int8Linear
 
+CLIP = Path(__file__).parent / "data" / "sixteen-fifteen-fourteen-thirteen.ogg"  # Piper's voice joe (CC0)
+SPOKEN = "sixteen fifteen fourteen thirteen"
 SIZE = Sizes(sentences=3, rare=1, questions=4, pictures=4, rare_inputs=2, spoken=2, swapped=3, controls=3, stage=2, stage_spoken=2, streamed=2)
 BRIEF = Decoding(max_text=4, max_frames=3)
 SENTENCES = ["One plus one is two.", "Two plus one is three.", "Three plus one is four.", "A red circle.", "A blue star.", "The star is blue."]
@@ -345,7 +349,7 @@ def test_the_ear_gives_each_name_its_own():
 
 
 def test_what_was_heard_soon_is_not_heard_again():
-    """Every other sound's future is done when the asking ends, the others are cancelled: the judge gets those, the longest first."""
+    """Every other sound's future is done when the asking ends; one of the others is cancelled, one's process died: the judge gets those, the longest first."""
     futures: list[Future] = []
 
     def soon(sound) -> Future:
@@ -357,8 +361,8 @@ def test_what_was_heard_soon_is_not_heard_again():
     ear, asked = Ear(soon=soon), []
     ear.add("a", [np.zeros(length, np.float32) for length in (10, 20, 30)])
     ear.add("b", [np.zeros(length, np.float32) for length in (40, 50)])
-    for future in futures[1::2]:
-        future.cancel()
+    futures[1].cancel()
+    futures[3].set_exception(BrokenProcessPool("its process died"))
 
     class Late(Parrot):
         def transcribe(self, sounds, workers=2, progress=None):
@@ -372,15 +376,21 @@ def test_what_was_heard_soon_is_not_heard_again():
 
 
 def test_a_judge_that_listens_beside_takes_one_of_the_models_threads():
-    judge, before = Judge(["one", "two"]), torch.get_num_threads()
+    judge, before = Judge.from_file(REPOSITORY / "data" / "tiny" / "words.txt"), torch.get_num_threads()
+    samples, rate = soundfile.read(CLIP, dtype="float32")
     torch.set_num_threads(3)
     try:
         with evaluation.heard_soon(judge, workers=2) as ear:
             assert torch.get_num_threads() == 2
-            ear.add("tone", [np.sin(np.arange(8000) / 5).astype(np.float32)], 16_000)
-        assert torch.get_num_threads() == 3
+            ear.add("soon", [samples], rate)
+            assert ear.early["soon", 0].result(timeout=300) == SPOKEN
+        assert torch.get_num_threads() == 3 and ear.soon is None
+        ear.add("late", [samples], rate)
         ear.listen(judge, workers=1)
-        assert ear["tone"] == judge.transcribe([(np.sin(np.arange(8000) / 5).astype(np.float32), 16_000)])
+        assert ear["soon"] == ear["late"] == [SPOKEN]
+        with pytest.raises(KeyboardInterrupt), evaluation.heard_soon(judge, workers=2):
+            raise KeyboardInterrupt
+        assert torch.get_num_threads() == 3, "after an error, too"
         for other, workers in ((judge, 1), (Parrot(), 2)):
             with evaluation.heard_soon(other, workers) as ear:
                 assert torch.get_num_threads() == 3 and ear.soon is None

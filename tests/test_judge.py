@@ -1,8 +1,10 @@
 """The judge: its files, its ear, and that nothing but the sound and the words decides what it hears."""
 
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import soundfile
 
@@ -92,7 +94,7 @@ def test_a_process_beside_hears_the_same_and_leaves_what_it_has_no_time_for(judg
     samples, rate = clip
     with judge.beside() as hear:
         first = hear(clip)
-        assert first.result() == SPOKEN, "while the block lasts"
+        assert first.result(timeout=300) == SPOKEN, "while the block lasts"
         begun = [hear((samples, rate)) for _ in range(200)]
     done = [each for each in begun if not each.cancelled()]
     assert len(done) < len(begun), "the block ends before all are heard"
@@ -105,6 +107,18 @@ def test_a_block_that_fails_ends_its_process(judge, clip):
             left = [hear(clip) for _ in range(50)]
             raise KeyboardInterrupt
     assert left[-1].cancelled()
+
+
+def test_a_process_beside_that_dies_costs_nothing_but_its_help(judge, clip, capsys):
+    with judge.beside() as hear:
+        assert hear(clip).result(timeout=300) == SPOKEN
+        for child in psutil.Process().children():
+            if "spawn_main" in " ".join(child.cmdline()):
+                child.kill()
+        while not (last := hear(clip)).cancelled():  # until the death is noticed
+            assert isinstance(last.exception(timeout=300), BrokenProcessPool)
+        assert hear(clip).cancelled()
+    assert "".join(capsys.readouterr()).count("beside the model died") == 1
 
 
 def test_level_and_rate_do_not_matter(judge, clip):
