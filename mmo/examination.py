@@ -190,7 +190,9 @@ class Ear:
 
     def listen(self, judge: Transcriber, workers: int) -> None:
         """Let the judge hear all that nobody has heard yet, the longest first; sounds are given away.  After `soon`'s block, where there is one."""
-        found = {place: future.result() for place, future in self.early.items() if was_heard(future)}
+        if any(has_died(future) for future in self.early.values()):
+            tqdm.write("The judge's process beside the model died (too little memory?); what it had not heard is heard now.")
+        found = {place: future.result() for place, future in self.early.items() if not future.cancelled() and not has_died(future)}
         left = [(name, number) for name, sounds in self.sounds.items() for number in range(len(sounds)) if (name, number) not in found]
         left.sort(key=lambda place: -len(self.sounds[place[0]][place[1]][0]))
         with tqdm(total=len(found) + len(left), initial=len(found), desc="judge listens", unit="sound") as bar:
@@ -206,9 +208,9 @@ class Ear:
         return name in self.heard
 
 
-def was_heard(future: Future[str]) -> bool:
-    """Whether a sound was heard beside; not where there was no time for it, nor where the process died: then it is heard with the rest."""
-    return not future.cancelled() and not isinstance(future.exception(), BrokenProcessPool)
+def has_died(future: Future[str]) -> bool:
+    """Whether the process that should hear a sound died before it had."""
+    return not future.cancelled() and isinstance(future.exception(), BrokenProcessPool)
 
 
 # --- Figures of one task -----------------------------------------------------------------------------------------

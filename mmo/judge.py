@@ -27,7 +27,6 @@ from typing import Protocol
 
 import numpy as np
 import soxr
-from tqdm.auto import tqdm
 
 SILENT = 1e-4  # of full scale: below, there is nothing to hear
 RATE = 16_000  # what pocketsphinx's acoustic model was trained on
@@ -213,22 +212,17 @@ class Judge:
         """A process that hears while this one does other work: a function from a sound to what will be heard in it.
 
         It hears one after the other.  When the block ends, all but the one or two that it has at hand are cancelled (`Future.cancelled`).
-        If it dies (out of memory, say), this is told once; what it had at hand ends in BrokenProcessPool, and all that comes is cancelled at once.
+        If it dies (out of memory, say), what it had not heard by then, and all that comes, ends in BrokenProcessPool.
         """
         pool = self.processes(1)
-        died = False
 
         def hear(sound: Sound) -> Future[str]:
-            nonlocal died
             try:
                 return pool.submit(_hear, sound)
-            except BrokenProcessPool:
-                if not died:
-                    tqdm.write("The judge's process beside the model died (too little memory?); what it has not heard is left for later.")
-                died = True
-                given_up: Future[str] = Future()
-                given_up.cancel()
-                return given_up
+            except BrokenProcessPool as error:  # the pool says so of a sound that comes too late; here every sound has its future
+                lost: Future[str] = Future()
+                lost.set_exception(error)
+                return lost
 
         try:
             yield hear

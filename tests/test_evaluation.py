@@ -19,6 +19,7 @@ import pytest
 import soundfile
 import torch
 import worlds
+from test_judge import CLIP, SPOKEN
 
 from mmo import evaluation, examination, measures
 from mmo import report as reports
@@ -34,8 +35,6 @@ from mmo.report import REQUIRED, Bound
 from mmo.rows import DataError
 from mmo.twin import Int8Linear
 
-CLIP = Path(__file__).parent / "data" / "sixteen-fifteen-fourteen-thirteen.ogg"  # Piper's voice joe (CC0)
-SPOKEN = "sixteen fifteen fourteen thirteen"
 SIZE = Sizes(sentences=3, rare=1, questions=4, pictures=4, rare_inputs=2, spoken=2, swapped=3, controls=3, stage=2, stage_spoken=2, streamed=2)
 BRIEF = Decoding(max_text=4, max_frames=3)
 SENTENCES = ["One plus one is two.", "Two plus one is three.", "Three plus one is four.", "A red circle.", "A blue star.", "The star is blue."]
@@ -348,7 +347,7 @@ def test_the_ear_gives_each_name_its_own():
     assert ear["a"] == ["10", "30"] and ear["b"] == ["20"] and "c" not in ear
 
 
-def test_what_was_heard_soon_is_not_heard_again():
+def test_what_was_heard_soon_is_not_heard_again(capsys):
     """Every other sound's future is done when the asking ends; one of the others is cancelled, one's process died: the judge gets those, the longest first."""
     futures: list[Future] = []
 
@@ -371,6 +370,7 @@ def test_what_was_heard_soon_is_not_heard_again():
 
     ear.listen(Late(), 2)
     assert asked == [40, 20]
+    assert "".join(capsys.readouterr()).count("beside the model died") == 1
     assert ear["a"] == ["soon 10", "late 20", "soon 30"] and ear["b"] == ["late 40", "soon 50"]
     assert not ear.sounds and not ear.early, "sounds are given away"
 

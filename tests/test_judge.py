@@ -109,16 +109,14 @@ def test_a_block_that_fails_ends_its_process(judge, clip):
     assert left[-1].cancelled()
 
 
-def test_a_process_beside_that_dies_costs_nothing_but_its_help(judge, clip, capsys):
+def test_of_a_process_beside_that_dies_every_later_sound_says_so(judge, clip):
     with judge.beside() as hear:
         assert hear(clip).result(timeout=300) == SPOKEN
         for child in psutil.Process().children():
             if "spawn_main" in " ".join(child.cmdline()):
                 child.kill()
-        while not (last := hear(clip)).cancelled():  # until the death is noticed
-            assert isinstance(last.exception(timeout=300), BrokenProcessPool)
-        assert hear(clip).cancelled()
-    assert "".join(capsys.readouterr()).count("beside the model died") == 1
+        for _ in range(3):  # on its way when it died, and behind
+            assert isinstance(hear(clip).exception(timeout=300), BrokenProcessPool)
 
 
 def test_level_and_rate_do_not_matter(judge, clip):
