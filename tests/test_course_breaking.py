@@ -136,7 +136,8 @@ def test_instruments_measure():
 
 @pytest.fixture(scope="module")
 def ward():
-    return Ward(profile("tiny"), questions=6, pictures=5, steps=10)
+    """With as many updates as a learner's: what an illness does to a model grows with them."""
+    return Ward(profile("tiny"), questions=6, pictures=5)
 
 
 @pytest.fixture(scope="module")

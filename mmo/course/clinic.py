@@ -747,7 +747,7 @@ PATIENTS = (
             Choice("The learning rate is too low.",
                    "Then the loss would hardly move, and the answers would be those of the shipped weights, which do not stammer."),
         ),
-        sign=DISTANCE, least=2.0,
+        sign=DISTANCE, least=4.0,
         lesson="Check the labels of one row by eye, position by position, before the first run; and be suspicious of a loss below that of a known good model.",
     ),
     Patient(
